@@ -1,0 +1,301 @@
+"""The accelerations by name: each method is one frozen dataclass that turns a model's shape into a plan."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import warnings
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, TypeVar, get_args
+
+from dita.plan import Action, Plan, Step, full_step
+from dita.schedules import RATIO_SCHEDULES, RatioSchedule, fresh_share, fresh_tokens, layer_position
+from dita.shapes import Kind, Shape
+
+Score = Literal["attention-sampled", "attention", "k-norm", "v-norm", "norm", "similarity", "random", "uniform"]
+SCORES: tuple[Score, ...] = get_args(Score)
+
+
+class NothingToSkipWarning(UserWarning):
+    """The method's cycle is so long, or the run so short, that every step is computed in full."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A named acceleration with its parameters."""
+
+    name: ClassVar[str]
+    positional: ClassVar[tuple[str, ...]] = ()  # fields in the order in which `parse` reads them
+
+    def plan(self, shape: Shape, steps: int) -> Plan:
+        """All actions of a run of `steps` denoising steps. Raises `ValueError` for `steps` below 1."""
+        raise NotImplementedError
+
+    def run_steps(self, steps: int) -> int:
+        """How many steps the sampler takes when the plain pipeline would take `steps`."""
+        return steps
+
+    def as_json(self) -> dict[str, Any]:
+        """The method as JSON-ready data; `from_json` reads it back."""
+        return {"method": self.name, **dataclasses.asdict(self)}
+
+    def label(self) -> str:
+        """The short form that `parse` reads back: the name and whatever differs from the defaults."""
+        parts = [self.name]
+        defaults = {f.name: f.default for f in dataclasses.fields(self)}
+        changed = {f: v for f in defaults if (v := getattr(self, f)) != defaults[f] or f in self.positional}
+        last = max((self.positional.index(f) for f in changed if f in self.positional), default=-1)
+        while last >= 0 and getattr(self, self.positional[last]) == defaults[self.positional[last]]:
+            last -= 1
+        parts += [str(getattr(self, f)) for f in self.positional[: last + 1]]
+        parts += [f"{f}={json.dumps(v).strip(chr(34))}" for f, v in changed.items() if f not in self.positional]
+        return ":".join(parts)
+
+
+@dataclass(frozen=True)
+class Plain(Method):
+    """The pipeline as it is: every step in full."""
+
+    name: ClassVar[str] = "plain"
+
+    def plan(self, shape: Shape, steps: int) -> Plan:
+        _check_steps(steps)
+        return Plan(self, shape, (full_step(shape),) * steps, steps)
+
+
+@dataclass(frozen=True)
+class FewerSteps(Method):
+    """The honest rival of every cache: the same sampler with a `fraction` of the steps, spaced anew by itself.
+
+    `fraction` in (0, 1]; the number of steps is rounded, and at least 1.
+    """
+
+    name: ClassVar[str] = "steps"
+    positional: ClassVar[tuple[str, ...]] = ("fraction",)
+
+    fraction: float = 0.5
+
+    def __post_init__(self) -> None:
+        if not 0 < self.fraction <= 1:
+            raise ValueError(f"fraction must be in (0, 1], got {self.fraction}")
+
+    def run_steps(self, steps: int) -> int:
+        return max(1, round(steps * self.fraction))
+
+    def plan(self, shape: Shape, steps: int) -> Plan:
+        _check_steps(steps)
+        return Plan(self, shape, (full_step(shape),) * self.run_steps(steps), steps)
+
+
+@dataclass(frozen=True)
+class FORA(Method):
+    """Whole-step caching (FORA, arXiv 2407.01425): a full step, then `cycle` - 1 that reuse every module's output.
+
+    The phase is a counter that each full step restarts; the first step is full.
+    """
+
+    name: ClassVar[str] = "fora"
+    positional: ClassVar[tuple[str, ...]] = ("cycle",)
+
+    cycle: int = 3
+
+    def __post_init__(self) -> None:
+        _check_cycle(self.cycle)
+
+    def plan(self, shape: Shape, steps: int) -> Plan:
+        full = full_step(shape)
+        reuse: Step = {site: Action(Kind.REUSE, 0) for site in full}
+        is_full = _counted_full_steps(self, steps, self.cycle, warmup=1)
+        return Plan(self, shape, tuple(full if f else reuse for f in is_full), steps)
+
+
+@dataclass(frozen=True)
+class ToCa(Method):
+    """Token-wise feature caching (ToCa, ICLR 2025, arXiv 2410.05317).
+
+    A full step, then `cycle` - 1 cached ones: self-attention is reused whole, and each MLP computes the tokens with
+    the highest scores and reuses its stored output for the others.
+
+    Fields:
+        cycle: N, full steps are N apart (at least 1; 1 is the plain pipeline).
+        ratio: R, the caching ratio in [0, 1]: 0.9 computes 10 % of the tokens on a cached step, before `schedule`.
+        score: what makes a token worth computing (spec/methods.md 1.3). `attention`: the attention it receives, exact,
+            by a second pass; `attention-sampled`: the same from 256 queries; `k-norm`, `v-norm`: large keys, values;
+            `norm`: large hidden states; `similarity`: least like the stored output; `random`; `uniform`: spread
+            evenly over the grid, another offset each time.
+        schedule: how the share of computed tokens varies over steps, layers and modules (spec/methods.md 1.4).
+        age_weight: lambda_3 (section 3.2, s3): added to a score for each `cycle` steps that the token was not computed.
+        spatial_bonus, spatial_grid: s4: in each cell of grid x grid image tokens, the best one's score is multiplied by
+            1 + bonus. 0 turns it off, as the paper's FLUX setting does.
+        warmup: full steps at the start; None is the reference's 3 (1 where no token is ever computed, R = 1).
+        seed: of the random and uniform scores.
+        strict: reproduce the quirks of the reference code, for parity: the layer divisor 27 at every depth.
+    """
+
+    name: ClassVar[str] = "toca"
+    positional: ClassVar[tuple[str, ...]] = ("cycle", "ratio", "score")
+
+    cycle: int = 4
+    ratio: float = 0.9
+    score: Score = "attention-sampled"
+    schedule: RatioSchedule = "toca"
+    age_weight: float = 0.25
+    spatial_bonus: float = 0.0
+    spatial_grid: int = 2
+    warmup: int | None = None
+    seed: int = 0
+    strict: bool = False
+
+    def __post_init__(self) -> None:
+        _check_cycle(self.cycle)
+        if not 0 <= self.ratio <= 1:
+            raise ValueError(f"ratio must be in [0, 1] (0.9 computes 10 % of the tokens), got {self.ratio}")
+        _check_choice("score", self.score, SCORES)
+        _check_choice("schedule", self.schedule, RATIO_SCHEDULES)
+        if self.age_weight < 0:
+            raise ValueError(f"age_weight must be at least 0, got {self.age_weight}")
+        if self.spatial_bonus < 0:
+            raise ValueError(f"spatial_bonus must be at least 0, got {self.spatial_bonus}")
+        if self.spatial_grid < 1:
+            raise ValueError(f"spatial_grid must be at least 1, got {self.spatial_grid}")
+        if self.warmup is not None and self.warmup < 1:
+            raise ValueError(f"warmup must be at least 1 (the first step is always full), got {self.warmup}")
+
+    @property
+    def fresh_ratio(self) -> float:
+        """r = 1 - R, without the rounding noise of the subtraction."""
+        return round(1 - self.ratio, 12)
+
+    def plan(self, shape: Shape, steps: int) -> Plan:
+        warmup = self.warmup if self.warmup is not None else (3 if self.fresh_ratio else 1)
+        full = full_step(shape)
+        is_full = _counted_full_steps(self, steps, self.cycle, warmup)
+        plan = tuple(full if f else self._cached_step(shape, s, steps) for s, f in enumerate(is_full))
+        return Plan(self, shape, plan, steps)
+
+    def _cached_step(self, shape: Shape, step: int, steps: int) -> Step:
+        actions = {}
+        for site in shape.sites():
+            tokens = 0
+            if shape.selects(site.module):
+                share = fresh_share(
+                    self.schedule,
+                    self.fresh_ratio,
+                    family=shape.family,
+                    stack=site.stack,
+                    position=layer_position(
+                        shape.family, site.stack, site.layer, shape.depth(site.stack), self.strict
+                    ),
+                    step=step,
+                    steps=steps,
+                    cycle=self.cycle,
+                )
+                tokens = fresh_tokens(share, shape.tokens(site.module))
+            actions[site] = Action(Kind.PARTIAL if tokens else Kind.REUSE, tokens)
+        return actions
+
+
+METHODS: dict[str, type[Method]] = {cls.name: cls for cls in (Plain, FewerSteps, FORA, ToCa)}
+"""Every method by the name that the command line and JSON use."""
+
+
+def from_json(data: dict[str, Any]) -> Method:
+    """The method that `Method.as_json` wrote. Raises `ValueError` for unknown names, fields or values."""
+    fields = dict(data)
+    return _build(fields.pop("method", None), fields)
+
+
+def parse(text: str) -> Method:
+    """A method from its short form: `plain`, `steps:0.5`, `fora:3`, `toca:4:0.9:random`, `toca:cycle=4:score=norm`.
+
+    Raises `ValueError` that names what is wrong and what is allowed.
+    """
+    name, *parts = text.strip().split(":")
+    cls = METHODS.get(name)
+    if cls is None:
+        raise _unknown_method(name)
+    values: dict[str, Any] = {}
+    for position, part in enumerate(parts):
+        key, equals, value = part.partition("=")
+        if not equals:
+            if position >= len(cls.positional):
+                form = ":".join((name, *cls.positional))
+                raise ValueError(f"method {text!r} has too many values; its form is {form!r}")
+            key, value = cls.positional[position], part
+        values[key] = _literal(value)
+    return _build(name, values)
+
+
+def _build(name: str | None, fields: dict[str, Any]) -> Method:
+    cls = METHODS.get(name or "")
+    if cls is None:
+        raise _unknown_method(name)
+    types = {f.name: str(f.type) for f in dataclasses.fields(cls)}
+    for key, value in fields.items():
+        if key not in types:
+            raise ValueError(f"method {name!r} has no parameter {key!r}; it has: {', '.join(types) or 'none'}")
+        fields[key] = _checked(name, key, value, types[key])
+    return cls(**fields)
+
+
+def _checked(name: str | None, key: str, value: Any, annotation: str) -> Any:
+    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if annotation == "float" and number:
+        return float(value)
+    matches = {
+        "float": False,
+        "int": number and value == int(value),
+        "int | None": value is None or (number and value == int(value)),
+        "bool": isinstance(value, bool),
+    }.get(annotation, isinstance(value, str))
+    if not matches:
+        kind = {"float": "a number", "int": "a whole number", "bool": "true or false"}.get(annotation, annotation)
+        raise ValueError(f"parameter {key!r} of method {name!r} must be {kind}, got {value!r}")
+    return int(value) if annotation.startswith("int") and value is not None else value
+
+
+def _literal(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError:
+        return text
+
+
+def _unknown_method(name: str | None) -> ValueError:
+    return ValueError(f"unknown method {name!r}; known: {', '.join(METHODS)}")
+
+
+def _check_steps(steps: int) -> None:
+    if steps < 1:
+        raise ValueError(f"the number of steps must be at least 1, got {steps}")
+
+
+def _check_cycle(cycle: int) -> None:
+    if cycle < 1:
+        raise ValueError(f"cycle must be at least 1 (1 is the plain pipeline), got {cycle}")
+
+
+_T = TypeVar("_T")
+
+
+def _check_choice(field_name: str, value: _T, allowed: tuple[_T, ...]) -> None:
+    if value not in allowed:
+        raise ValueError(f"unknown {field_name} {value!r}; known: {', '.join(map(str, allowed))}")
+
+
+def _counted_full_steps(method: Method, steps: int, cycle: int, warmup: int) -> list[bool]:
+    """Which steps are full when a counter, restarted by every full step, triggers the next one (FLUX; 5.1)."""
+    _check_steps(steps)
+    is_full, counter = [], 0
+    for step in range(steps):
+        full = step < warmup or counter == cycle - 1
+        counter = 0 if full else counter + 1
+        is_full.append(full)
+    if all(is_full) and cycle > 1:
+        warnings.warn(
+            f"{method.label()} saves nothing in {steps} steps: the first {min(warmup, steps)} are full;"
+            " take more steps, or a smaller warmup",
+            NothingToSkipWarning,
+            stacklevel=4,
+        )
+    return is_full

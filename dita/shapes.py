@@ -1,0 +1,192 @@
+"""Sizes of a model and its input: enough for FLOPs and cache bytes, without weights and without torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from enum import Enum
+from typing import ClassVar, Literal, NamedTuple, Protocol
+
+Accounting = Literal["post-projection", "pre-projection"]
+ACCOUNTINGS: tuple[Accounting, ...] = ("post-projection", "pre-projection")
+
+
+class Kind(str, Enum):
+    """What is done at one site of one step."""
+
+    FULL = "full"  # compute all tokens
+    PARTIAL = "partial"  # compute k tokens, take the stored output for the rest
+    REUSE = "reuse"  # take the stored output for all tokens
+
+
+class Site(NamedTuple):
+    """One place where an action is executed: module `module` of layer `layer` in the stack of blocks `stack`.
+
+    The layer number starts at 0 in each stack.
+    """
+
+    stack: str
+    layer: int
+    module: str
+
+    def __str__(self) -> str:
+        return f"{self.stack}.{self.layer}.{self.module}"
+
+
+class Shape(Protocol):
+    """What a plan must know of a model: one dataclass per family implements it.
+
+    FLOPs count a multiply-add as two; they are those of a whole batch and of all transformer calls of one step.
+    """
+
+    name: str
+    family: ClassVar[str]
+    stacks: ClassVar[tuple[str, ...]]
+    batch: int
+    branches: int
+
+    def depth(self, stack: str) -> int:
+        """Number of layers of `stack`."""
+        ...
+
+    def sites(self) -> tuple[Site, ...]:
+        """All sites in the order of execution."""
+        ...
+
+    def tokens(self, module: str) -> int:
+        """Number of tokens of one sample that a module of this name works on."""
+        ...
+
+    def selects(self, module: str) -> bool:
+        """Whether tokens can be computed apart from each other in this module (an MLP, unlike self-attention)."""
+        ...
+
+    def flops(self, site: Site, kind: Kind, tokens: int, accounting: Accounting = "post-projection") -> float:
+        """FLOPs of one site when `tokens` tokens are computed."""
+        ...
+
+    def step_flops(self) -> float:
+        """FLOPs of one step outside the sites: embeddings, modulation, output layer."""
+        ...
+
+    def score_flops(self, site: Site, score: str) -> float:
+        """Extra FLOPs at a full step for the scores of the tokens of `site`."""
+        ...
+
+    def feature_bytes(self, site: Site, kinds: frozenset[Kind]) -> int:
+        """Bytes of the stored features of `site` when the cached steps of a plan do `kinds` there."""
+        ...
+
+
+@dataclass(frozen=True)
+class FluxShape:
+    """FLUX: a stack of double-stream blocks, then one of single-stream blocks.
+
+    `grid` is (height, width) in image tokens where the image tokens form one; `branches` counts the transformer calls
+    of a step (two with true classifier-free guidance). FLOPs as in the ToCa repository: multiply-adds of the linear
+    layers and of both attention products, counted twice; norms, softmax and activations are left out.
+    """
+
+    family: ClassVar[str] = "flux"
+    stacks: ClassVar[tuple[str, ...]] = ("double", "single")
+
+    name: str = "flux-dev"
+    double_layers: int = 19
+    single_layers: int = 38
+    width: int = 3072
+    mlp_width: int = 12288
+    text_tokens: int = 512
+    image_tokens: int = 4096
+    grid: tuple[int, int] | None = (64, 64)
+    batch: int = 1
+    branches: int = 1
+    in_channels: int = 64
+    text_width: int = 4096
+    pooled_width: int = 768
+    guidance: bool = True
+    element_bytes: int = 2
+
+    def depth(self, stack: str) -> int:
+        return self.double_layers if stack == "double" else self.single_layers
+
+    def sites(self) -> tuple[Site, ...]:
+        double = [Site("double", i, m) for i in range(self.double_layers) for m in ("attn", "mlp", "text_mlp")]
+        return (*double, *(Site("single", i, "single") for i in range(self.single_layers)))
+
+    def tokens(self, module: str) -> int:
+        if module == "mlp":
+            return self.image_tokens
+        return self.text_tokens if module == "text_mlp" else self.text_tokens + self.image_tokens
+
+    def selects(self, module: str) -> bool:
+        return module != "attn"
+
+    def flops(self, site: Site, kind: Kind, tokens: int, accounting: Accounting = "post-projection") -> float:
+        c, joint = self.width, self.tokens("attn")
+        attention = 4 * joint * joint * c
+        projection = 2 * joint * c * c
+        if site.module == "attn":
+            if kind is Kind.FULL:
+                per_sample = 3 * projection + attention + projection
+            else:  # the ToCa repository caches what comes before the output projection, and projects again each step
+                per_sample = projection if accounting == "pre-projection" else 0
+        elif site.module == "single":
+            outer = 2 * c * self.mlp_width + 2 * (c + self.mlp_width) * c
+            per_sample = tokens * outer + (3 * projection + attention if kind is Kind.FULL else 0)
+        else:
+            per_sample = tokens * 4 * c * self.mlp_width
+        return float(per_sample * self.batch * self.branches)
+
+    def step_flops(self) -> float:
+        c = self.width
+        modulation = self.double_layers * 2 * 2 * c * 6 * c + self.single_layers * 2 * c * 3 * c + 2 * c * 2 * c
+        embedders = 2 + self.guidance  # timestep, pooled text and, distilled, guidance
+        conditioning = 2 * (256 * (embedders - 1) + self.pooled_width) * c + embedders * 2 * c * c
+        text_in = 2 * self.text_tokens * self.text_width * c
+        image_in_out = 4 * self.image_tokens * self.in_channels * c
+        return float((modulation + conditioning + text_in + image_in_out) * self.batch * self.branches)
+
+    def score_flops(self, site: Site, score: str) -> float:
+        # The two MLPs of a double block share one pass over its attention; it is booked at the image MLP.
+        if site.module not in ("mlp", "single"):
+            return 0.0
+        joint = self.tokens("attn")
+        queries = {"attention": joint, "attention-sampled": min(joint, SAMPLED_QUERIES)}.get(score, 0)
+        per_sample = 2 * queries * joint * self.width
+        if score == "v-norm":  # the value projection is not handed out by the attention module: it is computed again
+            per_sample = 2 * joint * self.width * self.width
+        return float(per_sample * self.batch)
+
+    def feature_bytes(self, site: Site, kinds: frozenset[Kind]) -> int:
+        if not kinds & {Kind.PARTIAL, Kind.REUSE}:
+            return 0
+        tensors = 2 if site.module == "single" and Kind.PARTIAL in kinds else 1  # output, and attention before it
+        return tensors * self.tokens(site.module) * self.width * self.element_bytes * self.batch * self.branches
+
+
+SAMPLED_QUERIES = 256
+"""Queries that the score `attention-sampled` looks at (spec: 256 of 4608 cost under 1 % of a step)."""
+
+NAMED_SHAPES: dict[str, FluxShape] = {
+    "flux-dev": FluxShape(),
+    "flux-schnell": FluxShape(name="flux-schnell", guidance=False, text_tokens=256),
+}
+
+
+def named_shape(name: str, *, batch: int = 1, height: int | None = None, width: int | None = None) -> FluxShape:
+    """The shape of a published model at its native picture size, or at `height` x `width` pixels.
+
+    Raises `ValueError` for an unknown name, a batch below 1 or a size that is not a multiple of 16 pixels.
+    """
+    if name not in NAMED_SHAPES:
+        raise ValueError(f"unknown model shape {name!r}; known: {', '.join(NAMED_SHAPES)}")
+    if batch < 1:
+        raise ValueError(f"batch must be at least 1, got {batch}")
+    shape = NAMED_SHAPES[name]
+    if height is not None or width is not None:
+        size = (height or width or 0, width or height or 0)
+        if any(side < 16 or side % 16 for side in size):
+            raise ValueError(f"height and width must be multiples of 16 pixels, got {size[0]}x{size[1]}")
+        grid = (size[0] // 16, size[1] // 16)
+        shape = dataclasses.replace(shape, grid=grid, image_tokens=grid[0] * grid[1])
+    return dataclasses.replace(shape, batch=batch)
