@@ -14,6 +14,8 @@ from dita.shapes import Kind, Shape
 
 Score = Literal["attention-sampled", "attention", "k-norm", "v-norm", "norm", "similarity", "random", "uniform"]
 SCORES: tuple[Score, ...] = get_args(Score)
+LIVE_SCORES: tuple[Score, ...] = ("norm", "similarity")
+"""Scores that need the tokens of the cached step itself: all others are known at the full step."""
 
 
 class NothingToSkipWarning(UserWarning):
@@ -165,6 +167,11 @@ class ToCa(Method):
     def fresh_ratio(self) -> float:
         """r = 1 - R, without the rounding noise of the subtraction."""
         return round(1 - self.ratio, 12)
+
+    @property
+    def selects_live(self) -> bool:
+        """Whether tokens are selected in each cached step, not for a whole cycle at its full step."""
+        return self.score in LIVE_SCORES
 
     def plan(self, shape: Shape, steps: int) -> Plan:
         warmup = self.warmup if self.warmup is not None else (3 if self.fresh_ratio else 1)

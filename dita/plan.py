@@ -118,8 +118,11 @@ class Plan:
         return features + max(map(self._index_bytes, range(len(self.steps))), default=0)
 
     def _index_bytes(self, step: int) -> int:
-        selected = sum(sum(self.cycle_tokens(step, site)) for site in self.kept[step])
-        return 8 * selected * self.shape.batch
+        counts = {site: self.cycle_tokens(step, site) for site in self.kept[step]}
+        if getattr(self.method, "selects_live", False):  # one step's rows, and the ages of all tokens, at a time
+            live = [8 * max(c) + 4 * self.shape.tokens(site.module) for site, c in counts.items() if any(c)]
+            return sum(live) * self.shape.batch
+        return 8 * sum(map(sum, counts.values())) * self.shape.batch
 
     def token_share(self) -> float:
         """Tokens computed in the modules that can select, over all tokens there, cached steps only."""

@@ -1,0 +1,41 @@
+"""dita: diffusion transformers faster without retraining, on Hugging Face diffusers."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from dita.methods import FORA, FewerSteps, Method, NothingToSkipWarning, Plain, ToCa
+from dita.plan import Plan
+
+if TYPE_CHECKING:
+    from dita.caching.attachment import disable, enable, summary
+    from dita.caching.summary import Summary
+
+__all__ = [
+    "FORA",
+    "FewerSteps",
+    "Method",
+    "NothingToSkipWarning",
+    "Plain",
+    "Plan",
+    "Summary",
+    "ToCa",
+    "disable",
+    "enable",
+    "summary",
+]
+
+_ENGINE = {
+    "enable": "dita.caching.attachment",
+    "disable": "dita.caching.attachment",
+    "summary": "dita.caching.attachment",
+    "Summary": "dita.caching.summary",
+}
+
+
+def __getattr__(name: str) -> Any:  # torch is imported when the engine is first asked for: plans do without it
+    if name not in _ENGINE:
+        raise AttributeError(f"module 'dita' has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(_ENGINE[name]), name)

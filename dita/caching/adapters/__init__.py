@@ -1,0 +1,73 @@
+"""The registry of model families: an adapter is the only code that knows one transformer's modules and geometry."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+from dita.caching.class_swap import MakeForward
+from dita.caching.state import BlockState
+from dita.shapes import Shape
+
+
+class UnsupportedModelError(TypeError):
+    """No adapter knows this transformer."""
+
+
+class Adapter(Protocol):
+    """What the engine asks of a family."""
+
+    family: str
+
+    def handles(self, model: nn.Module) -> bool:
+        """Whether `model` is a transformer of this family."""
+        ...
+
+    def shape(self, model: Any, inputs: dict[str, Any]) -> Shape:
+        """The shape of one transformer call. `inputs`: the call's arguments by name."""
+        ...
+
+    def tokens_in(self, inputs: dict[str, Any]) -> Tensor:
+        """The latents of a transformer call."""
+        ...
+
+    def blocks(self, model: Any) -> list[tuple[str, int, nn.Module]]:
+        """(stack, layer, block) in the order of execution."""
+        ...
+
+    def modules(self, stack: str) -> tuple[str, ...]:
+        """Module names of the sites of a block of `stack`."""
+        ...
+
+    def forwards(self, stack: str, block: Any) -> list[tuple[nn.Module, MakeForward]]:
+        """The modules of a block whose forward is replaced, and by what."""
+        ...
+
+    def bind(self, stack: str, block: Any, state: BlockState) -> None:
+        """Gives `state`, or parts of it, to the modules that `forwards` names, as their attribute `_dita`."""
+        ...
+
+    def module_scores(self, stack: str, module: str, shape: Any, scores: Tensor) -> Tensor:
+        """Of the scores (..., N) that a block's probe collected, those of the tokens of one of its modules."""
+        ...
+
+    def grid(self, inputs: dict[str, Any]) -> tuple[int, int] | None:
+        """(height, width) in image tokens; None where the image tokens form no grid. May wait for the device."""
+        ...
+
+    def image_start(self, module: str, shape: Any) -> int | None:
+        """Where the image tokens begin among those of a module; None if it has no image tokens."""
+        ...
+
+
+def adapter_for(model: nn.Module) -> Adapter:
+    """The adapter of `model`. Raises `UnsupportedModelError` that lists the supported families."""
+    from dita.caching.adapters.flux import FluxAdapter
+
+    adapters: tuple[Adapter, ...] = (FluxAdapter(),)
+    for adapter in adapters:
+        if adapter.handles(model):
+            return adapter
+    supported = ", ".join(adapter.family for adapter in adapters)
+    raise UnsupportedModelError(f"dita does not support {type(model).__name__}; supported families: {supported}")

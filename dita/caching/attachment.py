@@ -1,0 +1,358 @@
+"""Attaches a method to one pipeline or transformer: `enable`, `disable`, `summary`."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+from diffusers import DiffusionPipeline
+from torch import nn
+
+from dita.caching.adapters import Adapter, UnsupportedModelError, adapter_for
+from dita.caching.class_swap import check_free_of_other_caches, restore, swap
+from dita.caching.run import Run
+from dita.caching.state import BlockState
+from dita.caching.summary import Summary
+from dita.methods import Method, parse
+
+Target = TypeVar("Target", DiffusionPipeline, nn.Module)
+
+
+def enable(
+    target: Target,
+    method: Method | str,
+    *,
+    steps: int | None = None,
+    calls_per_step: int = 1,
+    record: bool = False,
+    memory_limit: int | None = None,
+) -> Target:
+    """Accelerates `target`, in place, until `disable`. Enabling again replaces the method.
+
+    Args:
+        target: a diffusers pipeline, or a bare transformer for people with their own sampling loop.
+        method: a method, or its short form such as `"toca:4:0.9"`.
+        steps: denoising steps of a run; bare transformers only, where it is required. A new run begins after them,
+            after an exception, and when the size of the input changes; to break one off, enable again.
+        calls_per_step: transformer calls in each step, bare transformers only (2 with guidance by two calls).
+        record: keep the selected token numbers of every step for `summary(...).selections`.
+        memory_limit: bytes that the feature store may take; without it, the memory that is free.
+
+    Returns the target. Raises `UnsupportedModelError` for a family without an adapter, `ForeignHookError` if another
+    cache or an unknown hook is on the transformer, `ValueError` for bad arguments; the target is then as it was.
+    """
+    if isinstance(method, str):
+        method = parse(method)
+    if not isinstance(method, Method):
+        raise ValueError(f"method must be a dita method or its short form such as 'toca:4:0.9', got {method!r}")
+    if memory_limit is not None and memory_limit < 0:
+        raise ValueError(f"memory_limit must be at least 0 bytes, got {memory_limit}")
+    model = transformer_of(target)
+    adapter = adapter_for(model)
+    if not _users(model):
+        check_free_of_other_caches(model)
+    attachment: _Attachment
+    if isinstance(target, DiffusionPipeline):
+        if steps is not None or calls_per_step != 1:
+            raise ValueError("steps and calls_per_step are for bare transformers; a pipeline's scheduler tells them")
+        attachment = PipelineAttachment(target, method, record, memory_limit)
+    else:
+        if steps is None or steps < 1 or calls_per_step < 1:
+            raise ValueError(
+                "a bare transformer does not know its sampling loop: pass steps, at least 1, and calls_per_step, at"
+                f" least 1; got steps={steps}, calls_per_step={calls_per_step}"
+            )
+        attachment = TransformerAttachment(target, method, record, memory_limit, steps, calls_per_step)
+    disable(target)
+    attachment.attach(adapter)
+    target.__dict__["_dita_attachment"] = attachment
+    return target
+
+
+def disable(target: DiffusionPipeline | nn.Module) -> None:
+    """Restores `target`: same classes, same `state_dict` keys, bit-equal output. Harmless where nothing is enabled."""
+    attachment = target.__dict__.pop("_dita_attachment", None)
+    if attachment is not None:
+        attachment.detach()
+
+
+def summary(target: DiffusionPipeline | nn.Module, show: bool = True) -> Summary:
+    """What the last run on `target` really executed; printed too, unless `show` is False.
+
+    Raises `RuntimeError` if dita is not enabled there, or nothing has run since.
+    """
+    attachment: _Attachment | None = target.__dict__.get("_dita_attachment")
+    if attachment is None:
+        raise RuntimeError(f"dita is not enabled on this {type(target).__name__}")
+    if attachment.last is None:
+        raise RuntimeError(f"this {type(target).__name__} has not run since dita was enabled")
+    if show:
+        print(attachment.last)
+    return attachment.last
+
+
+def transformer_of(target: object) -> nn.Module:
+    """The transformer of a pipeline, or `target` itself; beneath `torch.compile`."""
+    model = target.components.get("transformer") if isinstance(target, DiffusionPipeline) else target
+    if not isinstance(model, nn.Module):
+        raise UnsupportedModelError(f"{type(target).__name__} has no transformer that dita could accelerate")
+    return getattr(model, "_orig_mod", model)
+
+
+class _Attachment:
+    """A method on one target. `last` is the summary of the last run."""
+
+    def __init__(self, method: Method, record: bool, memory_limit: int | None) -> None:
+        self.method = method
+        self.record = record
+        self.memory_limit = memory_limit
+        self.last: Summary | None = None
+
+    def attach(self, adapter: Adapter) -> None:
+        raise NotImplementedError
+
+    def detach(self) -> None:
+        raise NotImplementedError
+
+
+class PipelineAttachment(_Attachment):
+    """Accelerates the calls of one pipeline instance; other pipelines that share its transformer run plain."""
+
+    def __init__(
+        self, pipe: DiffusionPipeline, method: Method, record: bool = False, memory_limit: int | None = None
+    ) -> None:
+        super().__init__(method, record, memory_limit)
+        self.pipe = pipe
+        self.model: nn.Module | None = None
+
+    def attach(self, adapter: Adapter) -> None:
+        self.model = transformer_of(self.pipe)
+        _attach_sites(self.model, adapter, self)
+        if not hasattr(type(self.pipe), "_dita_base"):
+            self.pipe.__class__ = _calling_class(type(self.pipe))
+
+    def detach(self) -> None:
+        if self.model is not None:
+            _detach_sites(self.model, self)
+        self.pipe.__class__ = getattr(type(self.pipe), "_dita_base", None) or type(self.pipe)
+
+    def call(self, stock_call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Calls the pipeline's own `__call__` under the method."""
+        kwargs, factor = _respaced(self.method, stock_call, self.pipe, args, kwargs)
+        args = () if factor != 1 else args
+        with self._sampling(factor):
+            return stock_call(self.pipe, *args, **kwargs)
+
+    @contextmanager
+    def _sampling(self, factor: float) -> Iterator[None]:
+        outer = self.pipe.components["transformer"]
+        model = transformer_of(self.pipe)
+        adapter = adapter_for(model)
+        if model is not self.model:  # the user put another transformer into the pipeline
+            if self.model is not None:
+                _detach_sites(self.model, self)
+            _attach_sites(model, adapter, self)
+            self.model = model
+        if model.__dict__.get("_dita_running"):
+            raise RuntimeError("this transformer is sampling already: run the pipelines that share it one after another")
+        run: Run | None = None
+
+        def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            nonlocal run
+            if run is None:
+                taken = _steps_ahead(self.pipe.scheduler)
+                run = Run(
+                    adapter,
+                    model,
+                    self.method,
+                    taken,
+                    requested_steps=round(taken * factor),
+                    record=self.record,
+                    memory_limit=self.memory_limit,
+                )
+            run.before_call(_named(model, args, kwargs))
+
+        def after(*_: Any) -> None:
+            assert run is not None
+            run.after_call()
+
+        def step(*args: Any, **kwargs: Any) -> Any:
+            out = stock_step(*args, **kwargs)
+            if run is not None:
+                run.advance()
+            return out
+
+        scheduler = self.pipe.scheduler
+        stock_step = scheduler.step
+        handles = (outer.register_forward_pre_hook(before, with_kwargs=True), outer.register_forward_hook(after))
+        model.__dict__["_dita_running"] = True
+        scheduler.__dict__["step"] = functools.wraps(stock_step)(step)
+        try:
+            yield
+        finally:
+            del scheduler.__dict__["step"]
+            model.__dict__.pop("_dita_running", None)
+            for handle in handles:
+                handle.remove()
+            if run is not None:
+                self.last = run.finish()
+
+
+class TransformerAttachment(_Attachment):
+    """Accelerates every call of one bare transformer: run after run of `steps` steps."""
+
+    def __init__(
+        self,
+        model: nn.Module,
+        method: Method,
+        record: bool,
+        memory_limit: int | None,
+        steps: int,
+        calls_per_step: int,
+    ) -> None:
+        super().__init__(method, record, memory_limit)
+        self.outer = model
+        self.model = transformer_of(model)
+        self.steps = method.run_steps(steps)
+        self.requested_steps = steps
+        self.calls_per_step = calls_per_step
+        self.run: Run | None = None
+        self._handles: tuple[Any, ...] = ()
+
+    def attach(self, adapter: Adapter) -> None:
+        _attach_sites(self.model, adapter, self)
+        self.adapter = adapter
+        self._handles = (
+            self.outer.register_forward_pre_hook(self._before, with_kwargs=True),
+            self.outer.register_forward_hook(self._after, always_call=True),
+        )
+
+    def detach(self) -> None:
+        self._finish()
+        for handle in self._handles:
+            handle.remove()
+        _detach_sites(self.model, self)
+
+    def _before(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        inputs = _named(self.model, args, kwargs)
+        if self.run is not None and self.run.resized(inputs):
+            self._finish()
+        if self.run is None:
+            self.run = Run(
+                self.adapter,
+                self.model,
+                self.method,
+                self.steps,
+                requested_steps=self.requested_steps,
+                record=self.record,
+                memory_limit=self.memory_limit,
+            )
+        try:
+            self.run.before_call(inputs)
+        except BaseException:
+            self._finish()
+            raise
+
+    def _after(self, _: nn.Module, __: Any, output: Any) -> None:
+        if self.run is None:
+            return
+        if output is None:  # the forward raised
+            self._finish()
+            return
+        self.run.after_call()
+        if self.run.call == self.calls_per_step:
+            self.run.advance()
+        if self.run.step == self.steps:
+            self._finish()
+
+    def _finish(self) -> None:
+        if self.run is not None:
+            self.last = self.run.finish()
+            self.run = None
+
+
+def _users(model: nn.Module) -> list[object]:
+    return model.__dict__.get("_dita_users", [])
+
+
+def _attach_sites(model: nn.Module, adapter: Adapter, user: object) -> None:
+    users = _users(model)
+    if not users:
+        swapped = []
+        try:
+            for stack, _, block in adapter.blocks(model):
+                for module, make_forward in adapter.forwards(stack, block):
+                    swap(module, make_forward)
+                    swapped.append(module)
+                adapter.bind(stack, block, BlockState(adapter.modules(stack)))
+        except BaseException:
+            for module in swapped:
+                _restore_site(module)
+            raise
+    model.__dict__["_dita_users"] = [*users, user]
+
+
+def _detach_sites(model: nn.Module, user: object) -> None:
+    users = [other for other in _users(model) if other is not user]
+    if users:
+        model.__dict__["_dita_users"] = users
+        return
+    model.__dict__.pop("_dita_users", None)
+    for module in model.modules():
+        _restore_site(module)
+
+
+def _restore_site(module: nn.Module) -> None:
+    restore(module)
+    module.__dict__.pop("_dita", None)
+
+
+@functools.lru_cache(maxsize=None)
+def _calling_class(base: type[DiffusionPipeline]) -> type[DiffusionPipeline]:
+    """`base` with a `__call__` that goes through the attachment; its name, module and signature stay."""
+
+    @functools.wraps(base.__call__)
+    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return self.__dict__["_dita_attachment"].call(base.__call__, *args, **kwargs)
+
+    body = {"__call__": __call__, "__module__": base.__module__, "__qualname__": base.__qualname__, "_dita_base": base}
+    return type(base.__name__, (base,), body)
+
+
+def _respaced(
+    method: Method, stock_call: Callable[..., Any], pipe: object, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[dict[str, Any], float]:
+    """The call's arguments with the method's number of steps, and how many plain steps stand for one of them."""
+    bound = inspect.signature(stock_call).bind(pipe, *args, **kwargs)
+    bound.apply_defaults()
+    steps = bound.arguments.get("num_inference_steps")
+    if not isinstance(steps, int) or method.run_steps(steps) == steps:
+        return kwargs, 1.0
+    for spaced in ("sigmas", "timesteps"):
+        if bound.arguments.get(spaced) is not None:
+            raise ValueError(f"{method.label()} spaces the steps itself; call the pipeline without {spaced}")
+    bound.arguments["num_inference_steps"] = method.run_steps(steps)
+    named = dict(bound.arguments)
+    self_name = next(iter(named))
+    del named[self_name]
+    named.update(named.pop("kwargs", {}))
+    return named, steps / method.run_steps(steps)
+
+
+def _steps_ahead(scheduler: Any) -> int:
+    """Model evaluations from the scheduler's present position to the end (image-to-image starts mid-way)."""
+    return len(scheduler.timesteps) - (getattr(scheduler, "begin_index", None) or 0)
+
+
+def _named(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+    if not args:
+        return kwargs
+    return dict(zip(_parameter_names(type(model)), args, strict=False)) | kwargs
+
+
+@functools.lru_cache(maxsize=None)
+def _parameter_names(model_class: type[nn.Module]) -> tuple[str, ...]:
+    return tuple(inspect.signature(model_class.forward).parameters)[1:]

@@ -1,0 +1,99 @@
+"""Gives one module another forward by swapping the class of that instance, and puts the class back."""
+
+from __future__ import annotations
+
+import functools
+import types
+from collections.abc import Callable
+from typing import Any
+
+from torch import nn
+
+Forward = Callable[..., Any]
+MakeForward = Callable[[Forward], Forward]
+"""Takes the stock forward of a class (a plain function of `self, ...`) and returns the one to use instead."""
+
+_SUPPORTED_HOOKS = {"group_offloading", "lazy_prefetch_group_offloading", "layer_execution_tracker", "layerwise_casting"}
+
+
+class ForeignHookError(RuntimeError):
+    """A module carries a hook or another cache that would run instead of, or around, the accelerated forward."""
+
+
+@functools.lru_cache(maxsize=None)
+def _subclass(base: type[nn.Module], make_forward: MakeForward) -> type[nn.Module]:
+    # The plain function is taken here, not looked up through the class at call time: dynamo cannot trace the latter.
+    # The name stays: compile_repeated_blocks and _no_split_modules find blocks by the name of their class.
+    body = {
+        "forward": functools.wraps(base.forward)(make_forward(base.forward)),
+        "__module__": base.__module__,
+        "__qualname__": base.__qualname__,
+        "_dita_base": base,
+    }
+    return type(base.__name__, (base,), body)
+
+
+def swap(module: nn.Module, make_forward: MakeForward) -> None:
+    """Makes `module` run `make_forward(stock forward)`. `state_dict` keys, name and isinstance checks stay.
+
+    Works beneath hooks that were installed earlier: diffusers' group offloading and layerwise casting, and
+    accelerate's. Raises `ForeignHookError`, and changes nothing, if another kind of hook stands there.
+    """
+    if hasattr(type(module), "_dita_base"):
+        raise ForeignHookError(f"{type(module).__name__} is already attached")
+    holder = _stock_forward_holder(module)
+    module.__class__ = _subclass(type(module), make_forward)
+    if holder is not None:
+        owner, name = holder
+        setattr(owner, name, types.MethodType(type(module).forward, module))
+
+
+def restore(module: nn.Module) -> None:
+    """Puts the class of `module` back, beneath whatever hooks it has by now. Harmless if it was not swapped."""
+    base = getattr(type(module), "_dita_base", None)
+    if base is None:
+        return
+    holder = _stock_forward_holder(module)
+    module.__class__ = base
+    if holder is not None:
+        owner, name = holder
+        setattr(owner, name, types.MethodType(base.forward, module))
+
+
+def check_free_of_other_caches(model: nn.Module) -> None:
+    """Raises `ForeignHookError` if diffusers' own caches, or hooks unknown to dita, are on `model` or its modules."""
+    if getattr(model, "is_cache_enabled", False):
+        raise ForeignHookError(
+            f"{type(model).__name__} already has a diffusers cache enabled ({type(model._cache_config).__name__});"
+            " call transformer.disable_cache() first"
+        )
+    for name, module in model.named_modules():
+        registry = getattr(module, "_diffusers_hook", None)
+        foreign = set(registry.hooks) - _SUPPORTED_HOOKS if registry is not None else set()
+        if foreign:
+            raise ForeignHookError(
+                f"module {name or 'transformer'!r} carries the hook(s) {', '.join(sorted(foreign))}; dita runs beside"
+                " group offloading, layerwise casting and accelerate's offloading only: remove the hook first"
+            )
+
+
+def _stock_forward_holder(module: nn.Module) -> tuple[Any, str] | None:
+    """Where a hook that wrapped `module.forward` keeps the module's own forward; None if nothing wrapped it."""
+    if "forward" not in module.__dict__:
+        return None
+    candidates: list[tuple[Any, str]] = []
+    registry = getattr(module, "_diffusers_hook", None)
+    if registry is not None and registry._fn_refs:
+        innermost = registry._fn_refs[0]
+        candidates.append((innermost, "original_forward" if innermost.original_forward is not None else "forward"))
+    if hasattr(module, "_old_forward"):
+        candidates.append((module, "_old_forward"))
+    candidates.append((module, "forward"))  # what a removed hook leaves behind
+    for owner, name in candidates:
+        forward = getattr(owner, name)
+        if isinstance(forward, types.MethodType) and forward.__self__ is module:
+            return owner, name
+    raise ForeignHookError(
+        f"the forward of a {type(module).__name__} was replaced by {module.__dict__['forward']!r}, which dita does not"
+        " know; enable dita first, then install the hook"
+    )

@@ -1,0 +1,80 @@
+"""Numbers per token that say how much each wants to be computed again (ToCa section 3.2; spec/methods.md 1.3)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+QUERY_CHUNK = 256
+"""Queries whose attention is held at once: (B, H, 256, N) in float32 at most."""
+
+
+def received_attention(query: Tensor, key: Tensor) -> Tensor:
+    """Mean attention that each key receives, over heads and queries: s1, (B, N).
+
+    query: (B, M, H, D), key: (B, N, H, D), both as they enter the attention product. The map is never held: queries
+    go through in chunks. With M < N sampled queries this estimates the mean over all.
+    """
+    queries = query.transpose(1, 2)  # (B, H, M, D)
+    keys = key.transpose(1, 2).transpose(2, 3) * query.shape[-1] ** -0.5  # (B, H, D, N)
+    total = torch.zeros(key.shape[0], key.shape[1], device=key.device, dtype=torch.float32)
+    for chunk in queries.split(QUERY_CHUNK, dim=2):
+        total += torch.softmax((chunk @ keys).float(), dim=-1).sum(dim=(1, 2))
+    return total / (query.shape[1] * query.shape[2])
+
+
+def sampled_queries(count: int, tokens: int, device: torch.device) -> Tensor:
+    """`count` token numbers at even distances over `tokens`."""
+    count = min(count, tokens)
+    return torch.arange(count, device=device) * tokens // count
+
+
+def mean_length(vectors: Tensor) -> Tensor:
+    """Mean over heads of the Euclidean length of keys or values (B, N, H, D) -> (B, N)."""
+    return vectors.float().norm(dim=-1).mean(dim=-1)
+
+
+def live(score: str, tokens: Tensor, stored: Tensor) -> Tensor:
+    """Scores that need the tokens of the cached step itself, normalised, (B, N).
+
+    tokens: (B, N, C), what enters the module's norm; stored: the module's stored output.
+    `norm`: length of a token. `similarity`: 1 - cosine between the token and its stored output.
+    """
+    if score == "norm":
+        return normalise(tokens.float().norm(dim=-1))
+    return normalise(1 - F.cosine_similarity(tokens.float(), stored.float(), dim=-1))
+
+
+def normalise(scores: Tensor) -> Tensor:
+    """Scores of length 1 over the tokens (the last dimension), so that ages weigh alike whatever the score."""
+    return F.normalize(scores, dim=-1)
+
+
+def random_scores(tokens: int, seed: tuple[int, ...], device: torch.device) -> Tensor:
+    """U(0, 1) per token, (N,). The same for all samples of a batch, so that a sample does not depend on its batch."""
+    generator = torch.Generator("cpu").manual_seed(_mix(seed))
+    return torch.rand(tokens, generator=generator).to(device)
+
+
+def spread(tokens: int, grid: tuple[int, int] | None, device: torch.device) -> Tensor:
+    """A value in [0, 1) per token such that tokens of nearby values lie far apart: (N,).
+
+    The R2 sequence over a grid, the golden-ratio sequence over a line: any interval of values of length p holds about
+    p * N tokens, spread evenly.
+    """
+    if grid is None:
+        return torch.arange(tokens, device=device, dtype=torch.float64).mul(0.6180339887498949).frac().float()
+    rows = torch.arange(grid[0], device=device, dtype=torch.float64)[:, None] * 0.7548776662466927
+    columns = torch.arange(grid[1], device=device, dtype=torch.float64) * 0.5698402909980532
+    return (rows + columns).frac().reshape(-1).float()
+
+
+def _mix(parts: tuple[int, ...]) -> int:
+    state = 0x9E3779B97F4A7C15
+    for part in parts:  # splitmix64: neighbouring numbers give unrelated seeds
+        state = (state + part * 0xBF58476D1CE4E5B9 + 0x9E3779B97F4A7C15) % 2**64
+        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) % 2**64
+        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) % 2**64
+        state ^= state >> 31
+    return state

@@ -1,0 +1,72 @@
+"""From scores to the token numbers that cached steps compute (ToCa; spec/methods.md 1.2)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class SpatialBonus:
+    """s4: the best token of each cell of `cell` x `cell` image tokens gets its score multiplied by 1 + `bonus`.
+
+    The image tokens are those from `start` on, `grid` (height, width) of them in rows. The cell must divide the grid.
+    """
+
+    bonus: float
+    cell: int
+    grid: tuple[int, int]
+    start: int = 0
+
+    def apply(self, scores: Tensor) -> Tensor:
+        """(..., N) -> (..., N)."""
+        height, width = self.grid
+        g = self.cell
+        lead = scores.shape[:-1]
+        stop = self.start + height * width
+        cells = scores[..., self.start : stop].reshape(*lead, height // g, g, width // g, g)
+        cells = cells.transpose(-3, -2).reshape(*lead, height // g, width // g, g * g)
+        best = torch.zeros_like(cells).scatter_(-1, cells.argmax(dim=-1, keepdim=True), self.bonus)
+        cells = cells * (1 + best)
+        image = cells.reshape(*lead, height // g, width // g, g, g).transpose(-3, -2).reshape(*lead, height * width)
+        return torch.cat([scores[..., : self.start], image, scores[..., stop:]], dim=-1)
+
+
+def best_first(scores: Tensor) -> Tensor:
+    """Token numbers by descending score; equal scores keep the lowest number first. (..., N) -> (..., N)."""
+    return scores.sort(dim=-1, descending=True, stable=True).indices
+
+
+def select_cycle(
+    base: Callable[[int], Tensor],
+    counts: Sequence[Sequence[int]],
+    age_weight: float,
+    spatial: SpatialBonus | None = None,
+) -> list[list[Tensor | None]]:
+    """All selections of a cycle, computed at its full step: `result[j][layer]` is (B, k) ascending, None where k = 0.
+
+    base: j -> scores (L, B, N) of all layers at the j-th cached step, frozen or drawn anew.
+    counts: `counts[j][layer]` tokens to choose.
+    age_weight: added per cached step since a token was last computed (s3: lambda_3 / N). Ages start at 0 after a full
+    step, count before the selection of a step is entered, and a chosen token's age returns to 0.
+    """
+    selections: list[list[Tensor | None]] = []
+    age: Tensor | None = None
+    for j, tokens in enumerate(counts):
+        scores = base(j)
+        if age is None:
+            age = torch.zeros_like(scores)
+        scores = scores + age_weight * age
+        if spatial is not None:
+            scores = spatial.apply(scores)
+        order = best_first(scores)
+        # sorted ascending: the order of rows does not matter to the result, and memory likes it
+        selections.append([order[i, :, :k].sort(dim=-1).values if k else None for i, k in enumerate(tokens)])
+        limit = torch.tensor(tokens, device=scores.device)[:, None, None]
+        rank = torch.arange(scores.shape[-1], device=scores.device).expand_as(order)
+        chosen = torch.zeros_like(order, dtype=torch.bool).scatter_(-1, order, rank < limit)
+        age = torch.where(chosen, 0.0, age + 1)
+    return selections

@@ -1,0 +1,87 @@
+"""What runs at a site: keeping the output of a full step, and computing the chosen rows of a cached one.
+
+The same code serves every family: an adapter says which module is a site, and how its rows are prepared.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from dita.caching.class_swap import Forward
+from dita.caching.scores import live, mean_length
+from dita.caching.selection import best_first
+from dita.caching.state import Slot, gather_rows, row_numbers, scatter_rows
+from dita.shapes import Kind
+
+
+def keeping_forward(stock: Forward) -> Forward:
+    """The stock forward, whose output is stored where a later step needs it. The module carries a `Slot`."""
+
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        out = stock(self, *args, **kwargs)
+        slot: Slot = self._dita
+        if slot.keep:
+            slot.out = out
+        return out
+
+    return forward
+
+
+def query_norm_forward(stock: Forward) -> Forward:
+    """The stock query norm, whose output a probe collects. The module carries (probe, stream)."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        out = stock(self, x)
+        probe, stream = self._dita
+        if probe.score is not None:
+            probe.query[stream] = out
+        return out
+
+    return forward
+
+
+def key_norm_forward(stock: Forward) -> Forward:
+    """The stock key norm, whose output, and the length of whose input, a probe collects."""
+
+    def forward(self: Any, x: Tensor) -> Tensor:
+        out = stock(self, x)
+        probe, stream = self._dita
+        if probe.score == "k-norm":
+            probe.key_norms[stream] = mean_length(x)
+        elif probe.score is not None:
+            probe.key[stream] = out
+        return out
+
+    return forward
+
+
+def fill_from_store(slot: Slot, tokens: Tensor, compute: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+    """The output of a cached site for all tokens, (B, N, C), before the gate.
+
+    tokens: (B, N, C), the residual stream in front of the site's norm. A partial step computes
+    `compute(rows, chosen tokens)` on the chosen rows alone and writes them into the store.
+    """
+    stored = slot.out
+    assert isinstance(stored, Tensor)
+    if slot.kind is Kind.PARTIAL:
+        rows = slot.rows if slot.live_score is None else _live_rows(slot, tokens, stored)
+        assert rows is not None
+        scatter_rows(stored, rows, compute(rows, gather_rows(tokens, rows)))
+    return stored
+
+
+def _live_rows(slot: Slot, tokens: Tensor, stored: Tensor) -> Tensor:
+    assert slot.live_score is not None
+    scores = live(slot.live_score, tokens, stored)
+    age = slot.age if slot.age is not None else torch.zeros_like(scores)
+    scores = scores + slot.age_weight * age
+    if slot.spatial is not None:
+        scores = slot.spatial.apply(scores)
+    index = best_first(scores)[:, : slot.tokens].sort(dim=-1).values
+    slot.age = (age + 1).scatter_(1, index, 0.0)
+    slot.rows = row_numbers(index, tokens.shape[0], tokens.shape[1])
+    return slot.rows

@@ -1,0 +1,115 @@
+"""What a sampling run really did: actions, FLOPs, bytes and seconds, all from the executed steps."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass, field
+from statistics import median
+
+from torch import Tensor
+
+from dita.methods import Method
+from dita.shapes import Kind, Shape, Site
+
+
+@dataclass
+class Executed:
+    """One transformer call.
+
+    Attributes:
+        step, branch: denoising step, and which call of the step (1: the second one of true CFG).
+        kind: what the step was.
+        seconds: duration of the call.
+        flops, plain_flops, score_flops: FLOPs of the call, of the same call in full, and added by scoring tokens.
+        tokens, all_tokens: computed, and present, in the modules that can select tokens, over all layers.
+    """
+
+    step: int
+    branch: int
+    kind: Kind
+    seconds: float
+    flops: float
+    plain_flops: float
+    score_flops: float
+    tokens: int
+    all_tokens: int
+
+
+@dataclass
+class Summary:
+    """What one sampling run executed.
+
+    Attributes:
+        method: the method that ran.
+        shape: sizes of the model and of the first transformer call's input; None if nothing ran.
+        executed: every transformer call, in order.
+        cache_bytes: peak bytes of stored features and selected token numbers, measured.
+        selections: with `record=True`, (step, site) -> selected token numbers (B, k) on the CPU, ascending.
+        repeats: steps of the plain pipeline for each step taken (2.0 for half of the steps).
+    """
+
+    method: Method
+    shape: Shape | None = None
+    executed: list[Executed] = field(default_factory=list)
+    cache_bytes: int = 0
+    selections: dict[tuple[int, Site], Tensor] = field(default_factory=dict)
+    repeats: float = 1.0
+
+    @property
+    def steps(self) -> int:
+        return len({call.step for call in self.executed})
+
+    @property
+    def kinds(self) -> tuple[Kind, ...]:
+        """What each step was, in order."""
+        return tuple(call.kind for call in self.executed if call.branch == 0)
+
+    @property
+    def flops(self) -> float:
+        """FLOPs of the transformer calls, scores not included."""
+        return sum(call.flops for call in self.executed)
+
+    @property
+    def plain_flops(self) -> float:
+        """FLOPs that the plain pipeline would have taken for the same part of the schedule."""
+        return sum(call.plain_flops for call in self.executed) * self.repeats
+
+    @property
+    def score_flops(self) -> float:
+        """FLOPs that scoring tokens added."""
+        return sum(call.score_flops for call in self.executed)
+
+    @property
+    def token_share(self) -> float:
+        """Tokens computed on cached steps, over all tokens there, in the modules that can select; 1 without any."""
+        cached = [call for call in self.executed if call.kind is not Kind.FULL]
+        return sum(c.tokens for c in cached) / sum(c.all_tokens for c in cached) if cached else 1.0
+
+    @property
+    def seconds(self) -> dict[Kind, list[float]]:
+        """Seconds of the transformer calls by kind of step."""
+        by_kind: dict[Kind, list[float]] = {}
+        for call in self.executed:
+            by_kind.setdefault(call.kind, []).append(call.seconds)
+        return by_kind
+
+    def __str__(self) -> str:
+        letters = {Kind.FULL: "F", Kind.PARTIAL: "p", Kind.REUSE: "."}
+        counts = Counter(self.kinds)
+        lines = [
+            f"{self.method.label()}: {self.steps} steps executed: "
+            + ", ".join(f"{count} {kind.value}" for kind, count in counts.items()),
+            f"  steps             {''.join(letters[kind] for kind in self.kinds)}",
+            f"  tokens computed   {self.token_share:.1%} of those that could be selected, on cached steps",
+        ]
+        if self.flops:
+            lines.append(
+                f"  FLOPs             {self.flops / 1e12:.4g} T (plain {self.plain_flops / 1e12:.4g} T, ratio"
+                f" {self.plain_flops / self.flops:.2f}); scores add {self.score_flops / 1e12:.3g} T"
+            )
+        lines.append(f"  cache, peak       {self.cache_bytes / 2**20:.2f} MiB")
+        lines += [
+            f"  {kind.value:<9} step    {median(times) * 1e3:.2f} ms (median of {len(times)} transformer calls)"
+            for kind, times in self.seconds.items()
+        ]
+        return "\n".join(lines)

@@ -1,0 +1,73 @@
+"""What turns a diffusers pipeline class into its accelerated twin: one mixin for all families."""
+
+from __future__ import annotations
+
+import functools
+import json
+from typing import Any
+
+from dita.caching.attachment import PipelineAttachment, disable, enable
+from dita.methods import Method, Plain, parse
+
+_AS_ENABLED: Any = object()
+
+
+class Accelerated:
+    """Mixin in front of a diffusers pipeline class: `method=` when loading, and for one call.
+
+    `from_pretrained(..., method=ToCa())` and `from_pipe(pipe, method=ToCa())` enable the method; the latter shares the
+    weights of `pipe`, which goes on plain. A call takes `method=` for itself alone, `None` for plain. `dita.enable`,
+    `dita.disable` and `dita.summary` work as on any pipeline. Saved, it is an ordinary folder of the stock class.
+    """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        stock = cls.__mro__[cls.__mro__.index(Accelerated) + 1]
+        stock_call = stock.__call__
+
+        @functools.wraps(stock_call)
+        def __call__(self: Any, *args: Any, method: Method | str | None = _AS_ENABLED, **call_kwargs: Any) -> Any:
+            return self._call_with(method, stock_call, *args, **call_kwargs)
+
+        cls.__call__ = __call__  # type: ignore[attr-defined]
+        cls._stock_class = stock  # type: ignore[attr-defined]
+        # `enable` need not swap the class of a pipeline whose calls go through its attachment already
+        cls._dita_base = cls  # type: ignore[attr-defined]
+
+    @classmethod
+    def from_pretrained(cls, *args: Any, method: Method | str | None = None, **kwargs: Any) -> Any:
+        """As the stock class; `method` (None: plain) is enabled on the loaded pipeline."""
+        return _enabled(super().from_pretrained(*args, **kwargs), method)  # type: ignore[misc]
+
+    @classmethod
+    def from_pipe(cls, pipeline: Any, method: Method | str | None = None, **kwargs: Any) -> Any:
+        """A pipeline of this class that shares all components of `pipeline`: no weight is copied or cast."""
+        kwargs.setdefault("torch_dtype", None)
+        return _enabled(super().from_pipe(pipeline, **kwargs), method)  # type: ignore[misc]
+
+    def to_json_string(self) -> str:
+        """The saved configuration, which names the stock class: everyone can load what this pipeline saves."""
+        config = json.loads(super().to_json_string())  # type: ignore[misc]
+        config["_class_name"] = self._stock_class.__name__  # type: ignore[attr-defined]
+        return json.dumps(config, indent=2, sort_keys=True) + "\n"
+
+    def _call_with(self, method: Method | str | None, stock_call: Any, *args: Any, **kwargs: Any) -> Any:
+        attachment: PipelineAttachment | None = self.__dict__.get("_dita_attachment")
+        if method is _AS_ENABLED:
+            return attachment.call(stock_call, *args, **kwargs) if attachment else stock_call(self, *args, **kwargs)
+        chosen = Plain() if method is None else parse(method) if isinstance(method, str) else method
+        if attachment is None:
+            enable(self, chosen)
+            try:
+                return self.__dict__["_dita_attachment"].call(stock_call, *args, **kwargs)
+            finally:
+                disable(self)
+        enabled, attachment.method = attachment.method, chosen
+        try:
+            return attachment.call(stock_call, *args, **kwargs)
+        finally:
+            attachment.method = enabled
+
+
+def _enabled(pipe: Any, method: Method | str | None) -> Any:
+    return pipe if method is None else enable(pipe, method)
