@@ -127,17 +127,20 @@ class PipelineAttachment(_Attachment):
         super().__init__(method, record, memory_limit)
         self.pipe = pipe
         self.model: nn.Module | None = None
+        self._stock_class: type[DiffusionPipeline] | None = None
 
     def attach(self, adapter: Adapter) -> None:
         self.model = transformer_of(self.pipe)
         _attach_sites(self.model, adapter, self)
-        if not hasattr(type(self.pipe), "_dita_base"):
+        if not hasattr(self.pipe, "_dita_calls_attachment"):
+            self._stock_class = type(self.pipe)
             self.pipe.__class__ = _calling_class(type(self.pipe))
 
     def detach(self) -> None:
         if self.model is not None:
             _detach_sites(self.model, self)
-        self.pipe.__class__ = getattr(type(self.pipe), "_dita_base", None) or type(self.pipe)
+        if self._stock_class is not None:
+            self.pipe.__class__ = self._stock_class
 
     def call(self, stock_call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Calls the pipeline's own `__call__` under the method."""
@@ -318,7 +321,7 @@ def _calling_class(base: type[DiffusionPipeline]) -> type[DiffusionPipeline]:
     def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
         return self.__dict__["_dita_attachment"].call(base.__call__, *args, **kwargs)
 
-    body = {"__call__": __call__, "__module__": base.__module__, "__qualname__": base.__qualname__, "_dita_base": base}
+    body = {"__call__": __call__, "__module__": base.__module__, "__qualname__": base.__qualname__}
     return type(base.__name__, (base,), body)
 
 

@@ -22,6 +22,8 @@ class Accelerated:
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        if Accelerated not in cls.__bases__:
+            return
         stock = cls.__mro__[cls.__mro__.index(Accelerated) + 1]
         stock_call = stock.__call__
 
@@ -31,8 +33,7 @@ class Accelerated:
 
         cls.__call__ = __call__  # type: ignore[attr-defined]
         cls._stock_class = stock  # type: ignore[attr-defined]
-        # `enable` need not swap the class of a pipeline whose calls go through its attachment already
-        cls._dita_base = cls  # type: ignore[attr-defined]
+        cls._dita_calls_attachment = True  # type: ignore[attr-defined]  # `enable` need not swap this class
 
     @classmethod
     def from_pretrained(cls, *args: Any, method: Method | str | None = None, **kwargs: Any) -> Any:
@@ -41,9 +42,17 @@ class Accelerated:
 
     @classmethod
     def from_pipe(cls, pipeline: Any, method: Method | str | None = None, **kwargs: Any) -> Any:
-        """A pipeline of this class that shares all components of `pipeline`: no weight is copied or cast."""
-        kwargs.setdefault("torch_dtype", None)
-        return _enabled(super().from_pipe(pipeline, **kwargs), method)  # type: ignore[misc]
+        """A pipeline of this class that shares all components of `pipeline`, but those that `kwargs` names.
+
+        No weight is copied or cast (diffusers' own `from_pipe` casts them, those of `pipeline` too).
+        """
+        expected, _ = cls._get_signature_keys(cls)  # type: ignore[attr-defined]
+        components = {name: value for name, value in (pipeline.components | kwargs).items() if name in expected}
+        pipe = cls(**components)
+        pipe.set_progress_bar_config(**getattr(pipeline, "_progress_bar_config", {}))  # type: ignore[attr-defined]
+        if hasattr(pipeline, "default_sample_size"):
+            pipe.default_sample_size = pipeline.default_sample_size  # type: ignore[attr-defined]
+        return _enabled(pipe, method)
 
     def to_json_string(self) -> str:
         """The saved configuration, which names the stock class: everyone can load what this pipeline saves."""
