@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import warnings
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar, get_args
@@ -102,7 +103,7 @@ class FORA(Method):
     cycle: int = 3
 
     def __post_init__(self) -> None:
-        _check_cycle(self.cycle)
+        _check_count("cycle", self.cycle, "1 is the plain pipeline")
 
     def plan(self, shape: Shape, steps: int) -> Plan:
         full = full_step(shape)
@@ -149,19 +150,16 @@ class ToCa(Method):
     strict: bool = False
 
     def __post_init__(self) -> None:
-        _check_cycle(self.cycle)
+        _check_count("cycle", self.cycle, "1 is the plain pipeline")
         if not 0 <= self.ratio <= 1:
             raise ValueError(f"ratio must be in [0, 1] (0.9 computes 10 % of the tokens), got {self.ratio}")
         _check_choice("score", self.score, SCORES)
         _check_choice("schedule", self.schedule, RATIO_SCHEDULES)
-        if self.age_weight < 0:
-            raise ValueError(f"age_weight must be at least 0, got {self.age_weight}")
-        if self.spatial_bonus < 0:
-            raise ValueError(f"spatial_bonus must be at least 0, got {self.spatial_bonus}")
-        if self.spatial_grid < 1:
-            raise ValueError(f"spatial_grid must be at least 1, got {self.spatial_grid}")
-        if self.warmup is not None and self.warmup < 1:
-            raise ValueError(f"warmup must be at least 1 (the first step is always full), got {self.warmup}")
+        _check_weight("age_weight", self.age_weight)
+        _check_weight("spatial_bonus", self.spatial_bonus)
+        _check_count("spatial_grid", self.spatial_grid)
+        if self.warmup is not None:
+            _check_count("warmup", self.warmup, "the first step is always full")
 
     @property
     def fresh_ratio(self) -> float:
@@ -190,9 +188,7 @@ class ToCa(Method):
                     self.fresh_ratio,
                     family=shape.family,
                     stack=site.stack,
-                    position=layer_position(
-                        shape.family, site.stack, site.layer, shape.depth(site.stack), self.strict
-                    ),
+                    position=layer_position(shape.family, site.stack, site.layer, shape.depth(site.stack), self.strict),
                     step=step,
                     steps=steps,
                     cycle=self.cycle,
@@ -246,7 +242,7 @@ def _build(name: str | None, fields: dict[str, Any]) -> Method:
 
 
 def _checked(name: str | None, key: str, value: Any, annotation: str) -> Any:
-    number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     if annotation == "float" and number:
         return float(value)
     matches = {
@@ -254,9 +250,9 @@ def _checked(name: str | None, key: str, value: Any, annotation: str) -> Any:
         "int": number and value == int(value),
         "int | None": value is None or (number and value == int(value)),
         "bool": isinstance(value, bool),
-    }.get(annotation, isinstance(value, str))
+    }.get(annotation, True)  # a choice, which the method checks itself
     if not matches:
-        kind = {"float": "a number", "int": "a whole number", "bool": "true or false"}.get(annotation, annotation)
+        kind = {"float": "a number", "bool": "true or false"}.get(annotation, "a whole number")
         raise ValueError(f"parameter {key!r} of method {name!r} must be {kind}, got {value!r}")
     return int(value) if annotation.startswith("int") and value is not None else value
 
@@ -277,9 +273,14 @@ def _check_steps(steps: int) -> None:
         raise ValueError(f"the number of steps must be at least 1, got {steps}")
 
 
-def _check_cycle(cycle: int) -> None:
-    if cycle < 1:
-        raise ValueError(f"cycle must be at least 1 (1 is the plain pipeline), got {cycle}")
+def _check_count(field_name: str, value: object, why: str = "") -> None:
+    if not isinstance(value, int) or value < 1:
+        raise ValueError(f"{field_name} must be a whole number, at least 1{f' ({why})' if why else ''}, got {value}")
+
+
+def _check_weight(field_name: str, value: float) -> None:
+    if not (value >= 0 and math.isfinite(value)):
+        raise ValueError(f"{field_name} must be a finite number, at least 0, got {value}")
 
 
 _T = TypeVar("_T")

@@ -39,11 +39,23 @@ class Shape(Protocol):
     FLOPs count a multiply-add as two; they are those of a whole batch and of all transformer calls of one step.
     """
 
-    name: str
     family: ClassVar[str]
     stacks: ClassVar[tuple[str, ...]]
-    batch: int
-    branches: int
+
+    @property
+    def name(self) -> str:
+        """What the model is called."""
+        ...
+
+    @property
+    def batch(self) -> int:
+        """Samples that go through the sampler together."""
+        ...
+
+    @property
+    def branches(self) -> int:
+        """Transformer calls of one step: two with true classifier-free guidance in calls of their own."""
+        ...
 
     def depth(self, stack: str) -> int:
         """Number of layers of `stack`."""

@@ -160,7 +160,9 @@ class PipelineAttachment(_Attachment):
             _attach_sites(model, adapter, self)
             self.model = model
         if model.__dict__.get("_dita_running"):
-            raise RuntimeError("this transformer is sampling already: run the pipelines that share it one after another")
+            raise RuntimeError(
+                "this transformer is sampling already: run the pipelines that share it one after another"
+            )
         run: Run | None = None
 
         def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -313,7 +315,7 @@ def _restore_site(module: nn.Module) -> None:
     module.__dict__.pop("_dita", None)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _calling_class(base: type[DiffusionPipeline]) -> type[DiffusionPipeline]:
     """`base` with a `__call__` that goes through the attachment; its name, module and signature stay."""
 
@@ -356,6 +358,6 @@ def _named(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> d
     return dict(zip(_parameter_names(type(model)), args, strict=False)) | kwargs
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _parameter_names(model_class: type[nn.Module]) -> tuple[str, ...]:
     return tuple(inspect.signature(model_class.forward).parameters)[1:]

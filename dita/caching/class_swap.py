@@ -13,14 +13,19 @@ Forward = Callable[..., Any]
 MakeForward = Callable[[Forward], Forward]
 """Takes the stock forward of a class (a plain function of `self, ...`) and returns the one to use instead."""
 
-_SUPPORTED_HOOKS = {"group_offloading", "lazy_prefetch_group_offloading", "layer_execution_tracker", "layerwise_casting"}
+_SUPPORTED_HOOKS = {
+    "group_offloading",
+    "lazy_prefetch_group_offloading",
+    "layer_execution_tracker",
+    "layerwise_casting",
+}
 
 
 class ForeignHookError(RuntimeError):
     """A module carries a hook or another cache that would run instead of, or around, the accelerated forward."""
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _subclass(base: type[nn.Module], make_forward: MakeForward) -> type[nn.Module]:
     # The plain function is taken here, not looked up through the class at call time: dynamo cannot trace the latter.
     # The name stays: compile_repeated_blocks and _no_split_modules find blocks by the name of their class.

@@ -42,7 +42,9 @@ class Branch:
     def held_bytes(self) -> int:
         slots = [slot for state in self.states for slot in state.slots.values()]
         features = held_bytes(tensor for slot in slots for tensor in slot.tensors())
-        return features + sum(8 * rows.numel() for queue in self.selected.values() for rows in queue if rows is not None)
+        live = [slot.rows for slot in slots if slot.live_score is not None]
+        queued = [rows for queue in self.selected.values() for rows in queue]
+        return features + sum(rows.nbytes for rows in live + queued if rows is not None)
 
 
 class Run:
@@ -257,7 +259,10 @@ class Run:
         layers = range(shape.depth(stack))
         if method.score == "random":
             return lambda j: torch.stack(
-                [self._draw(Site(stack, i, module), self.step + 1 + j, (method.seed, *number, i), device) for i in layers]
+                [
+                    self._draw(Site(stack, i, module), self.step + 1 + j, (method.seed, *number, i), device)
+                    for i in layers
+                ]
             )
         if method.score == "uniform":
             values = self._spread(branch, module, device)
@@ -384,5 +389,3 @@ def _free_bytes(device: torch.device) -> int:
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
     return psutil.virtual_memory().available
-
-

@@ -11,7 +11,7 @@ from diffusers import FluxTransformer2DModel
 from safetensors.torch import load_file
 
 import dita
-import dita.caching.adapters.flux  # noqa: F401  imported before `selection` is watched
+import dita.caching.adapters.flux
 from dita.caching import selection
 from dita.caching.run import Run
 from dita.shapes import Kind, Site

@@ -171,9 +171,7 @@ def double_forward(stock: Forward) -> Forward:
     return forward
 
 
-def _cached_double(
-    block: Any, state: BlockState, hidden: Tensor, text: Tensor, temb: Tensor
-) -> tuple[Tensor, Tensor]:
+def _cached_double(block: Any, state: BlockState, hidden: Tensor, text: Tensor, temb: Tensor) -> tuple[Tensor, Tensor]:
     """Attention reused whole, both MLPs partial or reused; gates are those of the current timestep.
 
     hidden: (B, N_image, C), text: (B, N_text, C), temb: (B, C). Returns (text, hidden).

@@ -1,0 +1,66 @@
+"""Token scores against their definitions."""
+
+from __future__ import annotations
+
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from dita.caching import scores
+
+
+def test_received_attention_is_the_column_mean_of_the_attention_map() -> None:
+    query, key = torch.randn(2, 700, 3, 8), torch.randn(2, 700, 3, 8)  # three chunks of queries
+    logits = torch.einsum("bqhd,bkhd->bhqk", query, key) / 8**0.5
+    expected = logits.softmax(dim=-1).mean(dim=(1, 2))
+    torch.testing.assert_close(scores.received_attention(query, key), expected)
+
+
+def test_received_attention_sums_to_one() -> None:
+    received = scores.received_attention(torch.randn(1, 5, 2, 4), torch.randn(1, 9, 2, 4))
+    torch.testing.assert_close(received.sum(dim=-1), torch.ones(1))
+
+
+def test_sampled_queries_estimate_the_exact_score() -> None:
+    torch.manual_seed(0)
+    common = torch.randn(1, 1, 4, 16)
+    query = common + torch.randn(1, 2048, 4, 16)
+    key = torch.randn(1, 2048, 4, 16)
+    exact = scores.received_attention(query, key)[0]
+    sample = scores.sampled_queries(256, 2048, query.device)
+    estimate = scores.received_attention(query[:, sample], key)[0]
+    ranks = torch.stack([exact.argsort().argsort(), estimate.argsort().argsort()]).float()
+    assert torch.corrcoef(ranks)[0, 1] > 0.95
+
+
+def test_sampling_as_many_queries_as_tokens_is_exact() -> None:
+    assert scores.sampled_queries(256, 70, torch.device("cpu")).tolist() == list(range(70))
+
+
+def test_mean_length_by_hand() -> None:
+    vectors = torch.tensor([[[[3.0, 4.0], [6.0, 8.0]]]])  # one token, heads of length 5 and 10
+    assert scores.mean_length(vectors).tolist() == [[7.5]]
+
+
+def test_live_scores_by_hand() -> None:
+    tokens = torch.tensor([[[3.0, 4.0], [0.0, 12.0], [1.0, 0.0]]])
+    stored = torch.tensor([[[3.0, 4.0], [0.0, -1.0], [0.0, 1.0]]])
+    lengths = torch.tensor([5.0, 12.0, 1.0])
+    torch.testing.assert_close(scores.live("norm", tokens, stored)[0], lengths / lengths.norm())
+    distance = torch.tensor([0.0, 2.0, 1.0])
+    torch.testing.assert_close(scores.live("similarity", tokens, stored)[0], distance / distance.norm())
+
+
+def test_random_scores_depend_on_every_part_of_the_seed() -> None:
+    cpu = torch.device("cpu")
+    draws = {tuple(scores.random_scores(4, s, cpu).tolist()) for s in [(0, 0), (0, 1), (1, 0), (1, 1), (0, 0, 0)]}
+    assert len(draws) == 5
+    assert torch.equal(scores.random_scores(4, (1, 2), cpu), scores.random_scores(4, (1, 2), cpu))
+
+
+@given(st.integers(4, 40), st.integers(4, 40), st.floats(0.1, 0.9))
+def test_a_share_of_the_spread_covers_every_quarter_of_the_grid(height: int, width: int, share: float) -> None:
+    chosen = (scores.spread(height * width, (height, width), torch.device("cpu")) < share).view(height, width)
+    assert abs(chosen.float().mean() - share) < 0.6 / min(height, width)
+    for half in (chosen[: height // 2], chosen[height // 2 :], chosen[:, : width // 2], chosen[:, width // 2 :]):
+        assert abs(half.float().mean() - share) < 0.3
