@@ -5,6 +5,7 @@ import pytest
 from hypothesis import settings
 
 os.environ.setdefault("TQDM_DISABLE", "1")  # the progress bars of diffusers; read when tqdm is imported
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # tiny tensors: threads that wait for each other only cost
 
 # A busy machine must not fail a test by being slow.
 settings.register_profile("dita", settings(), deadline=None)

@@ -315,16 +315,20 @@ def _restore_site(module: nn.Module) -> None:
     module.__dict__.pop("_dita", None)
 
 
-@functools.cache
+_CALLING_CLASSES: dict[type[DiffusionPipeline], type[DiffusionPipeline]] = {}
+
+
 def _calling_class(base: type[DiffusionPipeline]) -> type[DiffusionPipeline]:
     """`base` with a `__call__` that goes through the attachment; its name, module and signature stay."""
+    if base not in _CALLING_CLASSES:
 
-    @functools.wraps(base.__call__)
-    def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return self.__dict__["_dita_attachment"].call(base.__call__, *args, **kwargs)
+        @functools.wraps(base.__call__)
+        def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
+            return self.__dict__["_dita_attachment"].call(base.__call__, *args, **kwargs)
 
-    body = {"__call__": __call__, "__module__": base.__module__, "__qualname__": base.__qualname__}
-    return type(base.__name__, (base,), body)
+        body = {"__call__": __call__, "__module__": base.__module__, "__qualname__": base.__qualname__}
+        _CALLING_CLASSES[base] = type(base.__name__, (base,), body)
+    return _CALLING_CLASSES[base]
 
 
 def _respaced(
@@ -355,9 +359,5 @@ def _steps_ahead(scheduler: Any) -> int:
 def _named(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     if not args:
         return kwargs
-    return dict(zip(_parameter_names(type(model)), args, strict=False)) | kwargs
-
-
-@functools.cache
-def _parameter_names(model_class: type[nn.Module]) -> tuple[str, ...]:
-    return tuple(inspect.signature(model_class.forward).parameters)[1:]
+    names = list(inspect.signature(type(model).forward).parameters)[1:]
+    return dict(zip(names, args, strict=False)) | kwargs

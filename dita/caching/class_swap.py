@@ -25,17 +25,22 @@ class ForeignHookError(RuntimeError):
     """A module carries a hook or another cache that would run instead of, or around, the accelerated forward."""
 
 
-@functools.cache
+_SUBCLASSES: dict[tuple[type[nn.Module], MakeForward], type[nn.Module]] = {}
+
+
 def _subclass(base: type[nn.Module], make_forward: MakeForward) -> type[nn.Module]:
-    # The plain function is taken here, not looked up through the class at call time: dynamo cannot trace the latter.
-    # The name stays: compile_repeated_blocks and _no_split_modules find blocks by the name of their class.
-    body = {
-        "forward": functools.wraps(base.forward)(make_forward(base.forward)),
-        "__module__": base.__module__,
-        "__qualname__": base.__qualname__,
-        "_dita_base": base,
-    }
-    return type(base.__name__, (base,), body)
+    """One subclass for all modules of a class: dynamo shares compiled blocks between instances of one type."""
+    if (base, make_forward) not in _SUBCLASSES:
+        # The plain function is taken here, not looked up through the class at call time: dynamo cannot trace that.
+        # The name stays: compile_repeated_blocks and _no_split_modules find blocks by the name of their class.
+        body = {
+            "forward": functools.wraps(base.forward)(make_forward(base.forward)),
+            "__module__": base.__module__,
+            "__qualname__": base.__qualname__,
+            "_dita_base": base,
+        }
+        _SUBCLASSES[base, make_forward] = type(base.__name__, (base,), body)
+    return _SUBCLASSES[base, make_forward]
 
 
 def swap(module: nn.Module, make_forward: MakeForward) -> None:

@@ -243,7 +243,7 @@ class Run:
                 batch, tokens = branch.shape.batch, branch.shape.tokens(module)
                 for layer, site in enumerate(sites):
                     branch.selected[site] = [
-                        None if chosen[layer] is None else row_numbers(chosen[layer], batch, tokens)
+                        None if (index := chosen[layer]) is None else row_numbers(index, batch, tokens)
                         for chosen in selections
                     ]
         for state in branch.states:

@@ -31,7 +31,7 @@ class Accelerated:
         def __call__(self: Any, *args: Any, method: Method | str | None = _AS_ENABLED, **call_kwargs: Any) -> Any:
             return self._call_with(method, stock_call, *args, **call_kwargs)
 
-        cls.__call__ = __call__  # type: ignore[attr-defined]
+        cls.__call__ = __call__  # type: ignore[method-assign]
         cls._stock_class = stock  # type: ignore[attr-defined]
         cls._dita_calls_attachment = True  # type: ignore[attr-defined]  # `enable` need not swap this class
 

@@ -7,5 +7,5 @@ from diffusers import FluxPipeline
 from dita.pipelines.accelerated import Accelerated
 
 
-class AcceleratedFluxPipeline(Accelerated, FluxPipeline):  # type: ignore[misc]
+class AcceleratedFluxPipeline(Accelerated, FluxPipeline):
     """`FluxPipeline` with `method=` in `from_pretrained`, `from_pipe` and in the call."""

@@ -75,7 +75,7 @@ def test_a_bad_method_keeps_the_one_that_is_enabled(pipe) -> None:
 def test_steps_are_for_bare_transformers_and_required_there(pipe) -> None:
     with pytest.raises(ValueError, match="steps and calls_per_step are for bare transformers"):
         dita.enable(pipe, "toca", steps=8)
-    with pytest.raises(ValueError, match="pass steps, at least 1.*steps=None"):
+    with pytest.raises(ValueError, match=r"pass steps, at least 1.*steps=None"):
         dita.enable(tiny_transformer(), "toca")
     with pytest.raises(ValueError, match="got steps=0"):
         dita.enable(tiny_transformer(), "toca", steps=0)

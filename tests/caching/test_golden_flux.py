@@ -1,4 +1,4 @@
-"""Parity with the reference implementation: its recorded latents, predictions, scores' selections (golden/README.md)."""
+"""Parity with the reference implementation: its latents, predictions, scores and selections (golden/README.md)."""
 
 from __future__ import annotations
 

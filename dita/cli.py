@@ -1,0 +1,307 @@
+"""The command line: `dita plan`, `dita compare`, `dita methods`. Imports stay lazy: a plan needs no torch."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import os
+import re
+import textwrap
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from dita.methods import METHODS, SCORES, Method, from_json, parse
+from dita.plan import Plan
+from dita.schedules import RATIO_SCHEDULES
+from dita.shapes import ACCOUNTINGS, Accounting
+from dita.version import __version__
+
+app = typer.Typer(
+    help="Diffusion transformers faster without retraining.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+BAD_INPUT = 2  # exit code
+BUNDLED_BATCH = 4  # prompts in a call for the small bundled models; 1 for others
+
+MEANINGS = {
+    "cycle": "N, full steps are N apart (at least 1; 1 is the plain pipeline)",
+    "fraction": "share of the steps that are taken, in (0, 1]",
+}
+"""Of parameters whose method does not document them in a `Fields:` section."""
+
+
+@app.callback(invoke_without_command=True)
+def main(version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False) -> None:
+    """Diffusion transformers faster without retraining."""
+    if version:
+        typer.echo(f"dita {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def plan(
+    model: Annotated[str, typer.Option(help="flux-dev, flux-schnell, a bundled model, or a local diffusers folder.")],
+    method: Annotated[str, typer.Option(help="A name or short form such as toca:4:0.9:random, or a JSON file.")],
+    steps: Annotated[int, typer.Option(help="Denoising steps of the plain pipeline.")] = 50,
+    cycle: Annotated[int | None, typer.Option(help="N: full steps are N apart.")] = None,
+    ratio: Annotated[float | None, typer.Option(help="R: share of the tokens that a cached step reuses.")] = None,
+    score: Annotated[str | None, typer.Option(help=f"Token score: {', '.join(SCORES)}.")] = None,
+    schedule: Annotated[str | None, typer.Option(help=f"Ratio schedule: {', '.join(RATIO_SCHEDULES)}.")] = None,
+    warmup: Annotated[int | None, typer.Option(help="Full steps at the start.")] = None,
+    fraction: Annotated[float | None, typer.Option(help="Of the steps, for --method steps.")] = None,
+    strict: Annotated[bool | None, typer.Option("--strict", help="Reproduce the reference's quirks.")] = None,
+    height: Annotated[int | None, typer.Option(help="Pixels; the model's own size by default.")] = None,
+    width: Annotated[int | None, typer.Option(help="Pixels; the same as the height by default.")] = None,
+    batch: Annotated[int, typer.Option(help="Pictures made at once.")] = 1,
+    accounting: Annotated[str, typer.Option(help=f"Of FLOPs: {' or '.join(ACCOUNTINGS)}.")] = ACCOUNTINGS[0],
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs, and nothing else.")] = False,
+) -> None:
+    """Print what a method does and costs, step by step.
+
+    Needs no weights and no GPU.
+    """
+    with _one_line_errors():
+        changes = {
+            "cycle": cycle,
+            "ratio": ratio,
+            "score": score,
+            "schedule": schedule,
+            "warmup": warmup,
+            "fraction": fraction,
+            "strict": strict,
+        }
+        chosen = _changed(_method(method), {key: value for key, value in changes.items() if value is not None})
+        if accounting not in ACCOUNTINGS:
+            raise ValueError(f"unknown accounting {accounting!r}; known: {', '.join(ACCOUNTINGS)}")
+        counted: Accounting = "pre-projection" if accounting == "pre-projection" else "post-projection"
+        from dita import models
+
+        result = chosen.plan(models.shape(model, batch=batch, height=height, width=width), steps)
+    typer.echo(json.dumps(result.as_json(counted), indent=2) if as_json else _plan_text(result))
+
+
+@app.command()
+def compare(
+    prompts: Annotated[
+        list[str],
+        typer.Option(help="How many of the bundled world, a file with one a line, or a text (may be given again)."),
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the results: new, empty, or of an earlier comparison.")],
+    model: Annotated[str, typer.Option(help="A bundled name, a local diffusers folder, or a hub id.")] = "shapes-flux",
+    methods: Annotated[
+        str, typer.Option(help="Short forms or JSON files, with commas between; plain is always there.")
+    ] = "plain,steps:0.5,fora:3,toca:4:0.9,toca:4:0.9:random",
+    steps: Annotated[int | None, typer.Option(help="Denoising steps; the model's default, or 28.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the first picture; the next ones count up.")] = 0,
+    batch: Annotated[int | None, typer.Option(help="Prompts in a call; 4 for a bundled model, else 1.")] = None,
+    repeats: Annotated[int, typer.Option(help="Timed calls of each method and batch.")] = 1,
+    warmup: Annotated[int, typer.Option(help="Untimed calls of each method.")] = 1,
+    height: Annotated[int | None, typer.Option(help="Pixels; the model's own size by default.")] = None,
+    width: Annotated[int | None, typer.Option(help="Pixels; the model's own size by default.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="guidance_scale of the pipeline calls.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="bfloat16 on CUDA and float32 elsewhere by default.")] = None,
+    device: Annotated[str | None, typer.Option(help="cuda where there is one, else cpu, by default.")] = None,
+    local_files_only: Annotated[bool, typer.Option(help="Do not use the network.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Write into --out whatever other files it holds.")] = False,
+) -> None:
+    """Make the same pictures with every method, and report.
+
+    Prints a table, and writes a page with the pictures, Markdown, JSON and the pictures themselves into a folder.
+    Results of an earlier comparison in --out are replaced, once the new ones are complete.
+    """
+    with _one_line_errors():
+        chosen = [_method(text) for text in methods.split(",") if text.strip()]
+        texts = _prompts(prompts)
+        from dita import models, report
+        from dita.compare import compare as run
+
+        report.check_folder(out, overwrite)
+        if steps is not None and steps < 1:
+            raise ValueError(f"steps must be at least 1, got {steps}")
+        progress = Console(stderr=True)
+        with progress.status(f"loading {model}"):
+            _silence_libraries()
+            pipe, call = models.load(model, dtype, device=device, local_files_only=local_files_only)
+        given = {"height": height, "width": width, "guidance_scale": guidance}
+        result = run(
+            pipe,
+            chosen,
+            texts,
+            out=out,
+            steps=steps,
+            seeds=seed,
+            batch=batch if batch is not None else BUNDLED_BATCH if models.is_bundled(model) else 1,
+            repeats=repeats,
+            warmup=warmup,
+            call={**call, **{key: value for key, value in given.items() if value is not None}},
+            name=Path(model).resolve().name if Path(model).is_dir() else model,
+            overwrite=overwrite,
+            console=progress,
+        )
+    console = Console()
+    console.print(f"\n{report.title(result)}\n", highlight=False)
+    console.print(report.terminal_table(result))
+    typer.echo("")
+    for name in (report.PAGE, report.MARKDOWN, report.RESULTS):
+        typer.echo(f"wrote {out / name}")
+    typer.echo(f"wrote {out / report.IMAGES}{os.sep} ({len(texts)} pictures of each method)")
+
+
+@app.command()
+def methods() -> None:
+    """List the methods and their parameters."""
+    for name, cls in METHODS.items():
+        form = ":".join((name, *(part.upper() for part in cls.positional)))
+        typer.echo(f"{form}\n{_indented(_summary_line(cls), 4)}")
+        meanings = _field_meanings(cls)
+        for field in dataclasses.fields(cls):
+            typer.echo(f"    {field.name} = {json.dumps(field.default)}")
+            meaning = meanings.get(field.name) or MEANINGS.get(field.name)
+            if meaning:
+                typer.echo(_indented(meaning, 8))
+        typer.echo("")
+    typer.echo("Short form: values in the order of the capitals, then name=value: toca:4:0.9:random:schedule=constant")
+
+
+@contextmanager
+def _one_line_errors() -> Iterator[None]:
+    """What a user can mend is said in one line on the standard error stream, with exit code 2; warnings likewise."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("once")
+        warnings.showwarning = lambda message, *_args, **_kwargs: typer.echo(f"warning: {message}", err=True)
+        try:
+            yield
+        except Exception as error:
+            ours = type(error).__module__.startswith("dita.")  # the engine's own, such as for an unsupported family
+            if not (ours or isinstance(error, (ValueError, OSError, MemoryError))):
+                raise
+            message = " ".join(str(error).split()) or type(error).__name__
+            typer.echo(f"error: {message}", err=True)
+            raise typer.Exit(BAD_INPUT) from None
+
+
+def _silence_libraries() -> None:
+    """Keeps remarks and loading bars of the libraries below out of the command's output; downloads keep their bars."""
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # read when transformers is imported
+    from diffusers.utils import logging as diffusers_logging
+    from transformers.utils import logging as transformers_logging
+
+    for logging in (diffusers_logging, transformers_logging):
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+
+
+def _method(text: str) -> Method:
+    """A method from its short form, or from a file with its JSON."""
+    text = text.strip()
+    if not text.endswith(".json"):
+        return parse(text)
+    try:
+        data = json.loads(Path(text).read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"method file {text!r} is not JSON: {error}") from None
+    if not isinstance(data, dict):
+        raise ValueError(f"method file {text!r} must hold an object such as {json.dumps(parse('fora').as_json())}")
+    return from_json(data)
+
+
+def _changed(method: Method, changes: dict[str, Any]) -> Method:
+    """`method` with the parameters that options gave. Raises `ValueError` for one that it does not have."""
+    known = [field.name for field in dataclasses.fields(method)]
+    for name in changes:
+        if name not in known:
+            has = ", ".join(f"--{key.replace('_', '-')}" for key in known) or "no parameters"
+            raise ValueError(f"option --{name} does not belong to method {method.name!r}, which has {has}")
+    return from_json({**method.as_json(), **changes})
+
+
+def _prompts(given: list[str]) -> list[str]:
+    """The prompts that `--prompts` names: a count, a file, or the texts themselves."""
+    if len(given) > 1:
+        return given
+    text = given[0]
+    if re.fullmatch(r"-?\d+", text):
+        if int(text) < 1:
+            raise ValueError(f"--prompts must be at least 1, got {text}")
+        from dita.miniature.world import prompts
+
+        return prompts(int(text), seed=0)
+    if Path(text).is_file():
+        lines = [line.strip() for line in Path(text).read_text().splitlines()]
+        if not any(lines):
+            raise ValueError(f"prompt file {text!r} is empty; give one prompt a line")
+        return [line for line in lines if line]
+    if text.endswith(".txt") or (os.sep in text and " " not in text):
+        raise ValueError(f"prompt file {text!r} does not exist; give a count, a file with one a line, or a text")
+    if not text.strip():
+        raise ValueError("--prompts is empty; give a count, a file with one a line, or a text")
+    return [text]
+
+
+def _plan_text(plan: Plan) -> str:
+    shape = plan.shape
+    tokens = [
+        textwrap.fill(f"{module:<16} {_runs(counts)}", 100, initial_indent="  ", subsequent_indent=" " * 19)
+        for module, counts in plan.tokens().items()
+    ]
+    flops = {name: plan.flops(name) for name in ACCOUNTINGS}
+    lines = [
+        f"{plan.method.label()} on {shape.name}, batch {shape.batch}: {plan.requested_steps} steps",
+        "",
+        "steps (F full, p partial, . reuse)",
+        *(f"  {line}" for line in plan.map()),
+        "",
+        f"full steps         {', '.join(map(str, plan.full_steps))}",
+        "tokens of a sample that a cached step computes, by layer",
+        *(tokens or ["  none"]),
+        "",
+        f"TFLOPs             {plan.flops() / 1e12:.4g} of {plan.plain_flops / 1e12:.4g} plain",
+        f"FLOPs ratio        {plan.flops_ratio():.2f} (not a speed-up: that is measured in seconds, by dita compare)",
+        *(
+            f"  {name:<16} {value / 1e12:.5g} TFLOPs, ratio {plan.plain_flops / value:.2f}"
+            for name, value in flops.items()
+        ),
+        f"token scores       {plan.score_flops / 1e12:.3g} TFLOPs more",
+        f"cache              {plan.cache_bytes / 1e6:,.1f} MB, at {getattr(shape, 'element_bytes', 2)} bytes a number",
+    ]
+    return "\n".join(lines)
+
+
+def _runs(counts: list[int]) -> str:
+    """Numbers in a line, equal neighbours once: `0 x19`, `245 238 231`."""
+    parts: list[tuple[int, int]] = []
+    for count in counts:
+        if parts and parts[-1][0] == count:
+            parts[-1] = (count, parts[-1][1] + 1)
+        else:
+            parts.append((count, 1))
+    return " ".join(str(count) if times == 1 else f"{count} x{times}" for count, times in parts)
+
+
+def _indented(text: str, indent: int) -> str:
+    return textwrap.fill(text, 100, initial_indent=" " * indent, subsequent_indent=" " * indent)
+
+
+def _summary_line(cls: type[Method]) -> str:
+    return " ".join((inspect.getdoc(cls) or "").split("\n\n")[0].split())
+
+
+def _field_meanings(cls: type[Method]) -> dict[str, str]:
+    """The `Fields:` section of a method's docstring, by field."""
+    section = (inspect.getdoc(cls) or "").partition("Fields:\n")[2]
+    meanings = {}
+    for names, meaning in re.findall(r"^ {4}(\w[\w, ]*): (.*(?:\n {5,}.*)*)", section, flags=re.M):
+        for name in names.split(", "):
+            meanings[name] = " ".join(meaning.split())
+    return meanings

@@ -1,0 +1,420 @@
+"""The main job: the same prompts and seeds through several methods, timed side by side, next to the plain pipeline."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import itertools
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+import dita
+from dita import models, report
+from dita.methods import FewerSteps, Method, Plain, parse
+from dita.metrics import Average, average, psnr, ssim
+from dita.version import __version__
+
+ENGINE_FREE = (Plain, FewerSteps)  # timed with nothing attached to the pipeline
+
+
+@dataclass(frozen=True)
+class Spread:
+    """The median of `count` measurements between their quartiles."""
+
+    median: float
+    low: float
+    high: float
+    count: int
+
+
+@dataclass(frozen=True)
+class Timing:
+    """One timed pipeline call: wall-clock `seconds` for `images` pictures, as number `position` in its round."""
+
+    repeat: int
+    batch: int
+    position: int
+    images: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class MethodResult:
+    """What one method cost and how close its pictures are to those of the plain pipeline.
+
+    FLOPs are of the transformer calls that ran, for one picture; `tflops` includes `tflops_scores`. `cache_bytes` is
+    the measured peak, of the largest batch. `speedup` is of seconds, from pairs of calls for the same batch.
+    `seconds_by_kind` is the median of one transformer call in each kind of step. `psnr_each` is in dB, None where the
+    pictures are identical. `images` are paths relative to the results, in the order of the prompts.
+    """
+
+    label: str
+    role: str
+    method: dict[str, Any]
+    step_kinds: tuple[str, ...]
+    seconds_per_image: Spread
+    speedup: Spread
+    tflops: float
+    tflops_scores: float
+    flops_ratio: float
+    token_share: float
+    cache_bytes: int
+    seconds_by_kind: dict[str, float]
+    psnr: Average | None
+    ssim: Average | None
+    psnr_each: tuple[float | None, ...]
+    ssim_each: tuple[float, ...]
+    images: tuple[str, ...]
+    timings: tuple[Timing, ...]
+
+    @property
+    def steps(self) -> str:
+        """The steps that ran, counted by kind: `9F+19p` is nine full and nineteen partial ones."""
+        counts = {kind: self.step_kinds.count(kind) for kind in dict.fromkeys(self.step_kinds)}
+        return "+".join(f"{count}{'F' if kind == 'full' else kind[0]}" for kind, count in counts.items())
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Everything that one comparison measured, plain pipeline first: data that goes to JSON and comes back."""
+
+    model: str
+    prompts: tuple[str, ...]
+    seeds: tuple[int, ...]
+    steps: int
+    batch: int
+    repeats: int
+    warmup: int
+    call: dict[str, Any]
+    dtype: str
+    device: str
+    started: str
+    versions: dict[str, str]
+    machine: dict[str, Any]
+    results: tuple[MethodResult, ...]
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON-ready data; `from_json` reads it back."""
+        return dataclasses.asdict(self)
+
+
+def from_json(data: Mapping[str, Any]) -> Comparison:
+    """The comparison that `Comparison.as_json` wrote."""
+    fields = dict(data)
+    fields["results"] = tuple(_result_from_json(result) for result in data["results"])
+    return Comparison(**{**fields, "prompts": tuple(data["prompts"]), "seeds": tuple(data["seeds"])})
+
+
+def compare(
+    model: str | os.PathLike[str] | Any,
+    methods: Sequence[Method | str],
+    prompts: Sequence[str],
+    *,
+    out: str | os.PathLike[str],
+    steps: int | None = None,
+    seeds: int | Sequence[int] = 0,
+    batch: int = 1,
+    repeats: int = 1,
+    warmup: int = 1,
+    call: Mapping[str, Any] | None = None,
+    name: str | None = None,
+    overwrite: bool = False,
+    console: Console | None = None,
+    clock: Callable[[], float] = time.perf_counter,
+) -> Comparison:
+    """Make the pictures of `prompts` with each method, and write the report to the folder `out`.
+
+    Every method gets the same initial latents: one generator a prompt, so a picture does not depend on its batch. For
+    each batch all methods run in turn, in an order that rotates, after `warmup` untimed calls each. The plain pipeline
+    is always among the methods; it and `steps:x` are timed with nothing attached. A method that was enabled on the
+    pipeline before is replaced; afterwards the pipeline is plain.
+
+    Args:
+        model: a bundled name, a local folder or a hub id (`dita.models.load`), or a pipeline.
+        methods: methods or their short forms, such as `toca:4:0.9`.
+        out: an empty or new folder, or one of an earlier comparison, whose files are replaced once all is measured.
+        steps: denoising steps of the plain pipeline; None is the model's default, or 28.
+        seeds: one for each prompt, or the first of consecutive ones.
+        batch: prompts in one pipeline call.
+        repeats: timed calls of each method and batch.
+        call: more arguments for the pipeline calls, such as `height`; they win over the model's defaults.
+        name: what to call the model in the report.
+        overwrite: write into `out` whatever else it holds.
+        console: where progress bars go; None is the standard error stream.
+        clock: seconds from any origin.
+
+    Raises `ValueError` for arguments outside their range, and `FileExistsError` for an `out` that holds other files.
+    """
+    chosen = _with_plain_first([parse(m) if isinstance(m, str) else m for m in methods])
+    prompts = tuple(prompts)
+    seeds = tuple(range(seeds, seeds + len(prompts))) if isinstance(seeds, int) else tuple(seeds)
+    _check(prompts, seeds, batch=batch, repeats=repeats, warmup=warmup)
+    out = report.check_folder(Path(out), overwrite)
+    arguments: dict[str, Any] = {}
+    if isinstance(model, (str, os.PathLike)):
+        name = name or str(model)
+        model, arguments = models.load(model)
+    arguments = {**arguments, **(call or {})}
+    default_steps = arguments.pop("num_inference_steps", 28)
+    steps = default_steps if steps is None else steps
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+
+    started = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    job = _Job(model, prompts, seeds, steps, batch, arguments)
+    calls = _run(job, chosen, repeats, warmup, clock, console or Console(stderr=True))
+    comparison = Comparison(
+        model=name or getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__,
+        prompts=prompts,
+        seeds=seeds,
+        steps=steps,
+        batch=batch,
+        repeats=repeats,
+        warmup=warmup,
+        call=arguments,
+        dtype=str(getattr(model, "dtype", "unknown")).removeprefix("torch."),
+        device=str(getattr(model, "_execution_device", getattr(model, "device", "cpu"))),
+        started=started,
+        versions=_versions(),
+        machine=_machine(),
+        results=tuple(_result(method, calls, job) for method in chosen),
+    )
+    report.write(comparison, {_label(method): _pictures(calls[method]) for method in chosen}, out)
+    return comparison
+
+
+@dataclass(frozen=True)
+class _Job:
+    pipe: Any
+    prompts: tuple[str, ...]
+    seeds: tuple[int, ...]
+    steps: int
+    batch: int
+    arguments: dict[str, Any]
+
+    @property
+    def batches(self) -> list[slice]:
+        return [slice(i, min(i + self.batch, len(self.prompts))) for i in range(0, len(self.prompts), self.batch)]
+
+
+@dataclass(frozen=True)
+class _Call:
+    """One pipeline call: its pictures as uint8 (H, W, 3) in the first timed repeat, and the summary of the engine
+    where it was attached."""
+
+    timing: Timing
+    pictures: list[np.ndarray]
+    summary: Any
+
+
+def _run(
+    job: _Job, methods: Sequence[Method], repeats: int, warmup: int, clock: Callable[[], float], console: Console
+) -> dict[Method, list[_Call]]:
+    """All calls by method: the warm-up first (its timing has `repeat` -1), then the timed ones in order."""
+    calls: dict[Method, list[_Call]] = {method: [] for method in methods}
+    sizes = {batch.stop - batch.start: i for i, batch in reversed(list(enumerate(job.batches)))}
+    warm_ups = list(itertools.product(methods, sizes.values(), range(warmup)))
+    rounds = list(itertools.product(range(repeats), range(len(job.batches))))
+    with _silenced(job.pipe), _progress(console) as progress:
+        bar = progress.add_task("", total=len(warm_ups) + len(rounds) * len(methods))
+        for method, index, _ in warm_ups:
+            progress.update(bar, description=f"warm-up, {_label(method)}")
+            calls[method].append(_timed_call(job, method, Timing(-1, index, 0, 0, 0.0), clock, attach=True))
+            progress.advance(bar)
+        for turn, (repeat, index) in enumerate(rounds):
+            first = turn % len(methods)
+            for position, method in enumerate([*methods[first:], *methods[:first]]):
+                progress.update(bar, description=f"batch {turn + 1} of {len(rounds)}, {_label(method)}")
+                attach = not isinstance(method, ENGINE_FREE)
+                timing = Timing(repeat, index, position, 0, 0.0)
+                calls[method].append(_timed_call(job, method, timing, clock, attach=attach))
+                progress.advance(bar)
+        progress.update(bar, description="done")
+    return calls
+
+
+def _timed_call(job: _Job, method: Method, timing: Timing, clock: Callable[[], float], *, attach: bool) -> _Call:
+    chosen = job.batches[timing.batch]
+    prompts = list(job.prompts[chosen])
+    generators = [torch.Generator("cpu").manual_seed(seed) for seed in job.seeds[chosen]]
+    stock = isinstance(method, ENGINE_FREE)
+    if attach:
+        dita.enable(job.pipe, Plain() if stock else method)
+    try:
+        _synchronise()
+        start = clock()
+        images = job.pipe(
+            prompt=prompts,
+            num_inference_steps=method.run_steps(job.steps) if stock else job.steps,
+            generator=generators,
+            output_type="pil",
+            **job.arguments,
+        ).images
+        _synchronise()
+        seconds = clock() - start
+        summary = dita.summary(job.pipe, show=False) if attach else None
+    finally:
+        if attach:
+            dita.disable(job.pipe)
+    kept = images if timing.repeat == 0 else []
+    timing = dataclasses.replace(timing, images=len(images), seconds=seconds)
+    return _Call(timing, [np.asarray(image.convert("RGB")) for image in kept], summary)
+
+
+def _synchronise() -> None:
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
+
+
+@contextmanager
+def _silenced(pipe: Any) -> Iterator[None]:
+    """Without the pipeline's own progress bar of steps, which would break into ours."""
+    before = dict(getattr(pipe, "_progress_bar_config", {}))
+    pipe.set_progress_bar_config(**{**before, "disable": True})
+    try:
+        yield
+    finally:
+        pipe.set_progress_bar_config(**before)
+
+
+def _progress(console: Console) -> Progress:
+    columns = (MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    return Progress(TextColumn("{task.description:<34}"), BarColumn(), *columns, console=console)
+
+
+def _result(method: Method, calls: Mapping[Method, Sequence[_Call]], job: _Job) -> MethodResult:
+    plain = next(m for m in calls if isinstance(m, Plain))
+    timed = [call.timing for call in calls[method] if call.timing.repeat >= 0]
+    reference = {(t.repeat, t.batch): t.seconds for t in (c.timing for c in calls[plain]) if t.repeat >= 0}
+    attached = [call for call in calls[method] if call.summary is not None]
+    summary = attached[-1].summary
+    flops, score_flops = _flops_per_image(attached[-1])
+    plain_flops = sum(_flops_per_image(calls[plain][0]))
+    compared = method != plain
+    pairs = list(zip(_pictures(calls[method]), _pictures(calls[plain]), strict=True)) if compared else []
+    psnr_each = [float(psnr(picture, original)) for picture, original in pairs]
+    ssim_each = [float(ssim(picture, original)) for picture, original in pairs]
+    return MethodResult(
+        label=_label(method),
+        role=_role(method, job.steps),
+        method=method.as_json(),
+        step_kinds=tuple(kind.value for kind in summary.kinds),
+        seconds_per_image=_spread([t.seconds / t.images for t in timed]),
+        speedup=_spread([reference[t.repeat, t.batch] / t.seconds for t in timed]),
+        tflops=(flops + score_flops) / 1e12,
+        tflops_scores=score_flops / 1e12,
+        flops_ratio=plain_flops / (flops + score_flops),
+        token_share=summary.token_share,
+        cache_bytes=max(call.summary.cache_bytes for call in attached),
+        seconds_by_kind={kind.value: statistics.median(times) for kind, times in summary.seconds.items() if times},
+        psnr=average(psnr_each) if compared else None,
+        ssim=average(ssim_each) if compared else None,
+        psnr_each=tuple(value if np.isfinite(value) else None for value in psnr_each),
+        ssim_each=tuple(ssim_each),
+        images=report.image_paths(_label(method), len(job.prompts)),
+        timings=tuple(timed),
+    )
+
+
+def _flops_per_image(call: _Call) -> tuple[float, float]:
+    """FLOPs of the executed steps without the scores, and of the scores."""
+    return call.summary.flops / call.timing.images, call.summary.score_flops / call.timing.images
+
+
+def _pictures(calls: Sequence[_Call]) -> list[np.ndarray]:
+    """The pictures of the first timed repeat, in the order of the prompts."""
+    first = sorted((c for c in calls if c.timing.repeat == 0), key=lambda call: call.timing.batch)
+    return [picture for call in first for picture in call.pictures]
+
+
+def _label(method: Method) -> str:
+    """The short form with all leading numbers, which `Method.label` leaves out where they are the defaults."""
+    name, *parts = method.label().split(":")
+    given = [part for part in parts if "=" not in part]
+    numbers = [str(value) for f in method.positional if isinstance(value := getattr(method, f), (int, float))]
+    return ":".join([name, *given, *numbers[len(given) :], *parts[len(given) :]])
+
+
+def _role(method: Method, steps: int) -> str:
+    """What part a method plays in the comparison, where it is not one of the caches under test."""
+    if isinstance(method, Plain):
+        return "the reference"
+    if isinstance(method, FewerSteps):
+        return f"fewer-steps baseline: {method.run_steps(steps)} of {steps}"
+    return "random-selection baseline" if getattr(method, "score", None) == "random" else ""
+
+
+def _spread(values: Sequence[float]) -> Spread:
+    low, median, high = (float(q) for q in np.quantile(values, (0.25, 0.5, 0.75)))
+    return Spread(median, low, high, len(values))
+
+
+def _with_plain_first(methods: Sequence[Method]) -> list[Method]:
+    labels = [_label(method) for method in methods]
+    twice = sorted({label for label in labels if labels.count(label) > 1})
+    if twice:
+        raise ValueError(f"methods must differ from each other, got more than once: {', '.join(twice)}")
+    return [Plain(), *(method for method in methods if not isinstance(method, Plain))]
+
+
+def _check(prompts: Sequence[str], seeds: Sequence[int], **counts: int) -> None:
+    if not prompts:
+        raise ValueError("there are no prompts: give at least one")
+    if len(seeds) != len(prompts):
+        raise ValueError(f"there must be one seed for each prompt, got {len(seeds)} seeds for {len(prompts)} prompts")
+    for name, value in counts.items():
+        if value < 1:
+            raise ValueError(f"{name} must be at least 1, got {value}")
+
+
+def _versions() -> dict[str, str]:
+    found = {"dita": __version__, "python": platform.python_version()}
+    for package in ("torch", "diffusers", "transformers", "numpy"):
+        try:
+            found[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            found[package] = "not installed as a package"
+    return found
+
+
+def _machine() -> dict[str, Any]:
+    return {
+        "platform": platform.platform(),
+        "processor": _processor(),
+        "cpus": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
+
+
+def _processor() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "unknown")
+
+
+def _result_from_json(data: Mapping[str, Any]) -> MethodResult:
+    fields = dict(data)
+    for key in ("step_kinds", "psnr_each", "ssim_each", "images"):
+        fields[key] = tuple(data[key])
+    for key in ("psnr", "ssim"):
+        fields[key] = Average(**data[key]) if data[key] else None
+    for key in ("seconds_per_image", "speedup"):
+        fields[key] = Spread(**data[key])
+    fields["timings"] = tuple(Timing(**timing) for timing in data["timings"])
+    return MethodResult(**fields)

@@ -1,0 +1,79 @@
+"""The trained models as a diffusers folder that the stock FluxPipeline loads."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline
+from PIL import Image
+
+from dita.miniature import flow, recipe
+from dita.miniature.tokenizers import clip_tokenizer, t5_tokenizer
+
+
+def pipeline(flux: flow.Flux, vae: AutoencoderKL) -> FluxPipeline:
+    """A stock FluxPipeline around the models (not copied), silent, with the miniature's native size."""
+    pipe = FluxPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(**recipe.SCHEDULER),
+        vae=vae,
+        text_encoder=flux.clip,
+        tokenizer=clip_tokenizer(),
+        text_encoder_2=flux.t5,
+        tokenizer_2=t5_tokenizer(),
+        transformer=flux.transformer,
+    )
+    pipe.default_sample_size = recipe.PICTURE // pipe.vae_scale_factor
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def write_folder(flux: flow.Flux, vae: AutoencoderKL, folder: Path, facts: dict[str, Any]) -> None:
+    """Writes the pipeline in fp16 and `facts` as recipe.json. The folder is replaced as a whole.
+
+    Moves the models to the CPU and to fp16: give it copies.
+    """
+    fresh = folder.with_name(folder.name + ".part")
+    shutil.rmtree(fresh, ignore_errors=True)
+    pipe = pipeline(flux.cpu().half(), vae.cpu().half())
+    pipe.save_pretrained(fresh, safe_serialization=True)
+    index = fresh / "model_index.json"
+    parts = json.loads(index.read_text())
+    parts["tokenizer_2"] = ["transformers", "T5TokenizerFast"]
+    index.write_text(json.dumps(parts, indent=2) + "\n")
+    (fresh / "recipe.json").write_text(json.dumps(facts, indent=2) + "\n")
+    for config in fresh.rglob("*config.json"):
+        told = json.loads(config.read_text())
+        told.pop("_name_or_path", None)
+        config.write_text(json.dumps(told, indent=2) + "\n")
+    shutil.rmtree(folder, ignore_errors=True)
+    fresh.rename(folder)
+
+
+def sample(
+    pipe: FluxPipeline, captions: list[str], steps: int = 28, seed: int = 0, tokens: int = recipe.TEXT_TOKENS
+) -> list[Image.Image]:
+    """One picture a caption, 16 at a time; picture i starts from noise of seed + i."""
+    made: list[Image.Image] = []
+    for start in range(0, len(captions), 16):
+        part = captions[start : start + 16]
+        made += pipe(
+            part,
+            num_inference_steps=steps,
+            max_sequence_length=tokens,
+            generator=[torch.Generator().manual_seed(seed + start + i) for i in range(len(part))],
+        ).images
+    return made
+
+
+def grid(pictures: list[Image.Image], columns: int, zoom: int = 1) -> Image.Image:
+    """The pictures (all of one size) in rows of `columns`."""
+    width, height = pictures[0].width * zoom, pictures[0].height * zoom
+    sheet = Image.new("RGB", (columns * width, -(-len(pictures) // columns) * height))
+    for i, picture in enumerate(pictures):
+        place = (i % columns * width, i // columns * height)
+        sheet.paste(picture.resize((width, height), Image.Resampling.NEAREST), place)
+    return sheet

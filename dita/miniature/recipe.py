@@ -1,0 +1,113 @@
+"""What the miniature FLUX is: the sizes of its parts and how each of them is trained."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+VAE: dict[str, Any] = dict(
+    in_channels=3,
+    out_channels=3,
+    down_block_types=["DownEncoderBlock2D"] * 2,
+    up_block_types=["UpDecoderBlock2D"] * 2,
+    block_out_channels=[16, 32],
+    layers_per_block=1,
+    norm_num_groups=8,
+    latent_channels=4,
+    sample_size=64,
+    mid_block_add_attention=False,
+    use_quant_conv=False,
+    use_post_quant_conv=False,
+)
+
+TRANSFORMER: dict[str, Any] = dict(
+    patch_size=1,
+    in_channels=16,
+    num_layers=2,
+    num_single_layers=6,
+    attention_head_dim=32,
+    num_attention_heads=4,
+    joint_attention_dim=128,
+    pooled_projection_dim=64,
+    guidance_embeds=False,
+    axes_dims_rope=[4, 14, 14],
+)
+
+T5: dict[str, Any] = dict(
+    d_model=128,
+    d_kv=32,
+    d_ff=256,
+    num_heads=4,
+    num_layers=2,
+    feed_forward_proj="gated-gelu",
+    dropout_rate=0.0,
+    is_encoder_decoder=False,
+    use_cache=False,
+    tie_word_embeddings=False,
+)
+
+CLIP: dict[str, Any] = dict(
+    hidden_size=64,
+    intermediate_size=128,
+    num_hidden_layers=1,
+    num_attention_heads=2,
+    projection_dim=64,
+)
+
+SCHEDULER: dict[str, Any] = dict(
+    num_train_timesteps=1000,
+    shift=3.0,
+    use_dynamic_shifting=True,
+    base_shift=0.5,
+    max_shift=1.15,
+    base_image_seq_len=256,
+    max_image_seq_len=4096,
+)
+"""As FLUX.1-dev has it."""
+
+PICTURE = 64
+"""Native side of a picture in pixels: 32x32 latents, 16x16 = 256 image tokens."""
+
+TEXT_TOKENS = 32
+"""Native length of a caption for T5, padding included."""
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A part of the flow training: until the share `until` of it is done, `batch` pictures of `side` pixels a step."""
+
+    until: float
+    side: int
+    batch: int
+
+
+@dataclass(frozen=True)
+class FlowRecipe:
+    """How the transformer and the text encoders learn.
+
+    phases: small pictures first, on a grid of positions that is stretched to the native one: the layout and the words
+        cost a quarter there.
+    noise_mean, noise_std: the noise level is s = sigmoid(n), n normal; in a share `noise_uniform` of the cases, uniform.
+    drop_caption: share of captions replaced by the empty one, for classifier-free guidance.
+    long_text: in the last phase, the share of steps at each longer padding of the captions.
+    """
+
+    phases: tuple[Phase, ...] = (Phase(0.35, PICTURE // 2, 32), Phase(1.0, PICTURE, 16))
+    pool: int = 32768
+    noise_mean: float = 0.4
+    noise_std: float = 1.1
+    noise_uniform: float = 0.1
+    drop_caption: float = 0.1
+    long_text: tuple[tuple[int, float], ...] = ((64, 0.04), (128, 0.02), (256, 0.01), (512, 0.01))
+
+    def phase(self, progress: float) -> Phase:
+        """The phase at `progress` (0 to 1)."""
+        return next((phase for phase in self.phases if progress < phase.until), self.phases[-1])
+
+
+@dataclass(frozen=True)
+class VaeRecipe:
+    """How the autoencoder learns: L1 + L2 of the picture and a faint pull of the latents to a unit Gaussian."""
+
+    batch: int = 16
+    kl: float = 1e-5

@@ -1,0 +1,167 @@
+"""Command line: python -m dita.miniature.train flux."""
+
+from __future__ import annotations
+
+import copy
+import json
+import platform
+import sys
+import time
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Annotated, Any
+
+import diffusers
+import torch
+import transformers
+import typer
+from diffusers import AutoencoderKL
+
+from dita.miniature import autoencoder, export, flow, recipe, world
+from dita.miniature.loop import Schedule, Trainer, write_whole
+
+app = typer.Typer(add_completion=False, help="Train the miniature models that dita ships.")
+SHIPPED = Path(__file__).parent / "shapes-flux"
+
+
+@app.callback()
+def main() -> None:
+    """Train the miniature models that dita ships."""
+
+
+@app.command()
+def flux(
+    steps: Annotated[int, typer.Option(help="Steps of the flow training.")] = 12000,
+    minutes: Annotated[float | None, typer.Option(help="End the flow training after so many minutes.")] = None,
+    batch: Annotated[int, typer.Option(help="Pictures a step at the native size; twice as many at half of it.")] = 16,
+    rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 1e-3,
+    vae_steps: Annotated[int, typer.Option(help="Steps of the autoencoder's training.")] = 1000,
+    vae_minutes: Annotated[float | None, typer.Option(help="End it after so many minutes.")] = None,
+    pool: Annotated[int, typer.Option(help="Drawings to encode for each size.")] = 32768,
+    seed: Annotated[int, typer.Option(help="Seed of weights, drawings and noise.")] = 0,
+    device: Annotated[str, typer.Option(help="cpu, or cuda.")] = "cpu",
+    threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves torch's own choice.")] = 0,
+    compiled: Annotated[bool, typer.Option("--compile", help="Compile the transformer.")] = False,
+    sample_every: Annotated[int, typer.Option(help="Steps between sample grids.")] = 1000,
+    run: Annotated[Path, typer.Option(help="Folder of checkpoints, logs and samples.")] = Path("runs/shapes-flux"),
+    out: Annotated[Path, typer.Option(help="Folder of the finished pipeline.")] = SHIPPED,
+    export_only: Annotated[bool, typer.Option("--export-only", help="Write the folder from the checkpoint.")] = False,
+) -> None:
+    """Trains shapes-flux (autoencoder, then transformer and text encoders) and writes its diffusers folder.
+
+    A second call with the same --run goes on where the first was stopped.
+    """
+    if threads:
+        torch.set_num_threads(threads)
+    if device not in ("cpu", "cuda"):
+        raise typer.BadParameter(f"{device!r}: choose cpu or cuda")
+    vae_trainer = autoencoder_trainer(run, Schedule(vae_steps, vae_minutes, rate=2e-3, warm_up=50), seed, device)
+    resumed = vae_trainer.resume()
+    if not export_only:
+        vae_trainer.run()
+    elif not resumed:
+        raise typer.BadParameter(f"{vae_trainer.checkpoint} does not exist: train first", param_hint="--export-only")
+    vae = finished_vae(vae_trainer, seed)
+
+    phases = recipe.FlowRecipe().phases
+    how = recipe.FlowRecipe(
+        phases=tuple(replace(phase, batch=phase.batch * batch // phases[-1].batch) for phase in phases), pool=pool
+    )
+    pools = {}
+    if not export_only:
+        for side in sorted({phase.side for phase in how.phases}):
+            pools[side] = flow.pool(vae, pool, side, seed * 10_000_019 + side, run / f"pool-{side}.pt")
+    model = flow.build(seed).to(device)
+    loss = flow.FlowLoss(model, pools, how, compiled)
+    trainer = Trainer(model, loss, Schedule(steps, minutes, rate=rate), run, "flow", seed)
+    resumed = trainer.resume()
+    if export_only and not resumed:
+        raise typer.BadParameter(f"{trainer.checkpoint} does not exist: train first", param_hint="--export-only")
+
+    captions = world.prompts(32, seed)
+
+    def show(step: int) -> None:
+        pictures = export.sample(export.pipeline(averaged(trainer), vae), captions, seed=seed)
+        file = run / "samples" / f"{step:06d}.png"
+        write_whole(file, lambda part: export.grid(pictures, 8, zoom=2).save(part, format="png"))
+
+    if not export_only:
+        trainer.run(sample_every, show)
+        show(trainer.step)
+    facts = report(trainer, vae_trainer, vae, seed, asdict(how))
+    export.write_folder(averaged(trainer), copy.deepcopy(vae), out, facts)
+    typer.echo(f"{out}: {sum(f.stat().st_size for f in out.rglob('*')) / 2**20:.1f} MiB")
+
+
+def autoencoder_trainer(run: Path, schedule: Schedule, seed: int, device: str) -> Trainer:
+    """The trainer of the autoencoder."""
+    vae = autoencoder.build(seed).to(device)
+    how = recipe.VaeRecipe()
+    return Trainer(vae, lambda random, _: autoencoder.loss(vae, how, random), schedule, run, "vae", seed)
+
+
+def finished_vae(trainer: Trainer, seed: int) -> AutoencoderKL:
+    """The averaged autoencoder with its latents' scale measured, frozen."""
+    vae = trainer.module
+    assert isinstance(vae, AutoencoderKL)
+    vae = copy.deepcopy(vae)
+    vae.load_state_dict(trainer.averaged())
+    vae.eval().requires_grad_(False)
+    autoencoder.measure_scale(vae, seed + 1)
+    return vae
+
+
+def averaged(trainer: Trainer) -> flow.Flux:
+    """A copy of the models with their averaged weights."""
+    assert isinstance(trainer.module, flow.Flux)
+    model = copy.deepcopy(trainer.module).eval()
+    model.load_state_dict(trainer.averaged())
+    return model.requires_grad_(False)
+
+
+def report(trainer: Trainer, vae_trainer: Trainer, vae: AutoencoderKL, seed: int, how: dict[str, Any]) -> dict[str, Any]:
+    """The facts of the run, for recipe.json."""
+    return {
+        "command": "python -m dita.miniature.train " + " ".join(a for a in sys.argv[1:] if a != "--export-only"),
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "seed": seed,
+        "flow": how,
+        "flow_steps": trainer.step,
+        "flow_minutes": round(trainer.seconds / 60, 1),
+        "flow_loss": last_loss(trainer),
+        "vae_steps": vae_trainer.step,
+        "vae_minutes": round(vae_trainer.seconds / 60, 1),
+        "vae_loss": last_loss(vae_trainer),
+        "vae_psnr_db": round(autoencoder.psnr(vae, world.pictures(256, seed + 2)[0]), 2),
+        "parameters": {
+            "transformer": count(trainer.module.transformer),
+            "text_encoder": count(trainer.module.clip),
+            "text_encoder_2": count(trainer.module.t5),
+            "vae": count(vae),
+        },
+        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, "
+        + (torch.cuda.get_device_name() if next(trainer.module.parameters()).is_cuda else "cpu"),
+        "versions": {
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "diffusers": diffusers.__version__,
+            "transformers": transformers.__version__,
+        },
+    }
+
+
+def count(module: torch.nn.Module) -> int:
+    """Parameters of a module."""
+    return sum(weight.numel() for weight in module.parameters())
+
+
+def last_loss(trainer: Trainer, rows: int = 50) -> float | None:
+    """Mean of the last `rows` losses of the log; None where there is no log."""
+    if not trainer.log.exists():
+        return None
+    losses = [float(line.split(",")[1]) for line in trainer.log.read_text().splitlines()[1:][-rows:]]
+    return round(sum(losses) / len(losses), 5) if losses else None
+
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,188 @@
+"""Finding a model by its name: bundled, a local diffusers folder, or a hub id; as a pipeline, or only as its sizes."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+from typing import Any
+
+from dita import miniature
+from dita.shapes import NAMED_SHAPES, FluxShape, named_shape
+
+DTYPES = ("float32", "bfloat16", "float16")
+HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+def load(
+    model: str | os.PathLike[str],
+    dtype: str | None = None,
+    *,
+    device: str | None = None,
+    local_files_only: bool = False,
+) -> tuple[Any, dict[str, Any]]:
+    """The pipeline of `model`, and the arguments that its calls should have where the user gives none.
+
+    `model` is a bundled name, a local diffusers folder, or a hub id; only a hub id may use the network, and with
+    `local_files_only` it does not. `device` and `dtype` (one of `DTYPES`) default to CUDA in bfloat16 where there is
+    CUDA, else to the CPU in float32.
+    Raises `ValueError` for a name that is none of these, and for a `dtype` or `device` that does not exist.
+    """
+    source = _resolve(model)
+    import torch
+
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        kind = torch.device(device).type
+    except RuntimeError as error:
+        raise ValueError(f"unknown device {device!r}; give cpu, cuda or cuda:0, for example") from error
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {device!r} was asked for, but this torch sees no CUDA device; use --device cpu")
+    dtype = dtype or ("bfloat16" if kind == "cuda" else "float32")
+    if dtype not in DTYPES:
+        raise ValueError(f"unknown dtype {dtype!r}; known: {', '.join(DTYPES)}")
+    if isinstance(source, str) and is_bundled(source):
+        return miniature.load(source, dtype=getattr(torch, dtype), device=device), miniature.defaults(source)
+    pipe = _from_pretrained(source, getattr(torch, dtype), local_files_only)
+    return pipe.to(device), _default_call(source)
+
+
+def shape(
+    model: str, *, batch: int = 1, height: int | None = None, width: int | None = None, text_tokens: int | None = None
+) -> FluxShape:
+    """The sizes of a published model by name (`flux-dev`), of a bundled one, or of a local diffusers folder.
+
+    No weights are read, and torch is not imported. `height` and `width` are in pixels.
+    Raises `ValueError` for an unknown name, a folder without a supported transformer, or sizes that do not fit.
+    """
+    if model in NAMED_SHAPES:
+        return named_shape(model, batch=batch, height=height, width=width)
+    if model in miniature.MINIATURES:
+        folder, call = miniature.folder(model), miniature.defaults(model)
+        if height is None and width is None:
+            height, width = call.get("height"), call.get("width")
+        text_tokens = text_tokens or call.get("max_sequence_length")
+    elif Path(model).is_dir():
+        folder = Path(model)
+    else:
+        raise ValueError(
+            f"unknown model {model!r}; a plan knows {', '.join((*NAMED_SHAPES, *miniature.MINIATURES))},"
+            " and local folders in the diffusers layout"
+        )
+    config = _read_config(folder / "transformer" if (folder / "transformer").is_dir() else folder)
+    vae = _read_config(folder / "vae") if (folder / "vae").is_dir() else {}
+    name = model if model in miniature.MINIATURES else folder.resolve().name
+    return flux_shape_from_config(
+        config, vae, name=name, batch=batch, height=height, width=width, text_tokens=text_tokens
+    )
+
+
+def flux_shape_from_config(
+    transformer: dict[str, Any],
+    vae: dict[str, Any],
+    *,
+    name: str,
+    batch: int = 1,
+    height: int | None = None,
+    width: int | None = None,
+    text_tokens: int | None = None,
+    element_bytes: int = 2,
+) -> FluxShape:
+    """The sizes that the `config.json` of a FLUX transformer and of its autoencoder give.
+
+    `height` and `width` are in pixels and default to each other, or to 128 latent cells a side, as in diffusers'
+    FluxPipeline; `text_tokens` defaults to 512, or to 256 for a model without guidance embedding (FLUX schnell).
+    Raises `ValueError` for another transformer class, and for a size that is not a multiple of an image token's.
+    """
+    found = transformer.get("_class_name")
+    if found != "FluxTransformer2DModel":
+        raise ValueError(f"{name!r} has a transformer of class {found!r}; a plan supports FluxTransformer2DModel")
+    if batch < 1:
+        raise ValueError(f"batch must be at least 1, got {batch}")
+    cell = 2 ** (len(vae.get("block_out_channels", (0,) * 4)) - 1)  # pixels of a latent cell
+    token = 2 * cell  # 2x2 latent cells make one token
+    height, width = _sides(height, width, 128 * cell)
+    if min(height, width) < token or height % token or width % token:
+        raise ValueError(f"height and width of {name!r} must be multiples of {token} pixels, got {height}x{width}")
+    guidance = bool(transformer.get("guidance_embeds", False))
+    model_width = transformer["num_attention_heads"] * transformer["attention_head_dim"]
+    grid = (height // token, width // token)
+    return FluxShape(
+        name=name,
+        double_layers=transformer["num_layers"],
+        single_layers=transformer["num_single_layers"],
+        width=model_width,
+        mlp_width=4 * model_width,
+        text_tokens=text_tokens or (512 if guidance else 256),
+        image_tokens=grid[0] * grid[1],
+        grid=grid,
+        batch=batch,
+        in_channels=transformer["in_channels"],
+        text_width=transformer["joint_attention_dim"],
+        pooled_width=transformer["pooled_projection_dim"],
+        guidance=guidance,
+        element_bytes=element_bytes,
+    )
+
+
+def is_bundled(model: str | os.PathLike[str]) -> bool:
+    """Whether `model` names a small model that comes with the package."""
+    return os.fspath(model) in miniature.MINIATURES
+
+
+def _sides(height: int | None, width: int | None, default: int) -> tuple[int, int]:
+    """Height and width, where each defaults to the other."""
+    if height is None:
+        height = default if width is None else width
+    return height, height if width is None else width
+
+
+def _resolve(model: str | os.PathLike[str]) -> str | Path:
+    """A bundled name as it is, an existing folder as a Path, a hub id as it is."""
+    name = os.fspath(model)
+    if name in miniature.MINIATURES:
+        return name
+    folder = Path(name).expanduser()
+    if name and folder.is_dir():
+        if not (folder / "model_index.json").is_file():
+            raise ValueError(f"folder {name!r} holds no model_index.json: it is not a pipeline in the diffusers layout")
+        return folder
+    if HUB_ID.fullmatch(name):
+        return name
+    bundled = ", ".join(miniature.MINIATURES)
+    raise ValueError(
+        f"unknown model {name!r}; bundled: {bundled}; otherwise give the path of a local diffusers folder,"
+        " or a hub id such as black-forest-labs/FLUX.1-dev"
+    )
+
+
+def _from_pretrained(source: str | Path, dtype: Any, local_files_only: bool) -> Any:
+    import diffusers
+
+    renamed = tuple(int(part) for part in diffusers.__version__.split(".")[:2]) >= (0, 42)
+    arguments = {"dtype" if renamed else "torch_dtype": dtype}
+    local = local_files_only or isinstance(source, Path)
+    try:
+        return diffusers.DiffusionPipeline.from_pretrained(source, local_files_only=local, **arguments)
+    except OSError as error:
+        where = "is not in the local cache" if local and not isinstance(source, Path) else "cannot be loaded"
+        reason = " ".join(str(error).split())
+        raise ValueError(f"model {str(source)!r} {where}: {reason[:300]}") from error
+
+
+def _default_call(source: str | Path) -> dict[str, Any]:
+    if "schnell" in str(source).lower():  # distilled to few steps without guidance
+        return {"num_inference_steps": 4, "guidance_scale": 0.0, "max_sequence_length": 256}
+    return {}
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    try:
+        data = json.loads(path.read_text())
+    except FileNotFoundError:
+        raise ValueError(f"folder {str(folder)!r} holds no config.json: it is not in the diffusers layout") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{str(path)!r} is not JSON: {error}") from None
+    return dict(data)

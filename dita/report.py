@@ -1,0 +1,405 @@
+"""A comparison as a person reads it: a table, a plot, a page with the pictures, and the folder that holds them."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+import os
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import jinja2
+import numpy as np
+from PIL import Image
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from dita.compare import Comparison, Spread
+    from dita.metrics import Average
+
+RESULTS, MARKDOWN, PAGE, IMAGES = "results.json", "report.md", "report.html", "images"
+PIXELATED_BELOW = 160  # pictures with fewer pixels a side are shown enlarged, each pixel as a square
+EMBEDDED_SIDE = 512  # pixels a side, at most, inside the page; larger pictures are scaled down and link to their file
+SERIES = 8  # colours that the page's style sheet defines
+
+NOTES = (
+    (
+        "Speed-up",
+        "is measured in seconds: wall-clock time of the whole pipeline call, text encoding and decoding included. It is"
+        " the median, over the same batches, of the plain pipeline's seconds divided by the method's. Beside it: the"
+        " quartiles.",
+    ),
+    (
+        "FLOPs ratio",
+        "is arithmetic: the transformer FLOPs of the plain pipeline over those of the steps that ran, token scores"
+        " included. It says what could be saved at best, not what was, and is never a speed-up.",
+    ),
+    ("Steps that ran:", "F full, p partial (some tokens computed), r reuse (none computed)."),
+    (
+        "PSNR and SSIM",
+        "compare with the plain picture of the same prompt and seed. They say how close a picture is, not how good: one"
+        " that differs may be as good. Beside them: the 95 % interval of the mean, by bootstrap over the pictures.",
+    ),
+    (
+        "The rivals to beat",
+        "are fewer steps and random selection: a cache earns its place where it is closer to the plain picture in the"
+        " same time.",
+    ),
+)
+"""What the columns mean, as (term, rest of the sentence)."""
+
+_templates = jinja2.Environment(
+    loader=jinja2.PackageLoader("dita", "report_template"),
+    autoescape=lambda name: bool(name and "html" in name),
+    undefined=jinja2.StrictUndefined,
+    trim_blocks=True,
+    lstrip_blocks=True,
+)
+_templates.filters["dB"] = lambda value: "identical" if value is None else f"{value:.1f} dB"
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number of the table as text; its spread or interval, and a remark, may be empty."""
+
+    value: str
+    range: str = ""
+    remark: str = ""
+
+    def __str__(self) -> str:
+        extra = ", ".join(filter(None, (self.range, self.remark)))
+        return f"{self.value} ({extra})" if extra else self.value
+
+
+@dataclass(frozen=True)
+class Row:
+    """One method's line of the table, formatted. `share` is its median time over that of the plain pipeline."""
+
+    label: str
+    role: str
+    steps: str
+    seconds: Cell
+    speedup: Cell
+    tflops: str
+    flops_ratio: str
+    cache_mb: str
+    psnr: Cell
+    ssim: Cell
+    share: float
+
+
+def rows(comparison: Comparison) -> list[Row]:
+    """The table of a comparison: seconds an image and speed-up with quartiles, PSNR and SSIM with 95 % intervals."""
+    plain_seconds = comparison.results[0].seconds_per_image.median
+    return [
+        Row(
+            label=result.label,
+            role=result.role,
+            steps=result.steps,
+            seconds=_spread_cell(result.seconds_per_image),
+            speedup=_spread_cell(result.speedup, "×") if result.psnr else Cell("1.00×"),
+            tflops=_three_digits(result.tflops),
+            flops_ratio=f"{result.flops_ratio:.2f}",
+            cache_mb=_three_digits(result.cache_bytes / 1e6),
+            psnr=_average_cell(result.psnr, ".1f"),
+            ssim=_average_cell(result.ssim, ".3f"),
+            share=result.seconds_per_image.median / plain_seconds,
+        )
+        for result in comparison.results
+    ]
+
+
+def terminal_table(comparison: Comparison) -> Table:
+    """The table for a terminal, a line a method; 80 characters wide where the labels are short."""
+    table = Table(header_style="bold", box=None, padding=(0, 1, 0, 0), pad_edge=False, caption_justify="left")
+    table.add_column("method", overflow="fold")
+    heads = ("steps\nthat ran", "s / image\nmedian", "speed-up\nin s", "TFLOPs\n/image", "FLOPs\nratio")
+    for head in (*heads, "cache\nMB", "PSNR\ndB", "SSIM\n"):
+        table.add_column(head, justify="right", no_wrap=True)
+    for row, result in zip(rows(comparison), comparison.results, strict=True):
+        time = result.seconds_per_image
+        spread = f" ±{50 * (time.high - time.low) / time.median:.0f}%" if time.count > 1 else ""
+        numbers = (row.speedup.value, row.tflops, row.flops_ratio, row.cache_mb, row.psnr.value, row.ssim.value)
+        table.add_row(row.label, row.steps, row.seconds.value + spread, *numbers)
+    remarks = ["± is half the distance between the quartiles"]
+    remarks += [
+        f"{row.label}: {remark}" for row in rows(comparison) for remark in (row.role, row.psnr.remark) if remark
+    ]
+    table.caption = "\n" + "\n".join(remarks)
+    return table
+
+
+def title(comparison: Comparison) -> str:
+    """What was compared, in a line."""
+    methods, prompts = len(comparison.results), len(comparison.prompts)
+    return (
+        f"{comparison.model}: {methods} method{'s'[: methods != 1]}, {prompts} prompt{'s'[: prompts != 1]},"
+        f" {comparison.steps} steps, {comparison.device} in {comparison.dtype}"
+    )
+
+
+def markdown(comparison: Comparison) -> str:
+    """The report as Markdown, with the pictures as links to the files beside it."""
+    return _templates.get_template("report.md.j2").render(_content(comparison))
+
+
+def page(comparison: Comparison, pictures: Mapping[str, Sequence[np.ndarray]]) -> str:
+    """The report as one HTML page that needs nothing else: style, plots and pictures are inside.
+
+    `pictures` holds the uint8 (H, W, 3) pictures of each method by its label, in the order of the prompts.
+    """
+    largest = max(max(picture.shape[:2]) for group in pictures.values() for picture in group)
+    plots = [quality_plot(comparison, "psnr"), quality_plot(comparison, "ssim")]
+    return _templates.get_template("report.html.j2").render(
+        _content(comparison),
+        sources={label: [_data_uri(picture) for picture in group] for label, group in pictures.items()},
+        plots=[plot for plot in plots if plot],
+        pixelated=largest < PIXELATED_BELOW,
+        scaled_down=largest > EMBEDDED_SIDE,
+        series=SERIES,
+    )
+
+
+def write(comparison: Comparison, pictures: Mapping[str, Sequence[np.ndarray]], out: Path) -> list[Path]:
+    """Writes pictures, `results.json`, `report.md` and `report.html` into `out`; returns the paths of the last three.
+
+    Each file is whole or not there at all. Pictures of an earlier comparison in `out` are removed.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    _write_images(comparison, pictures, out)
+    contents = {
+        RESULTS: json.dumps(comparison.as_json(), indent=1, allow_nan=False) + "\n",
+        MARKDOWN: markdown(comparison),
+        PAGE: page(comparison, pictures),
+    }
+    for name, text in contents.items():
+        _write_whole(out / name, text.encode())
+    return [out / name for name in contents]
+
+
+def check_folder(out: Path, overwrite: bool = False) -> Path:
+    """`out`, if results may be written there: it is new or empty, or holds those of an earlier comparison.
+
+    Raises `FileExistsError` otherwise, unless `overwrite` is set; and `NotADirectoryError` for a file.
+    """
+    if out.exists() and not out.is_dir():
+        raise NotADirectoryError(f"{str(out)!r} is a file; give a folder to write the results into")
+    if not overwrite and out.is_dir() and any(out.iterdir()) and not (out / RESULTS).is_file():
+        raise FileExistsError(
+            f"folder {str(out)!r} holds other files and no {RESULTS}; give another folder,"
+            " or --overwrite to write there all the same"
+        )
+    return out
+
+
+def image_paths(label: str, count: int) -> tuple[str, ...]:
+    """Where the pictures of a method are, relative to the results."""
+    folder = re.sub(r"[^\w.=+-]+", "-", label)
+    return tuple(f"{IMAGES}/{folder}/{index:04d}.png" for index in range(count))
+
+
+def quality_plot(comparison: Comparison, metric: str) -> str:
+    """Quality against latency as an SVG element: `metric` (`psnr` or `ssim`) over seconds an image.
+
+    Colours are the page's variables, so the plot follows its light or dark style. Empty where there is nothing to plot.
+    """
+    import matplotlib
+
+    # Stand-ins for the page's colours: matplotlib takes no CSS variables.
+    ink, soft, line = "#010201", "#010202", "#010203"
+    series = [f"#0101{i:02x}" for i in range(SERIES)]
+    style: dict[Any, Any] = {
+        "svg.fonttype": "none",
+        "svg.hashsalt": metric,
+        "font.family": "sans-serif",
+        "font.size": 10,
+        "text.color": ink,
+        "axes.labelcolor": soft,
+        "axes.edgecolor": line,
+        "xtick.color": soft,
+        "ytick.color": soft,
+        "grid.color": line,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+    }
+    drawn = [(i, r, getattr(r, metric)) for i, r in enumerate(comparison.results)]
+    drawn = [(i, r, average) for i, r, average in drawn if average and average.mean is not None]
+    if not drawn:
+        return ""
+    with matplotlib.rc_context(style):
+        from matplotlib.figure import Figure
+
+        figure = Figure(figsize=(5.6, 3.9), layout="constrained")
+        axes = figure.subplots()
+        axes.grid(True, linewidth=0.6)
+        axes.set_axisbelow(True)
+        for i, result, average in drawn:
+            time, colour = result.seconds_per_image, series[i % SERIES]
+            axes.errorbar(
+                time.median,
+                average.mean,
+                xerr=[[time.median - time.low], [time.high - time.median]],
+                yerr=[[average.mean - average.low], [average.high - average.mean]],
+                fmt="osD^vPX*"[i % SERIES],
+                markersize=7,
+                color=colour,
+                elinewidth=1.2,
+            )
+        plain = comparison.results[0].seconds_per_image.median
+        axes.axvline(plain, color=series[0], linewidth=1.2, linestyle=(0, (4, 3)))
+        axes.set_xlim(0, 1.12 * max(result.seconds_per_image.high for result in comparison.results))
+        axes.margins(y=0.18)
+        at_top: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "ha": "right", "va": "top"}
+        axes.annotate("plain", (plain, 1), (-5, -3), textcoords="offset points", color=series[0], **at_top)
+        axes.set_xlabel("seconds an image, median (left is faster)")
+        axes.set_ylabel({"psnr": "PSNR to plain, dB", "ssim": "SSIM to plain"}[metric] + " (up is closer)")
+        figure.canvas.draw()  # settles the layout, without which nothing can be placed
+        names = [(r.label, r.seconds_per_image.median, average, series[i % SERIES]) for i, r, average in drawn]
+        _label_points(axes, names, plain)
+        buffer = io.StringIO()
+        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+    return _as_page_element(buffer.getvalue(), {ink: "ink", soft: "soft", line: "line"} | _series_names(series), metric)
+
+
+def _series_names(series: Sequence[str]) -> dict[str, str]:
+    return {colour: f"series-{i}" for i, colour in enumerate(series)}
+
+
+def _label_points(axes: Any, points: Sequence[tuple[str, float, Average, str]], line: float) -> None:
+    """Names every point (label, x, y with its interval, colour) beside it, at the first place that is still free.
+
+    `line` is the x of a vertical line that names keep clear of.
+    """
+    from matplotlib.transforms import Bbox
+
+    def interval(x: float, average: Average) -> Bbox:
+        (left, bottom), (right, top) = axes.transData.transform([(x, average.low), (x, average.high)])
+        return Bbox([[left - 5, bottom - 4], [right + 5, top + 4]])
+
+    frame = axes.get_window_extent()
+    line_x = axes.transData.transform((line, 0))[0]
+    taken = [interval(x, average) for _, x, average, _ in points]
+    taken.append(Bbox([[line_x - 2, frame.y0], [line_x + 2, frame.y1]]))
+    places = [(9, 5), (9, -13), (-9, 5), (-9, -13), (9, 17), (-9, 17), (9, -25), (-9, -25), (9, 29), (-9, 29)]
+    for label, x, average, colour in sorted(points, key=lambda point: -float(point[2].mean or 0)):
+        best: tuple[int, Any] | None = None
+        for dx, dy in places:
+            side = "left" if dx > 0 else "right"
+            name = axes.annotate(label, (x, average.mean), (dx, dy), textcoords="offset points", ha=side, color=colour)
+            box = name.get_window_extent()
+            outside = not (frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1)
+            faults = sum(box.overlaps(other) for other in taken) + 3 * outside
+            if best is None or faults < best[0]:
+                if best:
+                    best[1].remove()
+                best = (faults, name)
+            else:
+                name.remove()
+        if best:
+            taken.append(best[1].get_window_extent())
+
+
+def _as_page_element(svg: str, colours: Mapping[str, str], metric: str) -> str:
+    """Matplotlib's file as an element of a page: no prologue, namespaces or fixed size, colours as CSS variables."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
+    svg = re.sub(r' (xmlns(:\w+)?|version|width|height)="[^"]*"', "", svg[: svg.index(">")]) + svg[svg.index(">") :]
+    for colour, name in colours.items():
+        svg = svg.replace(colour, f"var(--{name})")
+    names = {"psnr": "PSNR", "ssim": "SSIM"}
+    return svg.replace("<svg", f'<svg role="img" aria-label="{names[metric]} against seconds an image"', 1)
+
+
+def _content(comparison: Comparison) -> dict[str, Any]:
+    table = rows(comparison)
+    return {
+        "comparison": comparison,
+        "title": title(comparison),
+        "rows": table,
+        "notes": NOTES,
+        "findings": _findings(comparison, table),
+        "version": comparison.versions["dita"],
+        "hardware": comparison.machine["gpu" if comparison.device.startswith("cuda") else "processor"],
+        "machine": {key: value for key, value in comparison.machine.items() if value},
+    }
+
+
+def _findings(comparison: Comparison, table: Sequence[Row]) -> list[tuple[str, str]]:
+    """The two facts that a reader looks for first, as (what, in numbers)."""
+    compared = [(r, row) for r, row in zip(comparison.results, table, strict=True) if r.psnr]
+    if not compared:
+        return []
+    fastest, row = max(compared, key=lambda pair: pair[0].speedup.median)
+    found = [("Fastest", f"{fastest.label}: {row.speedup.value} the speed of plain, PSNR {row.psnr.value} dB")]
+    means = [(r.psnr.mean, r.label, row) for r, row in compared if r.psnr and r.psnr.mean is not None]
+    if means:
+        _, closest, row = max(means, key=lambda entry: entry[0])
+        found.append(("Closest", f"{closest}: PSNR {row.psnr.value} dB, {row.speedup.value} the speed of plain"))
+    return found
+
+
+def _three_digits(value: float) -> str:
+    """Rounded to three digits, whole numbers as they are: 0.0512, 4.70, 1204."""
+    if not value:
+        return "0"
+    return f"{value:.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
+
+
+def _spread_cell(spread: Spread, unit: str = "") -> Cell:
+    value = _three_digits(spread.median) + unit
+    between = f"{_three_digits(spread.low)}–{_three_digits(spread.high)}"
+    return Cell(value, between) if spread.count > 1 else Cell(value)
+
+
+def _average_cell(average: Average | None, form: str) -> Cell:
+    if average is None:
+        return Cell("–")
+    if average.mean is None:
+        return Cell("identical")
+    value = f"{average.mean:{form}}"
+    remark = f"{average.infinite} identical" if average.infinite else ""
+    return Cell(value, f"{average.low:{form}}–{average.high:{form}}", remark)
+
+
+def _data_uri(picture: np.ndarray) -> str:
+    """The picture inside the page: PNG as it is, or a smaller JPEG of a large one."""
+    image, buffer = Image.fromarray(picture), io.BytesIO()
+    if max(image.size) <= EMBEDDED_SIDE:
+        image.save(buffer, "PNG", optimize=True)
+        return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    image.thumbnail((EMBEDDED_SIDE, EMBEDDED_SIDE), Image.Resampling.LANCZOS)
+    image.save(buffer, "JPEG", quality=90)
+    return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _write_images(comparison: Comparison, pictures: Mapping[str, Sequence[np.ndarray]], out: Path) -> None:
+    """Writes all pictures into a temporary folder, which then takes the place of the folder of pictures."""
+    fresh, stale = out / f".{IMAGES}.{os.getpid()}.new", out / f".{IMAGES}.{os.getpid()}.old"
+    shutil.rmtree(fresh, ignore_errors=True)
+    try:
+        for result in comparison.results:
+            for path, picture in zip(result.images, pictures[result.label], strict=True):
+                target = fresh / Path(path).relative_to(IMAGES)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(picture).save(target, "PNG")
+        if (out / IMAGES).exists():
+            os.replace(out / IMAGES, stale)
+        os.replace(fresh, out / IMAGES)
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+        shutil.rmtree(stale, ignore_errors=True)
+
+
+def _write_whole(path: Path, content: bytes) -> None:
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
+    try:
+        temporary.write_bytes(content)
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)

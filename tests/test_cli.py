@@ -1,0 +1,266 @@
+import dataclasses
+import json
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+from typer.testing import CliRunner
+
+import dita.compare
+from dita import cli, miniature, models
+from dita.caching.adapters import UnsupportedModelError
+from dita.miniature import world
+from dita.version import __version__
+
+PLAN = ["plan", "--model", "flux-dev", "--steps", "50"]
+
+
+def run(*arguments):
+    return CliRunner().invoke(cli.app, [str(a) for a in arguments])
+
+
+def refused(*arguments):
+    """The one line of an error that exits with code 2."""
+    result = run(*arguments)
+    assert result.exit_code == 2, result.output
+    assert result.stdout == ""
+    assert "Traceback" not in result.stderr
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1 and lines[0].startswith("error: ")
+    return lines[0]
+
+
+# ---------------------------------------------------------------------------------------------------------------- plan
+
+
+def test_plan_prints_the_map_the_steps_and_both_accountings():
+    result = run(*PLAN, "--method", "toca", "--cycle", "4", "--ratio", "0.9")
+    assert result.exit_code == 0
+    assert "double.mlp       x19  FFFpppFppp" in result.stdout
+    assert "0, 1, 2, 6, 10, 14, 18, 22, 26, 30, 34, 38, 42, 46" in result.stdout
+    assert "pre-projection   1263" in result.stdout
+    assert "not a speed-up" in result.stdout
+    assert max(map(len, result.stdout.splitlines())) <= 100
+
+
+def test_plan_as_json_is_nothing_but_json():
+    result = run(*PLAN, "--method", "toca:4:0.9", "--json")
+    data = json.loads(result.stdout)
+    keys = {"model", "method", "steps", "full_steps", "tokens", "tflops", "tflops_plain", "flops_ratio", "cache_bytes"}
+    assert keys <= set(data)
+    assert data["method"]["method"] == "toca"
+    assert result.stderr == ""
+
+
+def test_accounting_chooses_the_flops_of_the_json():
+    after, before = (
+        json.loads(run(*PLAN, "--method", "toca:4:0.9", "--json", "--accounting", name).stdout)
+        for name in ("post-projection", "pre-projection")
+    )
+    assert before["tflops"] == pytest.approx(1263.4, rel=1e-3)
+    assert after["tflops"] < before["tflops"]
+
+
+def test_plan_does_not_import_torch():
+    code = (
+        "import sys; sys.argv = ['dita', 'plan', '--model', 'flux-dev', '--method', 'toca'];"
+        "from dita.cli import app; app(standalone_mode=False); print('torch' in sys.modules)"
+    )
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.splitlines()[-1] == "False"
+
+
+def test_python_m_dita_is_the_command():
+    command = [sys.executable, "-m", "dita", "--version"]
+    assert subprocess.run(command, capture_output=True, text=True, check=True).stdout == f"dita {__version__}\n"
+
+
+def test_options_change_the_short_form():
+    options = ("--method", "toca:4:0.9:random", "--ratio", "0.8", "--schedule", "constant", "--strict", "--warmup", "1")
+    method = json.loads(run(*PLAN, *options, "--json").stdout)["method"]
+    assert (method["cycle"], method["ratio"], method["score"]) == (4, 0.8, "random")
+    assert (method["schedule"], method["strict"], method["warmup"]) == ("constant", True, 1)
+
+
+def test_a_method_may_be_a_json_file(tmp_path):
+    path = tmp_path / "method.json"
+    path.write_text('{"method": "fora", "cycle": 5}')
+    assert json.loads(run(*PLAN, "--method", path, "--json").stdout)["method"] == {"method": "fora", "cycle": 5}
+
+
+def test_the_size_of_pictures_and_batch_count():
+    base = json.loads(run(*PLAN, "--method", "plain", "--json").stdout)
+    double = json.loads(run(*PLAN, "--method", "plain", "--batch", "2", "--json").stdout)
+    small = json.loads(run(*PLAN, "--method", "plain", "--height", "512", "--json").stdout)
+    assert double["tflops"] == pytest.approx(2 * base["tflops"])
+    assert small["tflops"] < base["tflops"] / 3
+
+
+def test_a_plan_that_saves_nothing_is_a_warning():
+    result = run("plan", "--model", "flux-dev", "--method", "toca:4:0.9", "--steps", "3")
+    assert result.exit_code == 0
+    assert result.stderr.startswith("warning: toca") and "saves nothing in 3 steps" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([*PLAN, "--method", "toka"], "unknown method 'toka'; known: plain, steps, fora, toca"),
+        ([*PLAN, "--method", "toca", "--score", "vibes"], "unknown score 'vibes'; known: "),
+        ([*PLAN, "--method", "toca", "--schedule", "s"], "unknown schedule 's'; known: "),
+        ([*PLAN, "--method", "toca", "--cycle", "0"], "at least 1 (1 is the plain pipeline), got 0"),
+        ([*PLAN, "--method", "toca", "--ratio", "1.5"], "ratio must be in [0, 1]"),
+        ([*PLAN, "--method", "fora", "--ratio", "0.9"], "--ratio does not belong to method 'fora', which has --cycle"),
+        ([*PLAN, "--method", "plain", "--cycle", "3"], "does not belong to method 'plain', which has no parameters"),
+        ([*PLAN, "--method", "toca", "--accounting", "mine"], "known: post-projection, pre-projection"),
+        ([*PLAN, "--method", "fora", "--height", "1000"], "multiples of 16 pixels, got 1000x1000"),
+        ([*PLAN, "--method", "fora", "--batch", "0"], "batch must be at least 1, got 0"),
+        ([*PLAN, "--method", "nowhere.json"], "nowhere.json"),
+        (["plan", "--model", "flux-dev", "--method", "fora", "--steps", "0"], "steps must be at least 1, got 0"),
+    ],
+)
+def test_bad_input_to_plan_is_one_clear_line(arguments, message):
+    assert message in refused(*arguments)
+
+
+def test_a_bad_json_file_is_one_clear_line(tmp_path):
+    path = tmp_path / "method.json"
+    path.write_text("[1]")
+    assert "must hold an object" in refused(*PLAN, "--method", path)
+    path.write_text("{")
+    assert "is not JSON" in refused(*PLAN, "--method", path)
+    path.write_text('{"method": "fora", "circle": 3}')
+    assert "has no parameter 'circle'; it has: cycle" in refused(*PLAN, "--method", path)
+
+
+def test_an_unknown_option_or_a_word_for_a_number_is_exit_code_2():
+    for arguments in ([*PLAN, "--method", "fora", "--cycles", "3"], [*PLAN, "--method", "fora", "--cycle", "three"]):
+        result = run(*arguments)
+        assert result.exit_code == 2 and "Traceback" not in result.stderr
+
+
+# ------------------------------------------------------------------------------------------------------------- compare
+
+
+@pytest.fixture
+def job(monkeypatch):
+    """Instead of the comparison: what it was asked to do."""
+    asked = SimpleNamespace(loaded=None, kwargs=None, prompts=None, methods=None)
+
+    def load(model, dtype, **options):
+        asked.loaded = (model, dtype, options)
+        return "the pipeline", {"height": 64}
+
+    def compare(pipe, methods, prompts, **kwargs):
+        asked.methods, asked.prompts, asked.kwargs = [m.label() for m in methods], prompts, kwargs
+        raise ValueError("that is all")
+
+    monkeypatch.setattr(miniature, "MINIATURES", {"shapes-flux": None})
+    monkeypatch.setattr(models, "load", load)
+    monkeypatch.setattr(dita.compare, "compare", compare)
+    monkeypatch.setattr(cli, "_silence_libraries", lambda: None)
+    return asked
+
+
+def test_compare_passes_everything_on(job, tmp_path):
+    options = ("--steps", 10, "--seed", 5, "--batch", 2, "--repeats", 3, "--width", 32, "--guidance", "2.5")
+    machine = ("--dtype", "bfloat16", "--device", "cpu", "--local-files-only")
+    methods = ("--methods", "plain, fora:3,toca:4:0.9:random")
+    run("compare", "--model", "a/b", *methods, "--prompts", 3, "--out", tmp_path / "o", *options, *machine)
+    assert job.loaded == ("a/b", "bfloat16", {"device": "cpu", "local_files_only": True})
+    assert job.methods == ["plain", "fora", "toca:4:0.9:random"]
+    assert job.prompts == world.prompts(3, seed=0)
+    call = job.kwargs["call"]
+    assert call == {"height": 64, "width": 32, "guidance_scale": 2.5}
+    assert [job.kwargs[name] for name in ("steps", "seeds", "batch", "repeats", "warmup", "name")] == [
+        10,
+        5,
+        2,
+        3,
+        1,
+        "a/b",
+    ]
+
+
+def test_bundled_models_run_four_prompts_at_once_and_others_one(job, tmp_path):
+    run("compare", "--prompts", 2, "--out", tmp_path / "o")
+    assert job.kwargs["batch"] == 4
+    run("compare", "--model", "a/b", "--prompts", 2, "--out", tmp_path / "o")
+    assert job.kwargs["batch"] == 1
+
+
+def test_prompts_are_a_count_a_file_or_texts(job, tmp_path):
+    path = tmp_path / "prompts.txt"
+    path.write_text("a red circle\n\n  a blue star \n")
+    for given, expected in (
+        (["--prompts", path], ["a red circle", "a blue star"]),
+        (["--prompts", "a cat, sitting"], ["a cat, sitting"]),
+        (["--prompts", "a cat", "--prompts", "7"], ["a cat", "7"]),
+    ):
+        run("compare", *given, "--out", tmp_path / "o")
+        assert job.prompts == expected
+
+
+def test_bad_input_to_compare_is_one_clear_line_before_anything_is_loaded(job, tmp_path):
+    out = ("--out", tmp_path / "o")
+    full = tmp_path / "full"
+    full.mkdir()
+    (full / "mine").write_text("")
+    (tmp_path / "empty.txt").write_text("\n")
+    assert "--prompts must be at least 1, got 0" in refused("compare", "--prompts", 0, *out)
+    assert "does not exist" in refused("compare", "--prompts", tmp_path / "nowhere.txt", *out)
+    assert "is empty" in refused("compare", "--prompts", tmp_path / "empty.txt", *out)
+    assert "unknown method 'tocca'" in refused("compare", "--prompts", 1, "--methods", "plain,tocca:4", *out)
+    assert "steps must be at least 1, got 0" in refused("compare", "--prompts", 1, "--steps", 0, *out)
+    assert "holds other files" in refused("compare", "--prompts", 1, "--out", full)
+    assert "is a file" in refused("compare", "--prompts", 1, "--out", full / "mine")
+    assert job.loaded is None
+
+
+def test_an_unknown_model_lists_the_bundled_ones(monkeypatch, tmp_path):
+    monkeypatch.setattr(miniature, "MINIATURES", {"shapes-flux": None})
+    line = refused("compare", "--model", "shapes", "--prompts", 1, "--out", tmp_path / "o")
+    assert "unknown model 'shapes'; bundled: shapes-flux" in line
+
+
+def test_a_family_without_an_adapter_is_one_clear_line(job, monkeypatch, tmp_path):
+    def unsupported(*_, **__):
+        raise UnsupportedModelError("no adapter for SD3Transformer2DModel; supported: FluxTransformer2DModel")
+
+    monkeypatch.setattr(dita.compare, "compare", unsupported)
+    assert "no adapter for SD3" in refused("compare", "--prompts", 1, "--out", tmp_path / "o")
+
+
+def test_a_fault_of_the_program_keeps_its_traceback(job, monkeypatch, tmp_path):
+    def broken(*_, **__):
+        raise KeyError("a bug")
+
+    monkeypatch.setattr(dita.compare, "compare", broken)
+    result = run("compare", "--prompts", 1, "--out", tmp_path / "o")
+    assert isinstance(result.exception, KeyError)
+
+
+# -------------------------------------------------------------------------------------------------------- methods, help
+
+
+def test_methods_lists_every_method_with_defaults_and_meaning():
+    text = run("methods").stdout
+    for expected in ("plain", "steps:FRACTION", "fora:CYCLE", "toca:CYCLE:RATIO:SCORE", "ratio = 0.9", "lambda_3"):
+        assert expected in text
+    for line in text.splitlines():
+        assert "null" not in line or "warmup" in line
+
+
+def test_every_parameter_has_a_meaning():
+    for name, cls in cli.METHODS.items():
+        for field in dataclasses.fields(cls):
+            assert field.name in cli._field_meanings(cls) or field.name in cli.MEANINGS, f"{name} {field.name}"
+
+
+def test_version_and_help():
+    assert run("--version").stdout == f"dita {__version__}\n"
+    text = run("--help").stdout
+    assert all(command in text for command in ("plan", "compare", "methods"))
+    for command in ("plan", "compare", "methods"):
+        assert run(command, "--help").exit_code == 0

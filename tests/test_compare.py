@@ -1,0 +1,309 @@
+import dataclasses
+import json
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from rich.console import Console
+
+import dita
+from dita.compare import compare, from_json
+from dita.methods import FORA, FewerSteps, Plain, ToCa
+from dita.shapes import Kind
+from tests.tiny_flux import tiny_pipeline
+
+FAST = ToCa(cycle=4, ratio=0.9)
+PROMPTS = ["a", "b", "c", "d"]
+
+
+class Clock:
+    """Time that passes only where the stand-in pipeline says so."""
+
+    def __init__(self):
+        self.now = 0.0
+
+    def __call__(self):
+        return self.now
+
+
+class StandIn:
+    """Draws noise from the generators, a little darker under a cache, and lets seconds pass as `cost` says."""
+
+    device = torch.device("cpu")
+    dtype = torch.float32
+
+    def __init__(self, clock, cost):
+        self.clock, self.cost = clock, cost
+        self.attached = None
+        self.calls = []
+        self._progress_bar_config = {"leave": False}
+        self.seen_config = None
+
+    def set_progress_bar_config(self, **config):
+        self._progress_bar_config = config
+
+    def __call__(self, prompt, num_inference_steps, generator, output_type, **arguments):
+        self.seen_config = self._progress_bar_config
+        method = self.attached or Plain()
+        self.calls.append(SimpleNamespace(method=method, prompts=prompt, steps=num_inference_steps, **arguments))
+        noise = [torch.randint(40, 200, (16, 16, 3), generator=g, dtype=torch.uint8) for g in generator]
+        dark = 0 if isinstance(method, Plain) else 5
+        self.clock.now += self.cost(self, method, num_inference_steps) * len(prompt)
+        return SimpleNamespace(images=[Image.fromarray(n.numpy() - np.uint8(dark)) for n in noise])
+
+
+@pytest.fixture
+def engine(monkeypatch):
+    """Instead of the engine: remembers what is attached, and counts FLOPs as steps."""
+
+    def enable(pipe, method):
+        assert pipe.attached is None
+        pipe.attached = method
+
+    def disable(pipe):
+        pipe.attached = None
+
+    def summary(pipe, show):
+        assert not show
+        call = pipe.calls[-1]
+        cached = call.steps - 9 if isinstance(pipe.attached, ToCa) else 0
+        full = call.steps - cached
+        return SimpleNamespace(
+            steps=call.steps,
+            kinds=(Kind.FULL,) * full + (Kind.PARTIAL,) * cached,
+            flops=1e12 * full * len(call.prompts),
+            plain_flops=1e12 * call.steps * len(call.prompts),
+            score_flops=0.5e12 * len(call.prompts) if cached else 0.0,
+            cache_bytes=1000 * len(call.prompts) if cached else 0,
+            token_share=0.1 if cached else 1.0,
+            seconds={Kind.FULL: [0.1, 0.3, 0.2], Kind.PARTIAL: [0.01] if cached else []},
+        )
+
+    for function in (enable, disable, summary):
+        monkeypatch.setattr(dita, function.__name__, function)
+
+
+def cost(pipe, method, steps):
+    return 0.4 if isinstance(method, ToCa) else steps / 28
+
+
+@pytest.fixture
+def pipe(engine):
+    return StandIn(Clock(), cost)
+
+
+def labels(comparison):
+    return [result.label for result in comparison.results]
+
+
+def run(pipe, tmp_path, methods=(FAST,), prompts=PROMPTS, **options):
+    options = {"batch": 2, "clock": pipe.clock, "console": Console(quiet=True)} | options
+    return compare(pipe, methods, prompts, out=tmp_path / "out", **options)
+
+
+def test_plain_is_always_there_and_first(pipe, tmp_path):
+    assert labels(run(pipe, tmp_path, [FAST, FewerSteps(0.5)])) == ["plain", "toca:4:0.9", "steps:0.5"]
+    assert labels(run(pipe, tmp_path, ["toca:4:0.9", "plain"])) == ["plain", "toca:4:0.9"]
+    assert labels(run(pipe, tmp_path, ["toca:age_weight=0"])) == ["plain", "toca:4:0.9:age_weight=0.0"]
+
+
+def test_methods_are_interleaved_and_their_order_rotates(pipe, tmp_path):
+    run(pipe, tmp_path, [FAST, FewerSteps(0.5)], prompts=PROMPTS[:3], batch=1)
+    order = [(c.prompts[0], "toca" if isinstance(c.method, ToCa) else c.steps) for c in pipe.calls[3:]]
+    assert order == [
+        *[("a", m) for m in (28, "toca", 14)],
+        *[("b", m) for m in ("toca", 14, 28)],
+        *[("c", m) for m in (14, 28, "toca")],
+    ]
+
+
+def test_plain_and_fewer_steps_are_timed_with_nothing_attached(pipe, tmp_path):
+    attached = []
+    pipe.cost = lambda pipe, method, steps: attached.append(pipe.attached) or 1
+    run(pipe, tmp_path, [FAST, FewerSteps(0.5)], prompts=["a"])
+    assert attached == [Plain(), FAST, Plain(), None, FAST, None]
+
+
+def test_the_warm_up_is_not_timed(pipe, tmp_path):
+    pipe.cost = lambda pipe, method, steps: 1000 if len(pipe.calls) <= 4 else 1
+    comparison = run(pipe, tmp_path, prompts=["a"], warmup=2)
+    assert len(pipe.calls) == 6
+    assert [t.seconds for r in comparison.results for t in r.timings] == [1, 1]
+
+
+def test_every_size_of_batch_is_warmed_up(pipe, tmp_path):
+    run(pipe, tmp_path, prompts=["a", "b", "c"], batch=2)
+    assert [len(call.prompts) for call in pipe.calls[:4]] == [1, 2, 1, 2]
+
+
+def test_all_methods_start_from_the_same_noise(pipe, tmp_path):
+    comparison = run(pipe, tmp_path)
+    plain, fast = comparison.results
+    for one, other in zip(plain.images, fast.images, strict=True):
+        difference = read(tmp_path, one).astype(int) - read(tmp_path, other)
+        assert (difference == 5).all()
+
+
+def test_a_picture_does_not_depend_on_its_batch(pipe, tmp_path):
+    paths = run(pipe, tmp_path, batch=4).results[0].images
+    together = [read(tmp_path, path) for path in paths]
+    run(pipe, tmp_path, batch=3)
+    assert all((read(tmp_path, path) == picture).all() for path, picture in zip(paths, together, strict=True))
+
+
+def test_seeds_count_up_or_are_given(pipe, tmp_path):
+    assert run(pipe, tmp_path, seeds=7).seeds == (7, 8, 9, 10)
+    assert run(pipe, tmp_path, seeds=[3, 1, 3, 1]).seeds == (3, 1, 3, 1)
+    first, _, third, _ = (read(tmp_path, path) for path in run(pipe, tmp_path, seeds=[3, 1, 3, 1]).results[0].images)
+    assert (first == third).all()
+
+
+def test_seconds_are_per_image_with_quartiles(pipe, tmp_path):
+    slow = iter([9, 9, 1.0, 9, 9, 2.0, 3.0, 9])  # warm-up of both, then plain and toca with the order rotating
+    pipe.cost = lambda *_: next(slow)
+    plain = run(pipe, tmp_path, prompts=PROMPTS[:3], batch=1, steps=28).results[0].seconds_per_image
+    assert (plain.median, plain.low, plain.high, plain.count) == (2.0, 1.5, 2.5, 3)
+
+
+def test_speed_up_is_the_median_of_ratios_of_the_same_batch(pipe, tmp_path):
+    # The machine gets ten times slower in batch 1: the ratio of medians would be 10 / 4, that of pairs is 2.
+    seconds = {("a", Plain): 2, ("b", Plain): 20, ("c", Plain): 10, ("a", ToCa): 1, ("b", ToCa): 10, ("c", ToCa): 4}
+    pipe.cost = lambda pipe, method, steps: seconds[pipe.calls[-1].prompts[0], type(method)]
+    plain, fast = run(pipe, tmp_path, prompts=PROMPTS[:3], batch=1).results
+    assert (fast.speedup.median, fast.speedup.count) == (2.0, 3)
+    assert plain.speedup.median == 1.0
+
+
+def test_flops_come_from_the_executed_steps_and_include_the_scores(pipe, tmp_path):
+    plain, fast, fewer = run(pipe, tmp_path, [FAST, FewerSteps(0.5)]).results
+    assert (plain.tflops, fewer.tflops, fast.tflops) == pytest.approx((28, 14, 9.5))
+    assert (plain.flops_ratio, fewer.flops_ratio, fast.flops_ratio) == pytest.approx((1, 2, 28 / 9.5))
+    assert (plain.steps, fewer.steps, fast.steps) == ("28F", "14F", "9F+19p")
+    assert fast.cache_bytes == 2000
+    assert fast.seconds_by_kind == {"full": 0.2, "partial": 0.01}
+
+
+def test_fidelity_is_against_the_plain_picture_of_the_same_prompt(pipe, tmp_path):
+    plain, fast = run(pipe, tmp_path).results
+    assert plain.psnr is None and plain.psnr_each == ()
+    assert fast.psnr_each == pytest.approx([20 * np.log10(255 / 5)] * 4)
+    assert fast.psnr.mean == pytest.approx(34.151, abs=1e-3)
+    assert 0.9 < fast.ssim.mean < 1
+
+
+def test_identical_pictures_are_counted_and_have_no_decibels(pipe, tmp_path):
+    fewer = run(pipe, tmp_path, [FewerSteps(0.5)]).results[1]  # the stand-in draws the same
+    assert (fewer.psnr.mean, fewer.psnr.infinite, fewer.psnr_each) == (None, 4, (None,) * 4)
+    assert fewer.ssim.mean == pytest.approx(1)
+
+
+def test_baselines_are_labelled_as_such(pipe, tmp_path):
+    results = run(pipe, tmp_path, ["steps:0.5", "toca:4:0.9:random", "toca:4:0.9"]).results
+    roles = ["the reference", "fewer-steps baseline: 14 of 28", "random-selection baseline", ""]
+    assert [r.role for r in results] == roles
+
+
+def test_the_result_goes_to_json_and_comes_back(pipe, tmp_path):
+    comparison = run(pipe, tmp_path, [FAST, FewerSteps(0.5)], call={"height": 16}, repeats=2)
+    data = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert from_json(data) == comparison
+    assert data["results"][1]["method"] == FAST.as_json()
+    assert {"dita", "torch", "diffusers", "transformers", "python"} <= set(data["versions"])
+    assert {"platform", "cpus", "threads", "gpu"} <= set(data["machine"])
+    assert data["call"] == {"height": 16}
+    assert len(data["results"][0]["timings"]) == 4
+
+
+def test_call_arguments_and_steps_reach_the_pipeline(pipe, tmp_path):
+    run(pipe, tmp_path, steps=10, call={"guidance_scale": 2.0})
+    assert {(call.steps, call.guidance_scale) for call in pipe.calls} == {(10, 2.0)}
+
+
+def test_the_pipeline_is_left_plain_and_its_progress_bar_as_it_was(pipe, tmp_path):
+    run(pipe, tmp_path)
+    assert pipe.attached is None
+    assert pipe.seen_config == {"leave": False, "disable": True}
+    assert pipe._progress_bar_config == {"leave": False}
+
+
+def test_after_an_error_the_pipeline_is_plain_and_nothing_is_written(pipe, tmp_path):
+    def fail(pipe, method, steps):
+        if isinstance(method, ToCa) and len(pipe.calls) > 3:
+            raise RuntimeError("out of memory")
+        return 1
+
+    pipe.cost = fail
+    with pytest.raises(RuntimeError, match="out of memory"):
+        run(pipe, tmp_path)
+    assert pipe.attached is None
+    assert pipe._progress_bar_config == {"leave": False}
+    assert not (tmp_path / "out").exists()
+
+
+def test_results_of_an_earlier_comparison_are_replaced(pipe, tmp_path):
+    run(pipe, tmp_path, [FAST])
+    run(pipe, tmp_path, [FORA(3)])
+    assert sorted(p.name for p in (tmp_path / "out").iterdir()) == [
+        "images",
+        "report.html",
+        "report.md",
+        "results.json",
+    ]
+    assert sorted(p.name for p in (tmp_path / "out" / "images").iterdir()) == ["fora-3", "plain"]
+
+
+def test_a_folder_with_other_files_is_refused_before_anything_runs(pipe, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "thesis.tex").write_text("mine")
+    with pytest.raises(FileExistsError, match="--overwrite"):
+        run(pipe, tmp_path)
+    assert pipe.calls == []
+    run(pipe, tmp_path, overwrite=True)
+    assert (tmp_path / "out" / "thesis.tex").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"prompts": []}, "no prompts"),
+        ({"seeds": [1, 2]}, "2 seeds for 4 prompts"),
+        ({"batch": 0}, "batch must be at least 1, got 0"),
+        ({"repeats": 0}, "repeats must be at least 1, got 0"),
+        ({"warmup": 0}, "warmup must be at least 1, got 0"),
+        ({"steps": 0}, "steps must be at least 1, got 0"),
+        ({"methods": ["toca", "toca:4:0.9"]}, "more than once: toca:4:0.9"),
+        ({"methods": ["toka"]}, "unknown method 'toka'"),
+    ],
+)
+def test_bad_arguments_are_refused_before_anything_runs(pipe, tmp_path, options, message):
+    with pytest.raises(ValueError, match=message):
+        run(pipe, tmp_path, **options)
+    assert pipe.calls == []
+
+
+def test_the_engine_and_a_tiny_flux_go_through_a_comparison(tmp_path):
+    pipe = tiny_pipeline()
+
+    def encode_prompt(prompt, **_):
+        generators = [torch.Generator().manual_seed(ord(text[0])) for text in prompt]
+        embeds = torch.stack([torch.randn(6, 24, generator=g) for g in generators])
+        return embeds, embeds[:, 0, :12], torch.zeros(6, 3)
+
+    pipe.encode_prompt = encode_prompt
+    options = {"steps": 8, "batch": 2, "call": {"height": 32, "width": 32}, "console": Console(quiet=True)}
+    comparison = compare(pipe, ["steps:0.5", "fora:2", "toca:2:0.5", "fora:1"], "abc", out=tmp_path, **options)
+    by_label = {result.label: result for result in comparison.results}
+    steps = {label: result.steps for label, result in by_label.items()}
+    assert steps == {"plain": "8F", "steps:0.5": "4F", "fora:2": "4F+4r", "toca:2:0.5": "5F+3p", "fora:1": "8F"}
+    assert by_label["fora:1"].psnr.infinite == 3  # a cycle of 1 is the plain pipeline, bit for bit
+    assert by_label["toca:2:0.5"].cache_bytes > 0
+    assert by_label["plain"].cache_bytes == 0
+    assert by_label["steps:0.5"].flops_ratio == pytest.approx(2)
+    assert all(len(result.images) == 3 for result in comparison.results)
+    assert dataclasses.asdict(comparison)["model"] == "FluxPipeline"
+
+
+def read(tmp_path, path):
+    return np.asarray(Image.open(tmp_path / "out" / path))
