@@ -97,7 +97,7 @@ def pack(latents: Tensor) -> Tensor:
 
 
 def positions(grid: int, native: int) -> Tensor:
-    """Image ids (grid * grid, 3) of a grid that covers the same picture as the native one: tokens sit at their centres."""
+    """Image ids (grid * grid, 3) of a grid over the same picture as the native one: tokens sit at their centres."""
     at = (torch.arange(grid) + 0.5) * (native / grid) - 0.5
     ids = torch.zeros(grid, grid, 3)
     ids[..., 1], ids[..., 2] = at[:, None], at[None, :]

@@ -20,8 +20,9 @@ from torch import Tensor, nn
 class Schedule:
     """How long and how fast a stage learns.
 
-    It ends after `steps`, or after `minutes` of training where that comes first; `progress` runs from 0 to 1 by whichever
-    is further. With `minutes` the learning rates depend on the machine's speed: the loss log holds what they were.
+    It ends after `steps`, or after `minutes` of training where that comes first; `progress` runs from 0 to 1 by
+    whichever is further. With `minutes` the learning rates depend on the machine's speed: the loss log
+    holds what they were.
     """
 
     steps: int
@@ -48,7 +49,7 @@ def generator(seed: int, step: int) -> torch.Generator:
     return torch.Generator().manual_seed(seed * 1_000_003 + step)
 
 
-def write_whole(path: Path, write: Callable[[Path], None]) -> None:
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     """Writes a file under a temporary name and renames it: a reader never sees half of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_name(path.name + ".part")
@@ -106,7 +107,9 @@ class Trainer:
             return False
         state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
         if state["seed"] != self.seed:
-            raise ValueError(f"{self.checkpoint} was trained with seed {state['seed']}, not {self.seed}: remove it first")
+            raise ValueError(
+                f"{self.checkpoint} was trained with seed {state['seed']}, not {self.seed}: remove it first"
+            )
         self.module.load_state_dict(state["weights"])
         for mine, saved in zip(self.average, state["average"], strict=True):
             mine.copy_(saved)
@@ -115,7 +118,7 @@ class Trainer:
         torch.set_rng_state(state["rng"])
         if self.log.exists():
             kept = [line for i, line in enumerate(self.log.read_text().splitlines()) if self._keeps(i, line)]
-            write_whole(self.log, lambda part: part.write_text("".join(line + "\n" for line in kept)) and None)
+            write_whole(self.log, lambda part: part.write_text("".join(line + "\n" for line in kept)))
         return True
 
     def _keeps(self, index: int, line: str) -> bool:
@@ -147,7 +150,7 @@ class Trainer:
         return self.schedule.progress(self.step, self.seconds) >= 1
 
     def run(self, every: int = 0, then: Callable[[int], None] | None = None) -> None:
-        """Trains to the end of the schedule; calls `then(step)` each `every` steps, and saves on the way and at the end."""
+        """Trains to the end of the schedule; calls `then(step)` each `every` steps; saves on the way and at the end."""
         self.module.train()
         for value, rate in self._shown():
             if self.step % 10 == 0:

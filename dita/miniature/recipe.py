@@ -87,7 +87,7 @@ class FlowRecipe:
 
     phases: small pictures first, on a grid of positions that is stretched to the native one: the layout and the words
         cost a quarter there.
-    noise_mean, noise_std: the noise level is s = sigmoid(n), n normal; in a share `noise_uniform` of the cases, uniform.
+    noise_mean, noise_std: the noise level is s = sigmoid(n), n normal; in a share `noise_uniform` of cases, uniform.
     drop_caption: share of captions replaced by the empty one, for classifier-free guidance.
     long_text: in the last phase, the share of steps at each longer padding of the captions.
     """

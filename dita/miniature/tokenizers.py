@@ -21,7 +21,7 @@ END = "</w>"
 
 
 def clip_tokenizer(words: list[str] | None = None) -> CLIPTokenizer:
-    """A byte-pair tokenizer that merges each of `words` (the world's by default) into one token; others are spelt out."""
+    """A byte-pair tokenizer that makes each of `words` (the world's by default) one token; others are spelt out."""
     merges = _merges(words or world.vocabulary())
     symbols = ["<|startoftext|>", "<|endoftext|>", *LETTERS, *(letter + END for letter in LETTERS)]
     symbols += [first + second for first, second in merges]

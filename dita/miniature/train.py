@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import platform
 import sys
 import time
@@ -119,7 +118,9 @@ def averaged(trainer: Trainer) -> flow.Flux:
     return model.requires_grad_(False)
 
 
-def report(trainer: Trainer, vae_trainer: Trainer, vae: AutoencoderKL, seed: int, how: dict[str, Any]) -> dict[str, Any]:
+def report(
+    trainer: Trainer, vae_trainer: Trainer, vae: AutoencoderKL, seed: int, how: dict[str, Any]
+) -> dict[str, Any]:
     """The facts of the run, for recipe.json."""
     return {
         "command": "python -m dita.miniature.train " + " ".join(a for a in sys.argv[1:] if a != "--export-only"),
@@ -150,7 +151,7 @@ def report(trainer: Trainer, vae_trainer: Trainer, vae: AutoencoderKL, seed: int
     }
 
 
-def count(module: torch.nn.Module) -> int:
+def count(module: Any) -> int:
     """Parameters of a module."""
     return sum(weight.numel() for weight in module.parameters())
 

@@ -1,7 +1,7 @@
 """A world of captioned drawings, made by the program itself: the training and evaluation data of the miniature models.
 
-A `Scene` is plain data. `sample_scene` draws one at random, `caption` says it in words, `draw` paints it at any size with
-signed distances (anti-aliased edges). Shapes, colours, relations and backgrounds are tables: a new kind is a new entry.
+A `Scene` is plain data. `sample_scene` draws one at random, `caption` says it in words, `draw` paints it at any size
+with signed distances (anti-aliased edges). Shapes, colours, relations and backgrounds are tables: a new kind is a new entry.
 Lengths are fractions of the picture's side; x grows to the right and y downwards.
 """
 
@@ -53,7 +53,7 @@ MARGIN = 0.03
 
 @dataclass(frozen=True)
 class Thing:
-    """One object: `shape` of SHAPES, `colour` of COLOURS, `size` of SIZES; centre and radius as fractions of the side."""
+    """One object: `shape` of SHAPES, `colour` of COLOURS, `size` of SIZES; centre, radius as fractions of the side."""
 
     shape: str
     colour: str
@@ -170,9 +170,7 @@ BACKGROUNDS: dict[str, _BackgroundKind] = {
     "gradient": _BackgroundKind(
         count=2,
         words=lambda names: f"{names[0]} to {names[1]} gradient",
-        paint=lambda x, y, rgb: (
-            rgb[:, 0, None, None, :] * (1 - y[..., None]) + rgb[:, 1, None, None, :] * y[..., None]
-        ),
+        paint=lambda x, y, rgb: rgb[:, 0, None, None, :] * (1 - y[..., None]) + rgb[:, 1, None, None, :] * y[..., None],
     ),
 }
 """Each kind: how many colours it takes, its words, and its paint: (x, y, rgb of (N, count, 3)) -> (N, H, W, 3).
@@ -266,7 +264,7 @@ def draw_all(scenes: Sequence[Scene], size: int = 64) -> Picture:
     """Many scenes at once: uint8 (N, size, size, 3). Thousands of 64x64 pictures a second on one core."""
     if size < 1:
         raise ValueError(f"size={size}: a picture has at least 1 pixel a side")
-    centres = (np.arange(size, dtype=np.float32) + 0.5) / size
+    centres: Floats = ((np.arange(size) + 0.5) / size).astype(np.float32)
     canvas = np.empty((len(scenes), size, size, 3), dtype=np.float32)
     for kind, painter in BACKGROUNDS.items():
         rows = [i for i, scene in enumerate(scenes) if scene.background.kind == kind]

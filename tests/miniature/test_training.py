@@ -124,7 +124,9 @@ def micro_trainer(folder: Path, steps: int) -> Trainer:
 def test_an_untrained_transformer_predicts_zero(micro: None, tmp_path: Path) -> None:
     trainer = micro_trainer(tmp_path, steps=2)
     loss = trainer.loss(torch.Generator().manual_seed(0), 1.0)
-    assert float(loss.detach()) == pytest.approx(2.0, rel=0.15)  # the mean square of noise - latents, both of unit variance
+    assert float(loss.detach()) == pytest.approx(
+        2.0, rel=0.15
+    )  # the mean square of noise - latents, both of unit variance
 
 
 def test_a_resumed_run_ends_in_the_same_bits(micro: None, one_thread: None, tmp_path: Path) -> None:

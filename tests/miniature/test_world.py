@@ -10,7 +10,9 @@ from dita.miniature import world
 PLAIN_WHITE = world.Background("plain", ("white",))
 
 
-def thing(shape: str = "circle", colour: str = "red", size: str = "large", x: float = 0.5, y: float = 0.5) -> world.Thing:
+def thing(
+    shape: str = "circle", colour: str = "red", size: str = "large", x: float = 0.5, y: float = 0.5
+) -> world.Thing:
     return world.Thing(shape, colour, size, x, y, radius=float(np.mean(world.SIZES[size])))
 
 
@@ -35,7 +37,9 @@ def test_the_same_seed_makes_the_same_pictures() -> None:
 def test_a_scene_draws_alone_as_it_draws_in_a_batch() -> None:
     scenes = world.scenes(20, seed=1)
     together = world.draw_all(scenes, size=48)
-    assert all(np.array_equal(world.draw(scene, size=48), picture) for scene, picture in zip(scenes, together, strict=True))
+    assert all(
+        np.array_equal(world.draw(scene, size=48), picture) for scene, picture in zip(scenes, together, strict=True)
+    )
 
 
 def test_a_scene_is_frozen() -> None:
