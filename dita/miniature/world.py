@@ -1,8 +1,8 @@
 """A world of captioned drawings, made by the program itself: the training and evaluation data of the miniature models.
 
 A `Scene` is plain data. `sample_scene` draws one at random, `caption` says it in words, `draw` paints it at any size
-with signed distances (anti-aliased edges). Shapes, colours, relations and backgrounds are tables: a new kind is a new entry.
-Lengths are fractions of the picture's side; x grows to the right and y downwards.
+with signed distances (anti-aliased edges). Shapes, colours, relations and backgrounds are tables: a new kind is a new
+entry. Lengths are fractions of the picture's side; x grows to the right and y downwards.
 """
 
 from __future__ import annotations
