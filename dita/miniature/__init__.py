@@ -69,9 +69,12 @@ def load(
         FileNotFoundError: the installation lacks the model's files.
     """
     place = folder(name)
+    import diffusers
     import torch
-    from diffusers import FluxPipeline
 
-    pipe: Any = (pipeline_class or FluxPipeline).from_pretrained(str(place), local_files_only=True)
+    keyword = "torch_dtype" if diffusers.__version__.startswith("0.41.") else "dtype"
+    pipe: Any = (pipeline_class or diffusers.FluxPipeline).from_pretrained(
+        str(place), local_files_only=True, **{keyword: dtype or torch.float32}
+    )
     pipe.default_sample_size = _DEFAULTS[name]["height"] // pipe.vae_scale_factor
-    return pipe.to(device, dtype or torch.float32)
+    return pipe.to(device)
