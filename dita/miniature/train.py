@@ -69,7 +69,8 @@ def flux(
     pools = {}
     if not export_only:
         for side in sorted({phase.side for phase in how.phases}):
-            pools[side] = flow.pool(vae, pool, side, seed * 10_000_019 + side, run / f"pool-{side}.pt")
+            file = run / f"pool-{side}px-{pool}-vae-{vae_trainer.step}.pt"
+            pools[side] = flow.pool(vae, pool, side, seed * 10_000_019 + side, file)
     model = flow.build(seed).to(device)
     loss = flow.FlowLoss(model, pools, how, compiled)
     trainer = Trainer(model, loss, Schedule(steps, minutes, rate=rate), run, "flow", seed)
