@@ -16,11 +16,11 @@ def received_attention(query: Tensor, key: Tensor) -> Tensor:
     query: (B, M, H, D), key: (B, N, H, D), both as they enter the attention product. The map is never held: queries
     go through in chunks. With M < N sampled queries this estimates the mean over all.
     """
-    queries = query.transpose(1, 2)  # (B, H, M, D)
-    keys = key.transpose(1, 2).transpose(2, 3) * query.shape[-1] ** -0.5  # (B, H, D, N)
+    queries = (query * query.shape[-1] ** -0.5).transpose(1, 2)  # (B, H, M, D)
+    keys = key.permute(0, 2, 3, 1)  # (B, H, D, N)
     total = torch.zeros(key.shape[0], key.shape[1], device=key.device, dtype=torch.float32)
     for chunk in queries.split(QUERY_CHUNK, dim=2):
-        total += torch.softmax((chunk @ keys).float(), dim=-1).sum(dim=(1, 2))
+        total += torch.softmax(chunk @ keys, dim=-1, dtype=torch.float32).sum(dim=(1, 2))
     return total / (query.shape[1] * query.shape[2])
 
 

@@ -6,7 +6,6 @@ from typing import Any
 
 import torch
 from diffusers import FluxTransformer2DModel
-from diffusers.models.embeddings import apply_rotary_emb
 from torch import Tensor, nn
 
 from dita.caching.class_swap import Forward, MakeForward
@@ -132,15 +131,24 @@ def token_scores(
         return _joint({stream: mean_length(value.unflatten(-1, (attn.heads, -1))) for stream, value in values.items()})
     query, key = _joint(probe.query), _joint(probe.key)
     query_rotary = rotary
-    if probe.score == "attention-sampled":
+    if probe.score == "attention-sampled" and query.shape[1] > SAMPLED_QUERIES:
         sample = sampled_queries(SAMPLED_QUERIES, query.shape[1], query.device)
         query = query.index_select(1, sample)
         if rotary is not None:
             query_rotary = (rotary[0].index_select(0, sample), rotary[1].index_select(0, sample))
-    if rotary is not None:
-        query = apply_rotary_emb(query, query_rotary, sequence_dim=1)
-        key = apply_rotary_emb(key, rotary, sequence_dim=1)
+    if rotary is not None and query_rotary is not None:
+        query, key = rotate(query, query_rotary), rotate(key, rotary)
     return received_attention(query, key)
+
+
+def rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
+    """Rotary embedding of queries or keys (B, N, H, D) by (cos, sin), each (N, D) with every angle twice.
+
+    As diffusers' `apply_rotary_emb`, in one complex product instead of several passes.
+    """
+    angles = torch.complex(rotary[0][:, None, ::2].float(), rotary[1][:, None, ::2].float())
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * angles).flatten(-2).to(x.dtype)
 
 
 def _joint(streams: dict[str, Tensor]) -> Tensor:
