@@ -6,8 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-QUERY_CHUNK = 256
-"""Queries whose attention is held at once: (B, H, 256, N) in float32 at most."""
+QUERY_CHUNK = {"cpu": 32}
+"""Queries whose attention is held at once, by device (256 on others): (B, H, 256, N) in float32 at most.
+
+A small chunk stays in a CPU's cache; a large one keeps a GPU busy.
+"""
 
 
 def received_attention(query: Tensor, key: Tensor) -> Tensor:
@@ -19,7 +22,7 @@ def received_attention(query: Tensor, key: Tensor) -> Tensor:
     queries = (query * query.shape[-1] ** -0.5).transpose(1, 2)  # (B, H, M, D)
     keys = key.permute(0, 2, 3, 1)  # (B, H, D, N)
     total = torch.zeros(key.shape[0], key.shape[1], device=key.device, dtype=torch.float32)
-    for chunk in queries.split(QUERY_CHUNK, dim=2):
+    for chunk in queries.split(QUERY_CHUNK.get(key.device.type, 256), dim=2):
         total += torch.softmax(chunk @ keys, dim=-1, dtype=torch.float32).sum(dim=(1, 2))
     return total / (query.shape[1] * query.shape[2])
 
