@@ -177,7 +177,9 @@ class Run:
                 slot.keep = site in kept
                 slot.rows = None
                 if slot.kind is Kind.FULL:
-                    slot.out = slot.inner = slot.age = None
+                    slot.age = None
+                    if not slot.keep:  # else each tensor is replaced in its turn: the allocator finds its place again
+                        slot.out = slot.inner = None
                     scored = scored or (slot.keep and any(branch.plan.cycle_tokens(self.step, site)))
                 else:
                     state.cached = True

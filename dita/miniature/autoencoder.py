@@ -27,12 +27,25 @@ def world_seed(random: torch.Generator) -> int:
     return int(torch.randint(2**31, (), generator=random))
 
 
+def crops(pictures: Tensor, side: int, random: torch.Generator) -> Tensor:
+    """One window of `side` pixels at a random place of each picture: (N, C, H, W) to (N, C, side, side)."""
+    rows, columns = (
+        torch.randint(length - side + 1, (len(pictures), 1), generator=random) + torch.arange(side)
+        for length in pictures.shape[2:]
+    )
+    return pictures[torch.arange(len(pictures))[:, None, None], :, rows[:, :, None], columns[:, None]].movedim(-1, 1)
+
+
 def loss(vae: AutoencoderKL, how: recipe.VaeRecipe, random: torch.Generator) -> Tensor:
-    """The loss of one step; one step in four sees pictures of half the side, and four times as many."""
-    half = torch.rand((), generator=random) < 0.25
-    side, batch = (recipe.PICTURE // 2, 4 * how.batch) if half else (recipe.PICTURE, how.batch)
+    """The loss of one step: windows of half the side from drawings at the native size, and whole small drawings.
+
+    The autoencoder sees a few pixels around each place, so windows teach it as much as whole pictures do.
+    """
+    half, small = recipe.PICTURE // 2, how.batch // 4
     device = next(vae.parameters()).device
-    drawn = to_tensor(world.pictures(batch, world_seed(random), side)[0]).to(device)
+    native = to_tensor(world.pictures(how.batch - small, world_seed(random), recipe.PICTURE)[0])
+    tiny = to_tensor(world.pictures(small, world_seed(random), half)[0])
+    drawn = torch.cat([crops(native, half, random), tiny]).to(device)
     with torch.autocast(device.type, torch.bfloat16):
         posterior = vae.encode(drawn.contiguous(memory_format=torch.channels_last)).latent_dist
         mean, log_variance = posterior.mean.float(), posterior.logvar.float()

@@ -6,7 +6,7 @@ import csv
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ class Schedule:
     minutes: float | None = None
     rate: float = 1e-3
     warm_up: int = 200
+    decay: float = 0.4
     weight_decay: float = 0.01
     ema: float = 0.999
     clip: float = 1.0
@@ -40,8 +41,8 @@ class Schedule:
         return min(1.0, max(step / self.steps, by_time))
 
     def rate_at(self, step: int, progress: float) -> float:
-        """Learning rate: linear warm-up, then a cosine to zero."""
-        return self.rate * min(1.0, (step + 1) / self.warm_up) * 0.5 * (1 + math.cos(math.pi * progress))
+        """Learning rate: linear warm-up, level, then in the last part `decay` a straight line to zero."""
+        return self.rate * min(1.0, (step + 1) / self.warm_up, (1 - progress) / self.decay)
 
 
 def generator(seed: int, step: int) -> torch.Generator:
@@ -57,8 +58,29 @@ def write_whole(path: Path, write: Callable[[Path], object]) -> None:
     os.replace(part, path)
 
 
+@dataclass(frozen=True)
+class Group:
+    """Weights that learn alike: at `scale` times the schedule's rate, by Muon (matrices only) or else by AdamW.
+
+    Muon (K. Jordan, 2024; as scaled by Liu et al., arXiv 2502.16982, section 2.2) orthogonalises the momentum of each
+    matrix. On the miniatures it halves the time to a given loss.
+    """
+
+    weights: tuple[nn.Parameter, ...]
+    scale: float = 1.0
+    muon: bool = False
+
+    def optimiser(self, schedule: Schedule) -> torch.optim.Optimizer:
+        """Its optimiser."""
+        rate, decay = schedule.rate * self.scale, schedule.weight_decay
+        if self.muon:
+            scaled = "match_rms_adamw"
+            return torch.optim.Muon(self.weights, lr=rate, weight_decay=decay, momentum=0.95, adjust_lr_fn=scaled)
+        return torch.optim.AdamW(self.weights, lr=rate, betas=(0.9, 0.99), weight_decay=decay)
+
+
 class Trainer:
-    """A module in training: its weights, their moving average, the optimiser and the count of steps and seconds.
+    """A module in training: its weights, their moving average, the optimisers and the count of steps and seconds.
 
     `loss(generator, progress)` returns the scalar loss of one step; all its random numbers come from `generator`.
     """
@@ -71,14 +93,14 @@ class Trainer:
         folder: Path,
         name: str,
         seed: int = 0,
+        groups: Sequence[Group] | None = None,
     ) -> None:
         self.module, self.loss, self.schedule, self.seed, self.name = module, loss, schedule, seed, name
         self.checkpoint, self.log = folder / f"{name}.pt", folder / f"{name}-loss.csv"
         self.weights = [weight for weight in module.parameters() if weight.requires_grad]
         self.average = [weight.detach().clone() for weight in self.weights]
-        self.optimiser = torch.optim.AdamW(
-            self.weights, lr=schedule.rate, betas=(0.9, 0.99), weight_decay=schedule.weight_decay
-        )
+        self.groups = groups or [Group(tuple(self.weights))]
+        self.optimisers = [group.optimiser(schedule) for group in self.groups]
         self.step, self.seconds = 0, 0.0
 
     def state(self) -> dict[str, Any]:
@@ -86,7 +108,7 @@ class Trainer:
         return {
             "weights": self.module.state_dict(),
             "average": self.average,
-            "optimiser": self.optimiser.state_dict(),
+            "optimisers": [optimiser.state_dict() for optimiser in self.optimisers],
             "step": self.step,
             "seconds": self.seconds,
             "seed": self.seed,
@@ -113,7 +135,8 @@ class Trainer:
         self.module.load_state_dict(state["weights"])
         for mine, saved in zip(self.average, state["average"], strict=True):
             mine.copy_(saved)
-        self.optimiser.load_state_dict(state["optimiser"])
+        for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(saved)
         self.step, self.seconds = state["step"], state["seconds"]
         torch.set_rng_state(state["rng"])
         if self.log.exists():
@@ -129,13 +152,15 @@ class Trainer:
         began = time.perf_counter()
         progress = self.schedule.progress(self.step, self.seconds)
         rate = self.schedule.rate_at(self.step, progress)
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
+        for group, optimiser in zip(self.groups, self.optimisers, strict=True):
+            for settings in optimiser.param_groups:
+                settings["lr"] = rate * group.scale
         loss = self.loss(generator(self.seed, self.step), progress)
         loss.backward()
         nn.utils.clip_grad_norm_(self.weights, self.schedule.clip)
-        self.optimiser.step()
-        self.optimiser.zero_grad(set_to_none=True)
+        for optimiser in self.optimisers:
+            optimiser.step()
+            optimiser.zero_grad(set_to_none=True)
         keep = min(self.schedule.ema, (1 + self.step) / (10 + self.step))
         torch._foreach_lerp_(self.average, [weight.detach() for weight in self.weights], 1 - keep)
         value = float(loss.detach())

@@ -72,6 +72,13 @@ TEXT_TOKENS = 32
 """Native length of a caption for T5, padding included."""
 
 
+MUON_SCALE = 3.0
+"""Muon's learning rate over AdamW's."""
+
+TEXT_SCALE = 0.3
+"""Learning rate of the text encoders in the flow training, over that of the transformer."""
+
+
 @dataclass(frozen=True)
 class Phase:
     """A part of the flow training: until the share `until` of it is done, `batch` pictures of `side` pixels a step."""
@@ -92,7 +99,7 @@ class FlowRecipe:
     long_text: in the last phase, the share of steps at each longer padding of the captions.
     """
 
-    phases: tuple[Phase, ...] = (Phase(0.35, PICTURE // 2, 32), Phase(1.0, PICTURE, 16))
+    phases: tuple[Phase, ...] = (Phase(0.45, PICTURE // 2, 32), Phase(1.0, PICTURE, 16))
     pool: int = 32768
     noise_mean: float = 0.4
     noise_std: float = 1.1
@@ -109,5 +116,13 @@ class FlowRecipe:
 class VaeRecipe:
     """How the autoencoder learns: L1 + L2 of the picture and a faint pull of the latents to a unit Gaussian."""
 
-    batch: int = 16
+    batch: int = 48
     kl: float = 1e-5
+
+
+@dataclass(frozen=True)
+class TextRecipe:
+    """How the text encoders learn the language of the captions before the flow training."""
+
+    steps: int = 1000
+    batch: int = 64

@@ -16,7 +16,7 @@ CLIP_LENGTH = 77
 T5_LENGTH = 512
 """Most tokens of a caption for T5, as in FLUX.1-dev."""
 
-LETTERS = string.ascii_lowercase + string.digits
+LETTERS = string.ascii_lowercase + string.digits + '"'
 END = "</w>"
 
 
@@ -52,6 +52,6 @@ def t5_tokenizer(words: list[str] | None = None) -> T5Tokenizer:
     """A unigram tokenizer with one token for each of `words` (the world's by default); others are spelt out."""
     words = words or world.vocabulary()
     vocab = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -6.0)]
-    vocab += [(f"▁{word}", -4.0) for word in words]
-    vocab += [(letter, -8.0) for letter in LETTERS if letter not in {word for word, _ in vocab}]
+    vocab += [(f"▁{word}", -4.0) for word in [*words, '"']]
+    vocab += [(letter, -8.0) for letter in dict.fromkeys(LETTERS + world.GLYPHS)]
     return T5Tokenizer(vocab=vocab, extra_ids=0, model_max_length=T5_LENGTH)

@@ -16,7 +16,7 @@ import transformers
 import typer
 from diffusers import AutoencoderKL
 
-from dita.miniature import autoencoder, export, flow, recipe, world
+from dita.miniature import autoencoder, export, flow, recipe, text, world
 from dita.miniature.loop import Schedule, Trainer, write_whole
 
 app = typer.Typer(add_completion=False, help="Train the miniature models that dita ships.")
@@ -30,11 +30,11 @@ def main() -> None:
 
 @app.command()
 def flux(
-    steps: Annotated[int, typer.Option(help="Steps of the flow training.")] = 12000,
+    steps: Annotated[int, typer.Option(help="Steps of the flow training.")] = 40000,
     minutes: Annotated[float | None, typer.Option(help="End the flow training after so many minutes.")] = None,
     batch: Annotated[int, typer.Option(help="Pictures a step at the native size; twice as many at half of it.")] = 16,
     rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 1e-3,
-    vae_steps: Annotated[int, typer.Option(help="Steps of the autoencoder's training.")] = 1000,
+    vae_steps: Annotated[int, typer.Option(help="Steps of the autoencoder's training.")] = 3000,
     vae_minutes: Annotated[float | None, typer.Option(help="End it after so many minutes.")] = None,
     pool: Annotated[int, typer.Option(help="Drawings to encode for each size.")] = 32768,
     seed: Annotated[int, typer.Option(help="Seed of weights, drawings and noise.")] = 0,
@@ -72,13 +72,20 @@ def flux(
             file = run / f"pool-{side}px-{pool}-vae-{vae_trainer.step}.pt"
             pools[side] = flow.pool(vae, pool, side, seed * 10_000_019 + side, file)
     model = flow.build(seed).to(device)
+    reader = text.Reader(model.t5, model.clip).to(device)
+    text_trainer = text_encoders_trainer(reader, run, seed)
+    text_trainer.resume()
+    if not export_only:
+        text_trainer.run()
+    reader.load_state_dict(text_trainer.averaged())  # the encoders are the model's own
+    read = text.accuracy(reader, 512, seed + 3)
     loss = flow.FlowLoss(model, pools, how, compiled)
-    trainer = Trainer(model, loss, Schedule(steps, minutes, rate=rate), run, "flow", seed)
+    trainer = Trainer(model, loss, Schedule(steps, minutes, rate=rate), run, "flow", seed, flow.groups(model))
     resumed = trainer.resume()
     if export_only and not resumed:
         raise typer.BadParameter(f"{trainer.checkpoint} does not exist: train first", param_hint="--export-only")
 
-    captions = world.prompts(32, seed)
+    captions = world.prompts(32, seed, split="held-out", kinds=tuple(world.KINDS))
 
     def show(step: int) -> None:
         pictures = export.sample(export.pipeline(averaged(trainer), vae), captions, seed=seed)
@@ -88,7 +95,11 @@ def flux(
     if not export_only:
         trainer.run(sample_every, show)
         show(trainer.step)
-    facts = report(trainer, vae_trainer, vae, seed, asdict(how))
+    facts = report(trainer, vae_trainer, vae, seed, asdict(how)) | {
+        "text_steps": text_trainer.step,
+        "text_minutes": round(text_trainer.seconds / 60, 1),
+        "text_accuracy": {"t5": round(read[0], 4), "clip": round(read[1], 4)},
+    }
     export.write_folder(averaged(trainer), copy.deepcopy(vae), out, facts)
     typer.echo(f"{out}: {sum(f.stat().st_size for f in out.rglob('*')) / 2**20:.1f} MiB")
 
@@ -98,6 +109,13 @@ def autoencoder_trainer(run: Path, schedule: Schedule, seed: int, device: str) -
     vae = autoencoder.build(seed).to(device)
     how = recipe.VaeRecipe()
     return Trainer(vae, lambda random, _: autoencoder.loss(vae, how, random), schedule, run, "vae", seed)
+
+
+def text_encoders_trainer(reader: text.Reader, run: Path, seed: int) -> Trainer:
+    """The trainer of the text encoders and the heads that read from them."""
+    how = recipe.TextRecipe()
+    schedule = Schedule(how.steps, rate=2e-3, warm_up=50)
+    return Trainer(reader, lambda random, _: text.loss(reader, how.batch, random), schedule, run, "text", seed)
 
 
 def finished_vae(trainer: Trainer, seed: int) -> AutoencoderKL:
