@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
 
-
 _FEW_STEPS = 100  # DiT's profiles are published for 50 and for 250 steps
 
 

@@ -20,6 +20,8 @@ Score = Literal[
 SCORES: tuple[Score, ...] = get_args(Score)
 LIVE_SCORES: tuple[Score, ...] = ("norm", "similarity")
 """Scores that need the tokens of the cached step itself: all others are known at the full step."""
+PROBED_SCORES: tuple[Score, ...] = ("attention-sampled", "attention", "k-norm", "v-norm", "kv-norm")
+"""Scores that are collected inside the attention of a full step."""
 ATTENTION_SCORES: tuple[Score, ...] = ("attention-sampled", "attention")
 """s1, attention received, or s2, entropy of the attention to the text, by family (`Family.attention_score`)."""
 
@@ -49,6 +51,10 @@ class Method:
 
     def rescores(self, shape: Shape) -> bool:
         """Whether tokens that a cached step computes are scored again there."""
+        return False
+
+    def keeps_scores(self, shape: Shape) -> bool:
+        """Whether collected scores are needed beyond the selection that follows them."""
         return False
 
     def shares_halves(self, shape: Shape) -> bool:
@@ -111,8 +117,8 @@ class FewerSteps(Method):
 class FORA(Method):
     """Whole-step caching (FORA, arXiv 2407.01425): a full step, then `cycle` - 1 that reuse every module's output.
 
-    The first step is full. FLUX counts from the last full step; PixArt and DiT take the steps whose number is a multiple
-    of `cycle`, DiT counting down to 0, so that its last step is full.
+    The first step is full. FLUX counts from the last full step; PixArt and DiT take the steps whose number is a
+    multiple of `cycle`, DiT counting down to 0, so that its last step is full.
     """
 
     name: ClassVar[str] = "fora"
@@ -137,8 +143,8 @@ class FORA(Method):
 class ToCa(Method):
     """Token-wise feature caching (ToCa, ICLR 2025, arXiv 2410.05317).
 
-    A full step, then `cycle` - 1 cached ones: self-attention is reused whole; cross-attention and MLP compute the tokens
-    with the highest scores and reuse their stored output for the others. Each module selects for itself.
+    A full step, then `cycle` - 1 cached ones: self-attention is reused whole; cross-attention and MLP compute the
+    tokens with the highest scores and reuse their stored output for the others. Each module selects for itself.
 
     Fields:
         cycle: N, full steps are N apart (at least 1; 1 is the plain pipeline). On PixArt and DiT it is the N that the
@@ -146,9 +152,9 @@ class ToCa(Method):
         ratio: R, the caching ratio in [0, 1]: 0.9 computes 10 % of the tokens on a cached step, before `schedule`.
         score: what makes a token worth computing (spec/methods.md 1.3). `attention`: the attention it receives, exact,
             by a second pass, and on PixArt the entropy of its attention to the text; `attention-sampled`: the same from
-            256 queries (on PixArt exact); `k-norm`, `v-norm`: large keys, values; `kv-norm`: small values; `norm`: large
-            hidden states; `similarity`: least like the stored output; `random`; `uniform`: spread evenly over the grid,
-            another offset each time.
+            256 queries (on PixArt exact); `k-norm`, `v-norm`: large keys, values; `kv-norm`: small values; `norm`:
+            large hidden states; `similarity`: least like the stored output; `random`; `uniform`: spread evenly over
+            the grid, another offset each time.
         schedule: how the share of computed tokens varies over steps, layers and modules (spec/methods.md 1.4); `toca`
             is the paper's for each family, on DiT that for 50 DDIM steps or, beyond 100 steps, for 250 DDPM steps.
         age_weight: lambda_3 (section 3.2, s3): added to a score for each `cycle` steps that the token was not computed.
@@ -214,6 +220,12 @@ class ToCa(Method):
 
     def rescores(self, shape: Shape) -> bool:
         return self.strict and self.scores_entropy(shape)
+
+    def keeps_scores(self, shape: Shape) -> bool:
+        other_cycle = self.cross_cycle not in (None, self.cycle) and any(
+            s.module == "cross_attn" for s in shape.sites()
+        )
+        return self.score in PROBED_SCORES and (other_cycle or self.rescores(shape))
 
     def shares_halves(self, shape: Shape) -> bool:
         return shape.rows > shape.batch and (not self.strict or self.scores_entropy(shape))
@@ -317,7 +329,9 @@ def _checked(name: str | None, key: str, value: Any, annotation: str) -> Any:
         "bool": isinstance(value, bool),
     }.get(annotation, True)  # a choice, which the method checks itself
     if not matches:
-        kind = {"float": "a number", "float | None": "a number", "bool": "true or false"}.get(annotation, "a whole number")
+        kind = {"float": "a number", "float | None": "a number", "bool": "true or false"}.get(
+            annotation, "a whole number"
+        )
         raise ValueError(f"parameter {key!r} of method {name!r} must be {kind}, got {value!r}")
     return int(value) if annotation.startswith("int") and value is not None else value
 

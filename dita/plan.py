@@ -141,21 +141,29 @@ class Plan:
                 kinds[site].add(action.kind)
         features = {site: self.shape.feature_bytes(site, frozenset(kinds[site])) for site in kinds}
         index_bytes = self._live_index_bytes() if self.method.selects_live(self.shape) else self._queue_bytes()
+        score_bytes = self._score_bytes() if self.method.keeps_scores(self.shape) else 0
         return max(
-            (sum(features[site] for site in coming) + held for coming, held in zip(self._coming, index_bytes, strict=True)),
-            default=0,
+            sum(features[site] for site in coming) + bool(coming) * score_bytes + index
+            for coming, index in zip(self._coming, index_bytes, strict=True)
         )
 
     def _queue_bytes(self) -> list[int]:
         """After each step: the token numbers of the cached steps to come."""
         return [8 * sum(map(sum, coming.values())) * self.shape.rows for coming in self._coming]
 
+    def _score_bytes(self) -> int:
+        """One number a token in each block."""
+        score = getattr(self.method, "score", "")
+        sources = ((stack, self.shape.score_source(stack, score)) for stack in self.shape.stacks)
+        numbers = sum(self.shape.tokens(module) * self.shape.depth(stack) for stack, module in sources)
+        return 4 * numbers * self.shape.rows
+
     def _live_index_bytes(self) -> list[int]:
-        """In each step: its own token numbers, the ages of all tokens, and the scores that cached steps refresh."""
+        """In each step: its own token numbers, and the ages of all tokens."""
         choosing = self.shape.batch if self.method.shares_halves(self.shape) else self.shape.rows
         aged: set[Site] = set()
         held = []
-        for step, coming in zip(self.steps, self._coming, strict=True):
+        for step in self.steps:
             partial = {site: action.tokens for site, action in step.items() if action.kind is Kind.PARTIAL}
             aged = {site for site in aged if step[site].kind is not Kind.FULL} | set(partial)
             ages = sum(4 * self.shape.tokens(site.module) for site in aged) * choosing

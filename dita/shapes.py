@@ -184,7 +184,10 @@ class FluxShape:
         joint = self.tokens("attn")
         queries = {"attention": joint, "attention-sampled": min(joint, SAMPLED_QUERIES)}.get(score, 0)
         per_sample = 2 * queries * joint * self.width
-        if score == "v-norm":  # the value projection is not handed out by the attention module: it is computed again
+        if score in (
+            "v-norm",
+            "kv-norm",
+        ):  # the value projection is not handed out by the attention module: it is computed again
             per_sample = 2 * joint * self.width * self.width
         return float(per_sample * self.batch)
 
@@ -334,7 +337,7 @@ class DiTShape:
 
     def step_flops(self) -> float:
         c = self.width
-        embedding = 2 * 256 * c + 2 * c * c  # of the timestep: each block has its own, the output layer uses the first's
+        embedding = 2 * 256 * c + 2 * c * c  # of the timestep: each block's own, and the first one's again
         modulation = self.layers * (embedding + 2 * c * 6 * c) + embedding + 2 * c * 2 * c
         image = _patch_flops(self.image_tokens, self.patch, self.in_channels + self.out_channels, c)
         return float((modulation + image) * self.rows * self.branches)
