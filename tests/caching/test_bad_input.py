@@ -35,7 +35,8 @@ def test_an_unknown_family_lists_the_supported_ones() -> None:
 
 
 def test_a_transformer_of_another_family_is_refused() -> None:
-    model = LatteTransformer3DModel(num_attention_heads=1, attention_head_dim=8, num_layers=1, sample_size=4)
+    sizes = {"num_attention_heads": 1, "attention_head_dim": 8, "num_layers": 1, "sample_size": 4}
+    model = LatteTransformer3DModel(**sizes, patch_size=2, in_channels=4, caption_channels=8)
     with pytest.raises(UnsupportedModelError, match="LatteTransformer3DModel; supported families: flux, pixart, dit"):
         dita.enable(model, "toca", steps=4)
 
