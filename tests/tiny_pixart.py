@@ -28,7 +28,7 @@ def tiny_transformer(seed: int = 0, layers: int = 3, **config) -> PixArtTransfor
         for name, parameter in model.named_parameters():
             parameter.copy_(torch.randn_like(parameter) * (0.3 if parameter.ndim > 1 else 0.1))
             if "attn2.to_q" in name:  # but attention to one word alone would give all tokens the same entropy
-                parameter.mul_(0.2)
+                parameter.mul_(0.01)
     return model.requires_grad_(False)
 
 
