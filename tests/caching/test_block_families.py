@@ -23,6 +23,9 @@ from dita.shapes import Kind, Site
 from tests import tiny_dit, tiny_pixart
 from tests.tiny_pixart import LENGTHS, prompts
 
+# the Heun scheduler of diffusers hands tensors to numpy
+pytestmark = pytest.mark.filterwarnings("ignore:__array_wrap__")
+
 CONSTANT = dita.ToCa(3, 0.5, schedule="constant")
 
 
