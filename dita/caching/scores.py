@@ -48,7 +48,8 @@ def attention_entropy(query: Tensor, key: Tensor, bias: Tensor | None) -> Tensor
     queries = (query * query.shape[-1] ** -0.5).transpose(1, 2)  # (B, H, N, D)
     keys = key.permute(0, 2, 3, 1)  # (B, H, D, T)
     entropies = []
-    for chunk in queries.split(QUERY_CHUNK.get(key.device.type, 256), dim=2):
+    size = QUERY_CHUNK.get(key.device.type, 256) * max(1, 1024 // key.shape[1])  # few keys: more queries fit
+    for chunk in queries.split(size, dim=2):
         logits = chunk @ keys
         if bias is not None:
             logits = logits + bias
