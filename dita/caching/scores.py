@@ -12,6 +12,9 @@ QUERY_CHUNK = {"cpu": 32}
 A small chunk stays in a CPU's cache; a large one keeps a GPU busy.
 """
 
+TEXT_QUERY_CHUNK = 256
+"""Queries whose attention to the text is held at once, on any device: a text is short."""
+
 
 def received_attention(query: Tensor, key: Tensor) -> Tensor:
     """Mean attention that each key receives, over heads and queries: s1, (B, N).
@@ -48,8 +51,7 @@ def attention_entropy(query: Tensor, key: Tensor, bias: Tensor | None) -> Tensor
     queries = (query * query.shape[-1] ** -0.5).transpose(1, 2)  # (B, H, N, D)
     keys = key.permute(0, 2, 3, 1)  # (B, H, D, T)
     entropies = []
-    size = QUERY_CHUNK.get(key.device.type, 256) * max(1, 1024 // key.shape[1])  # few keys: more queries fit
-    for chunk in queries.split(size, dim=2):
+    for chunk in queries.split(TEXT_QUERY_CHUNK, dim=2):
         logits = chunk @ keys
         if bias is not None:
             logits = logits + bias
