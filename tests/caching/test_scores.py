@@ -33,6 +33,16 @@ def test_sampled_queries_estimate_the_exact_score() -> None:
     assert torch.corrcoef(ranks)[0, 1] > 0.95
 
 
+def test_coarse_products_keep_the_ranking_of_an_estimate() -> None:
+    torch.manual_seed(0)
+    query, key = torch.randn(2, 256, 4, 16), torch.randn(2, 900, 4, 16)
+    exact = scores.received_attention(query, key)
+    coarse = scores.received_attention(query, key, estimate=True)
+    torch.testing.assert_close(coarse, exact, rtol=1e-2, atol=0)
+    ranks = torch.stack([exact[0].argsort().argsort(), coarse[0].argsort().argsort()]).float()
+    assert torch.corrcoef(ranks)[0, 1] > 0.999
+
+
 def test_sampling_as_many_queries_as_tokens_is_exact() -> None:
     assert scores.sampled_queries(256, 70, torch.device("cpu")).tolist() == list(range(70))
 
