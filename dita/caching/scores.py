@@ -40,7 +40,7 @@ def received_attention(query: Tensor, key: Tensor, estimate: bool = False) -> Te
 @lru_cache
 def _cpu_multiplies_bfloat16() -> bool:
     """Whether this CPU has instructions for products of bfloat16; without them they are slower than float32's."""
-    known = getattr(torch.cpu, "get_capabilities", dict)()
+    known: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
 
 
