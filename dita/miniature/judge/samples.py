@@ -70,6 +70,17 @@ def _sign(rng: np.random.Generator) -> Sample:
     return Sample(scene, tuple(marks(scene)))
 
 
+def _inside(rng: np.random.Generator) -> Sample:
+    """One object inside another; in some, the inner one is odd."""
+    scene = sample_kind(rng, "inside", "train")
+    if rng.random() > 0.25:
+        return Sample(scene, tuple(marks(scene)))
+    inner, outer = scene.things
+    overlay = _figure(oddities.odd_shape(rng), inner.x, inner.y, inner.radius, COLOURS[inner.colour])
+    scene = replace(scene, things=(outer,))
+    return Sample(scene, (*marks(scene), object_mark(OTHER, inner.colour, inner.x, inner.y, inner.radius)), (overlay,))
+
+
 def _scattered(rng: np.random.Generator, count: int) -> list[tuple[float, float, float]]:
     """(x, y, radius) of up to `count` objects that lie inside the picture and apart from each other."""
     places: list[tuple[float, float, float]] = []
@@ -163,11 +174,12 @@ def _figure(
 
 
 _KINDS: dict[str, tuple[float, Callable[[np.random.Generator], Sample]]] = {
-    "of the world": (0.50, _of_world),
-    "sign": (0.12, _sign),
+    "of the world": (0.42, _of_world),
+    "sign": (0.10, _sign),
+    "inside": (0.12, _inside),
     "free": (0.12, _free),
-    "odd objects": (0.12, _odd_objects),
-    "odd sign": (0.10, _odd_sign),
+    "odd objects": (0.11, _odd_objects),
+    "odd sign": (0.09, _odd_sign),
     "odd beside": (0.04, _odd_panel),
 }
 """Kinds of sample, how often each is drawn, and how."""
