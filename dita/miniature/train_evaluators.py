@@ -15,7 +15,7 @@ HERE = Path(__file__).parent
 
 
 def judge(
-    steps: Annotated[int, typer.Option(help="Training steps, at most.")] = 4000,
+    steps: Annotated[int, typer.Option(help="Training steps, at most.")] = 1800,
     minutes: Annotated[float | None, typer.Option(help="End the training after so many minutes.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of weights and drawings.")] = 0,
     threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves torch's own choice.")] = 0,
@@ -24,7 +24,7 @@ def judge(
     export_only: Annotated[bool, typer.Option("--export-only", help="Write the folder from the checkpoint.")] = False,
 ) -> None:
     """Trains the judge's eyes and writes shapes-judge. A second call with the same --run goes on."""
-    trainer = judge_trainer(run, Schedule(steps, minutes, rate=2e-3, warm_up=100, decay=0.5, ema=0.997), seed, threads)
+    trainer = judge_trainer(run, Schedule(steps, minutes, rate=2e-3, warm_up=100, decay=0.5, ema=0.997, save_every=200), seed, threads)
     trainer.resume()
     if not export_only:
         trainer.run()

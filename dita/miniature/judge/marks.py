@@ -139,7 +139,5 @@ def background_target(backgrounds: Sequence[tuple[str, ...]]) -> Tensor:
     rows = []
     for kind, *colours in backgrounds:
         first, second = (*colours, "-", "-")[:2]
-        rows.append(
-            [BACKGROUND_KINDS.index(kind), BACKGROUND_COLOURS.index(first), BACKGROUND_COLOURS.index(second)]
-        )
+        rows.append([BACKGROUND_KINDS.index(kind), BACKGROUND_COLOURS.index(first), BACKGROUND_COLOURS.index(second)])
     return torch.tensor(rows, dtype=torch.int64).view(-1, 3)

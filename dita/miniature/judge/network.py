@@ -89,45 +89,54 @@ class Answer:
     background: tuple[Tensor, Tensor, Tensor]
 
 
+CELL_PARTS = [part for kinds in LAYERS.values() for part in (1, len(kinds), len(COLOURS), 3)]
+"""Channels of what is said about a cell: of each layer the presence, the kinds, the colours and the geometry."""
+
+BACKGROUND_PARTS = [len(BACKGROUND_KINDS), len(BACKGROUND_COLOURS), len(BACKGROUND_COLOURS)]
+"""Channels of what is said about the background: its kinds, and twice its colours."""
+
+
+def answer(cells: Tensor, background: Tensor) -> Answer:
+    """The answer in the channels of CELL_PARTS (N, C, GRID, GRID) and of BACKGROUND_PARTS (N, C)."""
+    parts = iter(cells.float().split(CELL_PARTS, dim=1))
+    layers = {}
+    for layer in LAYERS:
+        presence, kind, colour, geometry = (next(parts) for _ in range(4))
+        layers[layer] = LayerAnswer(presence[:, 0], kind, colour, geometry)
+    kind, first, second = background.float().split(BACKGROUND_PARTS, dim=1)
+    return Answer(layers, (kind, first, second))
+
+
+@torch.no_grad()
+def expect_nothing(bias: Tensor) -> None:
+    """Lets the presences in a bias of CELL_PARTS begin near the rate of marks, so that emptiness need not be learned."""
+    for i in range(0, len(CELL_PARTS), 4):
+        bias[sum(CELL_PARTS[:i])] = -4.0
+
+
 class Eyes(nn.Module):
     """The trunk, a head over every cell for the layers, and one over the whole picture for the background."""
-
-    background_parts = (len(BACKGROUND_KINDS), len(BACKGROUND_COLOURS), len(BACKGROUND_COLOURS))
 
     def __init__(self, widths: Widths | None = None) -> None:
         super().__init__()
         self.widths = widths or Widths()
         width = self.widths.quarter
         self.trunk = Trunk(self.widths)
-        self.parts = [part for kinds in LAYERS.values() for part in (1, len(kinds), len(COLOURS), 3)]
-        self.cell = nn.Sequential(nn.Conv2d(width, width, 1), nn.SiLU(), nn.Conv2d(width, sum(self.parts), 1))
-        self.whole = nn.Sequential(nn.Linear(16 * width, width), nn.SiLU(), nn.Linear(width, sum(self.background_parts)))
-        self._expect_nothing()
-
-    def _expect_nothing(self) -> None:
-        """Lets presence begin near the rate of marks, so that the first steps are not spent on learning emptiness."""
-        last = self.cell[-1]
-        assert isinstance(last, nn.Conv2d) and last.bias is not None
-        with torch.no_grad():
-            for start in range(0, len(self.parts), 4):
-                last.bias[sum(self.parts[:start])] = -4.0
+        self.cell = nn.Sequential(nn.Conv2d(width, width, 1), nn.SiLU(), nn.Conv2d(width, sum(CELL_PARTS), 1))
+        self.whole = nn.Sequential(nn.Linear(16 * width, width), nn.SiLU(), nn.Linear(width, sum(BACKGROUND_PARTS)))
+        last = self.cell[-1].bias
+        assert isinstance(last, nn.Parameter)
+        expect_nothing(last)
 
     def forward(self, pictures: Tensor) -> Answer:
         features = self.trunk(pictures)
-        parts = iter(self.cell(features).float().split(self.parts, dim=1))
-        layers = {}
-        for layer in LAYERS:
-            presence, kind, colour, geometry = (next(parts) for _ in range(4))
-            layers[layer] = LayerAnswer(presence[:, 0], kind, colour, geometry)
-        pooled = functional.adaptive_avg_pool2d(features, 4).flatten(1)
-        kind, first, second = self.whole(pooled).float().split(self.background_parts, dim=1)
-        return Answer(layers, (kind, first, second))
+        return answer(self.cell(features), self.whole(functional.adaptive_avg_pool2d(features, 4).flatten(1)))
 
 
-def loss(answer: Answer, targets: Mapping[str, LayerTarget], background: Tensor) -> Tensor:
+def loss(said: Answer, targets: Mapping[str, LayerTarget], background: Tensor) -> Tensor:
     """The sum of all parts: presence, then kind, colour and geometry near the marks, and the background."""
-    total = torch.stack([_layer_loss(answer.layers[layer], target) for layer, target in targets.items()]).sum()
-    return total + _background_loss(answer.background, background)
+    total = torch.stack([_layer_loss(said.layers[layer], target) for layer, target in targets.items()]).sum()
+    return total + _background_loss(said.background, background)
 
 
 def _layer_loss(said: LayerAnswer, true: LayerTarget) -> Tensor:

@@ -23,9 +23,7 @@ FAR = 90
 """Least distance, in 8-bit RGB, of an odd colour from every colour of the palette."""
 
 
-def paint(
-    picture: Picture, distance: Distance, x: float, y: float, unit: float, rgb: tuple[int, int, int]
-) -> None:
+def paint(picture: Picture, distance: Distance, x: float, y: float, unit: float, rgb: tuple[int, int, int]) -> None:
     """Lays a figure over a picture (H, W, 3) in place, anti-aliased, at (x, y) and with `unit` in fractions of the side."""
     size = picture.shape[0]
     centres = ((np.arange(size) + 0.5) / size).astype(np.float32)
@@ -155,7 +153,9 @@ def _scribble(rng: np.random.Generator) -> Distance:
         ends = [tuple(map(float, point)) for point in (2 * rng.random((4, 2)) - 1) * half]
         strokes = [((a[0], a[1]), (b[0], b[1])) for a, b in zip(ends, ends[1:], strict=False)]
 
-        def distance(x: Floats, y: Floats, strokes: list[tuple[tuple[float, float], tuple[float, float]]] = strokes) -> Floats:
+        def distance(
+            x: Floats, y: Floats, strokes: list[tuple[tuple[float, float], tuple[float, float]]] = strokes
+        ) -> Floats:
             nearest = np.min([squared_distance_to_segment(x, y, a, b) for a, b in strokes], axis=0)
             return np.asarray(np.sqrt(nearest) - np.float32(STROKE / 2))
 

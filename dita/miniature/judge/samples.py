@@ -48,7 +48,9 @@ def draw(samples: list[Sample]) -> Picture:
     drawn = world.draw_all([one.scene for one in samples])
     odd = [i for i, one in enumerate(samples) if one.odd_background]
     if odd:
-        scenes = [replace(samples[i].scene, background=samples[i].odd_background or samples[i].scene.background) for i in odd]
+        scenes = [
+            replace(samples[i].scene, background=samples[i].odd_background or samples[i].scene.background) for i in odd
+        ]
         centres = (np.arange(drawn.shape[1]) + 0.5) / drawn.shape[1]
         for i, other in zip(odd, world.draw_all(scenes), strict=True):
             a, b, c = samples[i].line
@@ -136,9 +138,7 @@ def _odd_sign(rng: np.random.Generator) -> Sample:
         odd = rng.random()
         text += glyph if odd < 0.4 else " "
         if odd > 0.55:
-            overlays.append(
-                _figure(oddities.odd_glyph(rng), x, y, sign.glyph_height, BACKGROUND_COLOURS[sign.ink()])
-            )
+            overlays.append(_figure(oddities.odd_glyph(rng), x, y, sign.glyph_height, BACKGROUND_COLOURS[sign.ink()]))
             seen.append(Mark("glyph", OTHER, "-", x, y, sign.glyph_height / 2))
     scene = replace(scene, sign=replace(sign, text=text))
     return Sample(scene, (*marks(scene), *seen), tuple(overlays))

@@ -36,5 +36,5 @@ def step_loss(eyes: Eyes, random: torch.Generator, count: int = BATCH) -> Tensor
     """The loss of one training step."""
     pictures, targets, background = batch(count, random)
     with torch.autocast("cpu", torch.bfloat16):
-        answer = eyes(pictures.contiguous(memory_format=torch.channels_last))
-    return loss(answer, targets, background)
+        said = eyes(pictures.contiguous(memory_format=torch.channels_last))
+    return loss(said, targets, background)

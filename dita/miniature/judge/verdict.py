@@ -171,5 +171,3 @@ def _between(first: Mark, second: Mark, third: Mark) -> bool:
         return False
     along, off = (px * ex + py * ey) / length**2, abs(px * ey - py * ex) / length
     return 0.1 < along < 0.9 and off < 0.3 * length
-
-
