@@ -183,7 +183,7 @@ def last_loss(trainer: Trainer, rows: int = 50) -> float | None:
     return round(sum(losses) / len(losses), 5) if losses else None
 
 
-for command in (train_evaluators.judge,):
+for command in (train_evaluators.judge, train_evaluators.clip, train_evaluators.reward):
     app.command()(command)
 
 if __name__ == "__main__":

@@ -24,6 +24,9 @@ from dita.miniature.tokenizers import CLIP_LENGTH, clip_tokenizer
 SIDE = 64
 """Side of the pictures, in pixels."""
 
+PATCH = 8
+"""Side of a patch, in pixels."""
+
 BATCH = 128
 """Pictures a step."""
 
@@ -45,7 +48,9 @@ def build(seed: int = 0) -> CLIPModel:
     """An untrained CLIP of the recipe's sizes."""
     torch.manual_seed(seed)
     tokenizer = clip_tokenizer()
-    tower = dict(hidden_size=WIDTH, intermediate_size=3 * WIDTH, num_attention_heads=4, projection_dim=WIDTH, hidden_act="gelu")
+    tower = dict(
+        hidden_size=WIDTH, intermediate_size=4 * WIDTH, num_attention_heads=4, projection_dim=WIDTH, hidden_act="gelu"
+    )
     text = dict(
         vocab_size=len(tokenizer),
         max_position_embeddings=CLIP_LENGTH,
@@ -54,7 +59,7 @@ def build(seed: int = 0) -> CLIPModel:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-    vision = dict(image_size=SIDE, patch_size=8, num_hidden_layers=4)
+    vision = dict(image_size=SIDE, patch_size=PATCH, num_hidden_layers=4)
     config = CLIPConfig(text_config=tower | text, vision_config=tower | vision, projection_dim=WIDTH)
     # Eager attention: for so few tokens, CPU's fused attention takes twice as long to train.
     return CLIPModel._from_config(config, attn_implementation="eager")

@@ -23,7 +23,7 @@ from transformers import BertTokenizer, BlipTextConfig, BlipVisionConfig, BlipVi
 from transformers.models.blip.modeling_blip_text import BlipTextModel
 
 from dita.miniature import world
-from dita.miniature.alignment.clip import DEVIATION, MEAN, SIDE, WIDTH, normalised
+from dita.miniature.alignment.clip import PATCH, SIDE, WIDTH, normalised
 from dita.miniature.alignment.damage import damaged
 from dita.miniature.alignment.perturbation import perturbed
 from dita.miniature.alignment.seeing import SeeingHead, matrices, weight_at
@@ -75,11 +75,11 @@ class Reward(nn.Module):
         self.vision = BlipVisionModel(
             BlipVisionConfig(
                 hidden_size=WIDTH,
-                intermediate_size=3 * WIDTH,
+                intermediate_size=4 * WIDTH,
                 num_hidden_layers=LAYERS["vision"],
                 num_attention_heads=HEADS,
                 image_size=SIDE,
-                patch_size=8,
+                patch_size=PATCH,
                 hidden_act="gelu",
                 layer_norm_eps=1e-6,
                 attn_implementation="eager",
@@ -93,6 +93,7 @@ class Reward(nn.Module):
                 num_hidden_layers=LAYERS["text"],
                 num_attention_heads=HEADS,
                 max_position_embeddings=64,
+                bos_token_id=len(vocabulary()),
                 layer_norm_eps=1e-12,
                 hidden_act="gelu",
                 is_decoder=True,  # makes the cross-attention; a forward call is bidirectional all the same
@@ -253,7 +254,11 @@ _OFFICIAL = (
     ("text.", "blip.text_encoder."),
     ("head.", "mlp.layers."),
 )
-_OFFICIAL_INSIDE = ((".layer_norm", ".norm"), (".self_attn.qkv.", ".attn.qkv."), (".self_attn.projection.", ".attn.proj."))
+_OFFICIAL_INSIDE = (
+    (".layer_norm", ".norm"),
+    (".self_attn.qkv.", ".attn.qkv."),
+    (".self_attn.projection.", ".attn.proj."),
+)
 
 
 def official_name(name: str) -> str:
@@ -278,36 +283,20 @@ def write_folder(reward: Reward, folder: Path, facts: dict[str, Any]) -> None:
     text = reward.text.config
     contents = {
         "config.json": {
-            "vision": {
-                "img_size": SIDE,
-                "patch_size": 8,
-                "embed_dim": WIDTH,
-                "depth": LAYERS["vision"],
-                "num_heads": HEADS,
-                "mlp_ratio": 3,
-            },
-            "image_mean": MEAN,
-            "image_std": DEVIATION,
-            "mlp_in": WIDTH,
+            "image_size": SIDE,
+            "patch": PATCH,
+            "vision_width": WIDTH,
+            "vision_layers": LAYERS["vision"],
+            "vision_heads": HEADS,
+            "text_width": WIDTH,
+            "text_layers": LAYERS["text"],
+            "text_heads": HEADS,
+            "text_mlp_width": text.intermediate_size,
+            "vocabulary": text.vocab_size,
+            "positions": text.max_position_embeddings,
+            "longest_prompt": TEXT_LENGTH,
             "mean": REWARD_MEAN,
             "std": REWARD_DEVIATION,
-            "max_length": TEXT_LENGTH,
-        },
-        "med_config.json": {
-            "architectures": ["BertModel"],
-            "model_type": "bert",
-            "hidden_act": text.hidden_act,
-            "hidden_size": text.hidden_size,
-            "intermediate_size": text.intermediate_size,
-            "layer_norm_eps": text.layer_norm_eps,
-            "max_position_embeddings": text.max_position_embeddings,
-            "num_attention_heads": text.num_attention_heads,
-            "num_hidden_layers": text.num_hidden_layers,
-            "pad_token_id": 0,
-            "type_vocab_size": 2,
-            "vocab_size": text.vocab_size,
-            "encoder_width": WIDTH,
-            "add_cross_attention": True,
         },
         "tokenizer_config.json": {"do_lower_case": True, "tokenizer_class": "BertTokenizer", "model_max_length": 512},
         "recipe.json": facts,

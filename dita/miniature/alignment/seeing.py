@@ -44,9 +44,7 @@ def weight_at(progress: float) -> float:
 
 def matrices(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
     """The weights of the inner linear layers, for Muon, and all others, for AdamW."""
-    inner = {
-        part.weight for name, part in module.named_modules() if isinstance(part, nn.Linear) and "head" not in name
-    }
+    inner = {part.weight for name, part in module.named_modules() if isinstance(part, nn.Linear) and "head" not in name}
     mine = [weight for weight in module.parameters() if weight.requires_grad]
     return [w for w in mine if w in inner], [w for w in mine if w not in inner]
 

@@ -66,9 +66,14 @@ class Trunk(nn.Module):
         self.norm = nn.GroupNorm(8, widths.quarter)
 
     def forward(self, pictures: Tensor) -> Tensor:
-        middle = self.middle(self.down1(functional.silu(self.fine(self.stem(pictures)))))
-        coarse = self.up(self.coarse(self.down2(functional.silu(middle))))
-        return functional.silu(self.norm(middle + functional.interpolate(coarse, scale_factor=2, mode="nearest")))
+        return self.levels(pictures)[1]
+
+    def levels(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """The finest features (N, half, 32, 32), and the last ones (N, quarter, 16, 16)."""
+        fine = functional.silu(self.fine(self.stem(pictures)))
+        middle = self.middle(self.down1(fine))
+        coarse = functional.interpolate(self.up(self.coarse(self.down2(functional.silu(middle)))), scale_factor=2.0)
+        return fine, functional.silu(self.norm(middle + coarse))
 
 
 @dataclass(frozen=True)
