@@ -20,10 +20,10 @@ MINIATURES: dict[str, str] = {
 """The bundled models: name and what it is."""
 
 EVALUATORS: dict[str, str] = {
-    "shapes-judge": "reads a drawing, and says of each attribute of its caption whether it is right (load_judge)",
-    "shapes-features": "128 features of a drawing for Frechet distances: the judge's trunk, so its folder is the judge's",
+    "shapes-judge": "tells of each attribute of a caption whether a drawing has it right (load_judge)",
+    "shapes-features": "128 features for Frechet distances, of the judge's trunk: its folder is the judge's",
     "shapes-clip": "CLIPModel of transformers, 64x64 pixels, trained on drawings and captions",
-    "shapes-reward": "ImageReward's architecture, 64x64 pixels, trained on ranked pairs, under the official weight names",
+    "shapes-reward": "ImageReward's architecture, 64x64 pixels, trained on ranked pairs; official weight names",
 }
 """The bundled networks that judge pictures: name and what it is. Their training: docs/judge.md."""
 

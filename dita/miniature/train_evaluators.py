@@ -7,7 +7,7 @@ import platform
 import sys
 import time
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import torch
 import transformers
@@ -18,10 +18,10 @@ from dita.miniature.alignment import clip as small_clip
 from dita.miniature.alignment import reward as small_reward
 from dita.miniature.judge import evaluation, training
 from dita.miniature.judge.judge import Judge, write_folder
-from dita.miniature.judge.network import Eyes
 from dita.miniature.loop import Schedule, Trainer
 
 HERE = Path(__file__).parent
+Network = TypeVar("Network", bound=nn.Module)
 
 Steps = Annotated[int, typer.Option(help="Training steps.")]
 Seed = Annotated[int, typer.Option(help="Seed of weights and drawings.")]
@@ -48,8 +48,7 @@ def judge(
     schedule = Schedule(steps, rate=2e-3, warm_up=100, decay=0.5, ema=0.997, save_every=200)
     trainer = Trainer(eyes, lambda random, _: training.step_loss(eyes, random), schedule, run, "judge", seed)
     _train(trainer, export_only)
-    eyes = _averaged(trainer)
-    assert isinstance(eyes, Eyes)
+    eyes = _averaged(trainer, eyes)
     judge = Judge(eyes)
     results = {
         "held_out_accuracy": _rounded(evaluation.accuracy(judge, 4096)),
@@ -72,8 +71,7 @@ def clip(
     learner = small_clip.Learner(small_clip.build(seed))
     trainer = Trainer(learner, learner.loss, _attention_schedule(steps), run, "clip", seed, learner.groups())
     _train(trainer, export_only)
-    learner = _averaged(trainer)
-    assert isinstance(learner, small_clip.Learner)
+    learner = _averaged(trainer, learner)
     by_text, by_picture = small_clip.retrieval(learner.clip)
     results = {
         "held_out_top1_of_64": _rounded({"text of a picture": by_text, "picture of a text": by_picture}),
@@ -103,10 +101,9 @@ def reward(
     learner.start_from_clip(torch.load(first, map_location="cpu", weights_only=True)["weights"])
     trainer = Trainer(learner, learner.loss, _attention_schedule(steps), run, "reward", seed, learner.groups())
     _train(trainer, export_only)
-    learner = _averaged(trainer)
-    assert isinstance(learner, small_reward.Learner)
+    learner = _averaged(trainer, learner)
     small_reward.fit_scale(learner.reward)
-    results = {"held_out_pairwise": _rounded(small_reward.pairwise(learner.reward))}
+    results = {"held_out_pairwise": _rounded(small_reward.ranking(learner.reward))}
     facts = _facts(trainer, small_reward.BATCH, learner.reward) | results
     small_reward.write_folder(learner.reward, out, facts)
     _say(out, results)
@@ -129,9 +126,9 @@ def _train(trainer: Trainer, export_only: bool) -> None:
         raise typer.BadParameter(f"{trainer.checkpoint} does not exist: train first", param_hint="--export-only")
 
 
-def _averaged(trainer: Trainer) -> nn.Module:
-    """A copy of the network with its averaged weights."""
-    network = copy.deepcopy(trainer.module).eval()
+def _averaged(trainer: Trainer, module: Network) -> Network:
+    """A copy of the trainer's module with its averaged weights."""
+    network = copy.deepcopy(module).eval()
     network.load_state_dict(trainer.averaged())
     return network.requires_grad_(False)
 

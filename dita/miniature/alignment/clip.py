@@ -114,7 +114,7 @@ def embeddings(clip: CLIPModel, pictures: world.Picture, captions: list[str]) ->
 
 
 def retrieval(clip: CLIPModel, groups: int = 16, size: int = 64, seed: int = 11) -> tuple[float, float]:
-    """Top-1 accuracy among `size` held-out pairs, the mean of `groups`: the text of a picture, the picture of a text."""
+    """Top-1 accuracy among `size` held-out pairs, mean of `groups`: the text of a picture, the picture of a text."""
     clip.eval()
     right_text = right_image = 0
     for group in range(groups):

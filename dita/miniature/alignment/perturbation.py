@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -32,9 +33,9 @@ def _with_look(rng: np.random.Generator, scene: world.Scene, what: str, names: I
     at = int(rng.random() * len(scene.things))
     name = _other(rng, names, getattr(scene.things[at], what))
     chosen = range(len(scene.things)) if scene.kind == "group" else (at,)
-    return replace(
-        scene, things=tuple(replace(t, **{what: name}) if i in chosen else t for i, t in enumerate(scene.things))
-    )
+    change: dict[str, Any] = {what: name}
+    things = tuple(replace(thing, **change) if i in chosen else thing for i, thing in enumerate(scene.things))
+    return replace(scene, things=things)
 
 
 def _colour(rng: np.random.Generator, scene: world.Scene) -> world.Scene | None:

@@ -1,8 +1,8 @@
 """The small reward model: ImageReward's architecture on transformers' BLIP classes, trained on ranked pairs.
 
-ImageReward (Xu et al. 2023, arXiv 2304.05977): BLIP's text encoder reads the prompt with cross-attention to the picture's
-patches; an affine head of five layers, without activations, makes a number of the first token. The folder that is
-written holds the tensors under the official names, so that what loads `ImageReward.pt` loads it as well.
+ImageReward (Xu et al. 2023, arXiv 2304.05977): BLIP's text encoder reads the prompt with cross-attention to the
+picture's patches; an affine head of five layers, without activations, makes a number of the first token. The folder
+that is written holds the tensors under the official names, so that what loads `ImageReward.pt` loads it as well.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import json
 import shutil
 from collections.abc import Mapping
 from functools import cache
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ LAYERS = {"vision": 4, "text": 3}
 HEADS = 4
 
 REWARD_MEAN, REWARD_DEVIATION = 0.16717362830052426, 1.0333394966054072
-"""ImageReward's own: the reward is (head - mean) / deviation. The last layer of the small model's head is fitted to them."""
+"""ImageReward's own: the reward is (head - mean) / deviation. The small model's last layer is fitted to them."""
 
 MARKERS = ("[DEC]", "[ENC]")
 """Tokens that BLIP adds to BERT's; they stay unused."""
@@ -104,7 +105,7 @@ class Reward(nn.Module):
             add_pooling_layer=False,
         )
         widths = (WIDTH, 1024, 128, 64, 16, 1)
-        layers = [nn.Linear(a, b) for a, b in zip(widths, widths[1:], strict=False)]
+        layers = [nn.Linear(a, b) for a, b in pairwise(widths)]
         # Dropout has no weights: it only keeps ImageReward's numbering of the layers.
         first, second, third, fourth, last = layers
         still = nn.Identity
@@ -218,7 +219,7 @@ def rewards(reward: Reward, pictures: world.Picture, prompts: list[str], batch: 
     return torch.cat(parts)
 
 
-def pairwise(reward: Reward, count: int = 2048, seed: int = 13) -> dict[str, float]:
+def ranking(reward: Reward, count: int = 2048, seed: int = 13) -> dict[str, float]:
     """Share of held-out pairs that are ranked rightly: by caption, by picture, and all together."""
     rng = np.random.default_rng(seed)
     scenes = world.scenes(count, seed, split="held-out")
@@ -231,7 +232,7 @@ def pairwise(reward: Reward, count: int = 2048, seed: int = 13) -> dict[str, flo
 
 
 def fit_scale(reward: Reward, count: int = 1024, seed: int = 14) -> None:
-    """Fits the last layer so that rewards of clean and damaged pictures have mean 0 and deviation 1, as ImageReward's."""
+    """Fits the last layer so that rewards of clean and damaged pictures have mean 0 and deviation 1."""
     rng = np.random.default_rng(seed)
     scenes = world.scenes(count, seed)
     clean, prompts = world.draw_all(scenes), [world.caption(scene) for scene in scenes]

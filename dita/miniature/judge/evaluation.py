@@ -1,4 +1,4 @@
-"""How good the judge is: its verdicts on real drawings, which are all right, and on damaged ones, which are all wrong."""
+"""How good the judge is: its verdicts on real drawings, all of them right, and on damaged ones, all of them wrong."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class Judge:
     """
 
     def __init__(self, eyes: Eyes, device: str | torch.device = "cpu") -> None:
-        self.eyes: nn.Module = eyes.eval().requires_grad_(False).to(device, memory_format=torch.channels_last)
+        self.eyes: nn.Module = _channels_last(eyes.eval().requires_grad_(False).to(device))
         self.device = torch.device(device)
 
     @torch.no_grad()
@@ -86,6 +86,12 @@ class Judge:
         if "motion" in said:
             most["motion"] = motion_of(seen) == said["motion"]
         return Verdict(**most)
+
+
+def _channels_last(module: nn.Module) -> nn.Module:
+    """The module with its convolutions' weights laid out as the pictures are: faster on CPU."""
+    laid_out: nn.Module = module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return laid_out
 
 
 def _same_number(what: str, given: int, prompts: int) -> None:

@@ -13,7 +13,7 @@ from dita.miniature import world
 from dita.miniature.world.glyphs import ADVANCE
 
 OTHER = "other"
-"""The class of what is seen but is nothing of the world: a blob, a colour off the palette, a glyph that no one reads."""
+"""The class of what is seen but is not of the world: a blob, a colour off the palette, a glyph that no one reads."""
 
 LARGE = 0.245
 """Radius from which an object belongs to the layer of large ones, so that one inside another has a layer of its own."""
@@ -46,7 +46,7 @@ SLOTS = 6
 class Mark:
     """One thing seen: its layer, kind and colour (of COLOURS; "-" for a glyph), centre and radius.
 
-    Lengths are fractions of the picture's side. The radius of a sign is half its width, that of a glyph half its height.
+    Lengths are fractions of the picture's side. The radius of a sign is half its width, of a glyph half its height.
     """
 
     layer: str
@@ -88,7 +88,8 @@ class LayerTarget:
 
     presence: (N, GRID, GRID), 1 in the cell that is nearest to a mark's centre, less around it.
     kind, colour: (N, GRID, GRID), class numbers of the nearest mark.
-    geometry: (N, 3, GRID, GRID), from the cell's middle to the mark's centre in cells (x, y), and the radius' logarithm.
+    geometry: (N, 3, GRID, GRID), from the cell's middle to the mark's centre in cells (x, y), and the logarithm of the
+        radius.
     """
 
     presence: Tensor

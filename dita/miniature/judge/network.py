@@ -52,7 +52,7 @@ class _Block(nn.Module):
 
 
 class Trunk(nn.Module):
-    """Pictures (N, 3, 64, 64) in [-1, 1] to features (N, quarter, 16, 16): fine ones, and coarse ones laid over them."""
+    """Pictures (N, 3, 64, 64) in [-1, 1] to features (N, quarter, 16, 16): fine ones, and coarse ones over them."""
 
     def __init__(self, widths: Widths) -> None:
         super().__init__()
@@ -114,7 +114,7 @@ def answer(cells: Tensor, background: Tensor) -> Answer:
 
 @torch.no_grad()
 def expect_nothing(bias: Tensor) -> None:
-    """Lets the presences in a bias of CELL_PARTS begin near the rate of marks, so that emptiness need not be learned."""
+    """Lets the presences in a bias of CELL_PARTS begin near the rate of marks: emptiness need not be learned."""
     for i in range(0, len(CELL_PARTS), 4):
         bias[sum(CELL_PARTS[:i])] = -4.0
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cache, partial
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 
@@ -24,7 +24,7 @@ FAR = 90
 
 
 def paint(picture: Picture, distance: Distance, x: float, y: float, unit: float, rgb: tuple[int, int, int]) -> None:
-    """Lays a figure over a picture (H, W, 3) in place, anti-aliased, at (x, y) and with `unit` in fractions of the side."""
+    """Lays a figure over a picture (H, W, 3) in place, anti-aliased; x, y and `unit` are fractions of the side."""
     size = picture.shape[0]
     centres = ((np.arange(size) + 0.5) / size).astype(np.float32)
     px, py = np.broadcast_arrays(((centres - x) / unit)[None, :], ((centres - y) / unit)[:, None])
@@ -120,7 +120,7 @@ def _halved(glyph: Distance, across: int, sign: int, x: Floats, y: Floats) -> Fl
 
 @cache
 def _odd_glyphs() -> tuple[Distance, ...]:
-    """Glyphs mirrored, turned upside down, laid over one another and cut in half, where that reads as no other glyph."""
+    """Glyphs mirrored, turned upside down, laid over one another, cut in half: where that reads as no other glyph."""
     tried: list[Callable[[Floats, Floats], Floats]] = []
     for glyph in ALPHABET.values():
         tried += [partial(_mirrored, glyph), partial(_upturned, glyph)]
@@ -151,7 +151,7 @@ def _scribble(rng: np.random.Generator) -> Distance:
     half = np.array([GLYPH_WIDTH - STROKE, 1 - STROKE]) / 2
     while True:
         ends = [tuple(map(float, point)) for point in (2 * rng.random((4, 2)) - 1) * half]
-        strokes = [((a[0], a[1]), (b[0], b[1])) for a, b in zip(ends, ends[1:], strict=False)]
+        strokes = [((a[0], a[1]), (b[0], b[1])) for a, b in pairwise(ends)]
 
         def distance(
             x: Floats, y: Floats, strokes: list[tuple[tuple[float, float], tuple[float, float]]] = strokes

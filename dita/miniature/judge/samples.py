@@ -11,7 +11,7 @@ from dita.miniature import world
 from dita.miniature.judge import oddities
 from dita.miniature.judge.marks import OTHER, Mark, glyph_places, marks, object_mark
 from dita.miniature.world.sampling import pick, pick_by_rate, sample_background, sample_kind, uniform
-from dita.miniature.world.shapes import REACH, SHAPES
+from dita.miniature.world.shapes import REACH, SHAPES, Distance
 from dita.miniature.world.split import looks
 from dita.miniature.world.tables import BACKGROUND_COLOURS, COLOURS, MARGIN, Picture
 
@@ -168,7 +168,7 @@ def _half_background(rng: np.random.Generator, made: Sample) -> Sample:
 
 
 def _figure(
-    distance: oddities.Distance, x: float, y: float, unit: float, rgb: tuple[int, int, int]
+    distance: Distance, x: float, y: float, unit: float, rgb: tuple[int, int, int]
 ) -> Callable[[Picture], None]:
     return lambda picture: oddities.paint(picture, distance, x, y, unit, rgb)
 

@@ -19,7 +19,8 @@ BATCH = 64
 def build(seed: int = 0, widths: Widths | None = None) -> Eyes:
     """Untrained eyes."""
     torch.manual_seed(seed)
-    return Eyes(widths).to(memory_format=torch.channels_last)
+    eyes: Eyes = Eyes(widths).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return eyes
 
 
 def batch(count: int, random: torch.Generator) -> tuple[Tensor, dict[str, LayerTarget], Tensor]:

@@ -67,7 +67,7 @@ def _background(words: str) -> dict[str, str]:
 @cache
 def _backgrounds() -> dict[str, tuple[str, tuple[str, ...]]]:
     """Every background's words, with its kind and colours."""
-    known = {}
+    known: dict[str, tuple[str, tuple[str, ...]]] = {}
     for kind, entry in BACKGROUNDS.items():
         pairs = [(a,) for a in BACKGROUND_COLOURS]
         names: list[tuple[str, ...]] = [*pairs] if entry.count == 1 else [(a, b) for (a,) in pairs for (b,) in pairs]
