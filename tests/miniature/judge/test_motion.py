@@ -22,7 +22,7 @@ def frames(path):
 @pytest.mark.parametrize("noise", [0.0, 0.006])
 def test_every_motion_of_the_world_is_known(motion, noise):
     rng = np.random.default_rng(0)
-    clips = [clip for clip in (world.sample_clip(rng, "all") for _ in range(400)) if clip.motion == motion]
+    clips = [clip for clip in (world.sample_clip(rng, "all") for _ in range(120)) if clip.motion == motion]
     for clip in clips:
         places = [(s.things[0].x, s.things[0].y, s.things[0].radius) for s in world.clip_scenes(clip)]
         shaken = np.array(places) + noise * rng.normal(size=(len(places), 3))
