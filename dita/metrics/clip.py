@@ -102,9 +102,10 @@ class ClipScorer:
         return cosine * float(self.model.logit_scale.detach().exp())
 
 
-def load_clip(source: str | Path, *, local_files_only: bool = True) -> ClipScorer:
-    """A CLIP of transformers from a local folder or a hub id, with its tokenizer, in float32 on the CPU.
+def load_clip(source: str | Path, tokenizer: str | Path | None = None, *, local_files_only: bool = True) -> ClipScorer:
+    """A CLIP of transformers from a local folder or a hub id, in float32 on the CPU.
 
+    Its tokenizer is in the same place, or in `tokenizer`.
     Normalisation is that of the folder's `preprocessor_config.json`, else CLIP's own; the resize is dita's. Raises
     `ValueError` where there is no CLIP, and where its files lack tensors.
     """
@@ -113,7 +114,7 @@ def load_clip(source: str | Path, *, local_files_only: bool = True) -> ClipScore
         model, report = model_class.from_pretrained(
             str(source), local_files_only=local_files_only, output_loading_info=True, dtype=torch.float32
         )
-        tokenizer = tokenizer_class.from_pretrained(str(source), local_files_only=local_files_only)
+        words = tokenizer_class.from_pretrained(str(tokenizer or source), local_files_only=local_files_only)
     except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{str(source)!r} holds no CLIP that transformers loads: {_line(error)}") from None
     missing = sorted(report["missing_keys"])
@@ -122,7 +123,7 @@ def load_clip(source: str | Path, *, local_files_only: bool = True) -> ClipScore
     folder = Path(str(getattr(model, "name_or_path", source)))
     return ClipScorer(
         model=model.eval().requires_grad_(False),
-        tokenizer=tokenizer,
+        tokenizer=words,
         preparation=_preparation(Path(source), model.config.vision_config.image_size),
         name=str(source) if not Path(source).is_dir() else Path(source).resolve().name,
         weights=sha256(folder) if folder.is_dir() else _state_hash(model),

@@ -118,9 +118,7 @@ def _trace_of_root(cov_a: torch.Tensor, cov_b: torch.Tensor) -> torch.Tensor:
     return torch.linalg.eigvalsh((product + product.T) / 2).clamp(min=0).sqrt().sum()
 
 
-def _nuclear_norm(
-    a: FeatureStatistics, cov_a: torch.Tensor, b: FeatureStatistics, cov_b: torch.Tensor
-) -> torch.Tensor:
+def _nuclear_norm(a: FeatureStatistics, cov_a: torch.Tensor, b: FeatureStatistics, cov_b: torch.Tensor) -> torch.Tensor:
     """tr (S_a S_b)^(1/2) from factors of no more columns than the pictures span."""
     return torch.linalg.svdvals(_factor(a, cov_a).T @ _factor(b, cov_b)).sum()
 

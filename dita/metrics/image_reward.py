@@ -6,6 +6,7 @@ does not import beside today's transformers.
 
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -97,7 +98,7 @@ class ImageReward(nn.Module):
         self.text = text_class(text, add_pooling_layer=False)
         layers: list[nn.Module] = []
         widths = (sizes.text_width, *_HEAD_WIDTHS)
-        for i, (before, after) in enumerate(zip(widths, widths[1:], strict=False)):
+        for i, (before, after) in enumerate(itertools.pairwise(widths)):
             layers.append(nn.Linear(before, after))
             if i < 3:
                 layers.append(nn.Dropout((0.2, 0.2, 0.1)[i]))
@@ -145,7 +146,7 @@ class RewardScorer:
         if len(pictures) != len(texts):
             raise ValueError(f"there must be one text for each picture, got {len(texts)} for {len(pictures)}")
         tokens = self.tokens(texts)
-        device = self.model.head[0].weight.device
+        device = next(self.model.parameters()).device
         with exact_float32():
             pixels = self.preparation(pictures).to(device)
             rewards = self.model(pixels, tokens.ids.to(device), tokens.mask.to(device))
@@ -225,7 +226,9 @@ def package_backend() -> Any:
         return importlib.import_module("ImageReward")
     except ModuleNotFoundError as error:
         if error.name == "ImageReward":
-            raise ImportError("the package image-reward is not installed; dita's own ImageReward needs no package") from None
+            raise ImportError(
+                "the package image-reward is not installed; dita's own ImageReward needs no package"
+            ) from None
         reason = str(error)
     except (ImportError, AttributeError, RuntimeError) as error:
         reason = str(error).splitlines()[0]

@@ -8,6 +8,7 @@ The names of its 566 tensors are those of both weight files in circulation.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -86,17 +87,16 @@ class BlockC(nn.Module):
 
     def __init__(self, channels: int, middle: int) -> None:
         super().__init__()
-        across: dict[str, tuple[int, int]] = {"kernel": (1, 7), "pad": (0, 3)}
-        down: dict[str, tuple[int, int]] = {"kernel": (7, 1), "pad": (3, 0)}
+        across, down = partial(Convolution, kernel=(1, 7), pad=(0, 3)), partial(Convolution, kernel=(7, 1), pad=(3, 0))
         self.branch1x1 = Convolution(channels, 192, 1)
         self.branch7x7_1 = Convolution(channels, middle, 1)
-        self.branch7x7_2 = Convolution(middle, middle, **across)
-        self.branch7x7_3 = Convolution(middle, 192, **down)
+        self.branch7x7_2 = across(middle, middle)
+        self.branch7x7_3 = down(middle, 192)
         self.branch7x7dbl_1 = Convolution(channels, middle, 1)
-        self.branch7x7dbl_2 = Convolution(middle, middle, **down)
-        self.branch7x7dbl_3 = Convolution(middle, middle, **across)
-        self.branch7x7dbl_4 = Convolution(middle, middle, **down)
-        self.branch7x7dbl_5 = Convolution(middle, 192, **across)
+        self.branch7x7dbl_2 = down(middle, middle)
+        self.branch7x7dbl_3 = across(middle, middle)
+        self.branch7x7dbl_4 = down(middle, middle)
+        self.branch7x7dbl_5 = across(middle, 192)
         self.branch_pool = Convolution(channels, 192, 1)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:

@@ -50,6 +50,9 @@ def _vgg() -> tuple[list[nn.Module], tuple[int, ...]]:
 class LPIPSNetwork(nn.Module):
     """The backbone up to its last tapped layer, and a non-negative weight for each channel of five layers."""
 
+    shift: torch.Tensor
+    scale: torch.Tensor
+
     def __init__(self, backbone: Backbone) -> None:
         super().__init__()
         layers, self.taps = _alex() if backbone == "alex" else _vgg()
@@ -99,14 +102,13 @@ def lpips(a: torch.Tensor, b: torch.Tensor, network: LPIPSNetwork) -> torch.Tens
         raise ValueError(f"pictures are (B, 3, H, W) of one shape, got {tuple(a.shape)} and {tuple(b.shape)}")
     for pictures in (a, b):
         if not pictures.is_floating_point() or not (pictures.min() >= 0 and pictures.max() <= 1):
-            raise ValueError(
-                f"pictures must be floating point in 0..1, got {pictures.dtype} from {pictures.min()} to {pictures.max()}"
-            )
+            found = f"{pictures.dtype} from {pictures.min()} to {pictures.max()}"
+            raise ValueError(f"pictures must be floating point in 0..1, got {found}")
     smallest = SMALLEST[network.backbone]
     if min(a.shape[2:]) < smallest:
         size = f"{a.shape[2]}x{a.shape[3]}"
         raise ValueError(f"LPIPS ({network.backbone}) needs at least {smallest}x{smallest} pixels, got {size}")
-    device = network.shift.device
+    device = next(network.parameters()).device
     with exact_float32():
         return network(a.to(device, torch.float32), b.to(device, torch.float32)).cpu()
 
