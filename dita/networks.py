@@ -155,6 +155,14 @@ class Networks:
         """The bundled stand-ins among the networks found so far."""
         return sorted({found.source for found in self._found.values() if found.origin == "bundled"})
 
+    def stand_ins(self) -> str:
+        """The line that says which bundled small networks serve in place of the published ones."""
+        names = ", ".join(self.bundled)
+        return (
+            f"bundled small networks in place of the published ones: {names}. They know dita's drawings only: compare"
+            " their values with each other, never with published ones."
+        )
+
     def features(self, need: Need) -> FeatureNetwork:
         """The feature network of `fid` and `kid` ("inception"), `cmmd`, or of DINO ("dino")."""
         return self._once(f"features {need}", lambda: self._features(need))
