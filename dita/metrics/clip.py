@@ -109,12 +109,12 @@ def load_clip(source: str | Path, tokenizer: str | Path | None = None, *, local_
     Normalisation is that of the folder's `preprocessor_config.json`, else CLIP's own; the resize is dita's. Raises
     `ValueError` where there is no CLIP, and where its files lack tensors.
     """
-    model_class, tokenizer_class = transformers_class("CLIPModel"), transformers_class("CLIPTokenizer")
+    model_class = transformers_class("CLIPModel")
     try:
         model, report = model_class.from_pretrained(
             str(source), local_files_only=local_files_only, output_loading_info=True, dtype=torch.float32
         )
-        words = tokenizer_class.from_pretrained(str(tokenizer or source), local_files_only=local_files_only)
+        words = _tokenizer(tokenizer or source, model.config.text_config.vocab_size, local_files_only)
     except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"{str(source)!r} holds no CLIP that transformers loads: {_line(error)}") from None
     missing = sorted(report["missing_keys"])
@@ -141,10 +141,9 @@ def load_open_clip(
     tensors = read_tensors(checkpoint)
     sizes = sizes or open_clip.VIT_H_14
     model = load_open_clip_model(tensors, sizes, checkpoint)
-    tokenizer_class = transformers_class("CLIPTokenizer")
     return ClipScorer(
         model=model,
-        tokenizer=tokenizer_class.from_pretrained(str(tokenizer), local_files_only=True),
+        tokenizer=_tokenizer(tokenizer, sizes.vocabulary),
         preparation=Preparation(sizes.image_size, fit="letterbox"),
         name=name,
         weights=sha256(checkpoint),
@@ -168,6 +167,13 @@ def tokenize(tokenizer: Any, texts: Sequence[str], longest: int) -> Tokens:
     whole = tokenizer(list(texts), truncation=False, verbose=False)["input_ids"]
     cut = tokenizer(list(texts), truncation=True, max_length=longest, padding=True, return_tensors="pt")
     return Tokens(cut["input_ids"], cut["attention_mask"], sum(len(ids) > longest for ids in whole))
+
+
+def _tokenizer(source: str | Path, vocabulary: int, local_files_only: bool = True) -> Any:
+    words = transformers_class("CLIPTokenizer").from_pretrained(str(source), local_files_only=local_files_only)
+    if len(words) != vocabulary:  # transformers makes an empty one where there are no files of one
+        raise ValueError(f"the tokenizer in {str(source)!r} has {len(words)} tokens, the network {vocabulary}")
+    return words
 
 
 def _preparation(folder: Path, size: int) -> Preparation:

@@ -179,6 +179,11 @@ def load_image_reward(
         raise ValueError(
             f"ImageReward needs the tokenizer of bert-base-uncased: put vocab.txt into {str(folder)!r} ({reason})"
         ) from None
+    if len(words) not in (sizes.vocabulary - 2, sizes.vocabulary):  # transformers makes an empty one without its files
+        raise ValueError(
+            f"ImageReward needs the tokenizer of bert-base-uncased: put vocab.txt into {str(folder)!r} (the one found"
+            f" has {len(words)} tokens, the network {sizes.vocabulary})"
+        )
     if len(words) == sizes.vocabulary - 2:  # as the official code does; matters where a prompt spells these tokens
         words.add_special_tokens({"bos_token": "[DEC]", "additional_special_tokens": ["[ENC]"]})
     return RewardScorer(

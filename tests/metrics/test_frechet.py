@@ -81,14 +81,14 @@ def test_a_mean_large_beside_the_spread_costs_no_digits():
 
 def test_the_paired_difference_recovers_the_true_distance_where_each_value_is_far_off():
     """Spec 3.6: few samples, common noise, a shift of the mean: FIDs are biased, their difference is not."""
-    width, count, shift = 64, 200, 0.3
+    width, count, shift = 64, 300, 1.5
     reference = FeatureStatistics(None, torch.zeros(width).double(), torch.eye(width).double())
     plain = normal(count, width, 5)
     fast = 0.98 * plain + math.sqrt(1 - 0.98**2) * normal(count, width, 6)
     fast[:, 0] += shift
     difference = frechet_distance(of(fast), reference) - frechet_distance(of(plain), reference)
-    assert frechet_distance(of(plain), reference) > 5  # the truth is 0
-    assert difference == pytest.approx(shift**2, abs=0.15)
+    assert frechet_distance(of(plain), reference) > 3  # the truth is 0
+    assert difference == pytest.approx(shift**2, abs=0.4)
 
 
 @pytest.mark.parametrize(
