@@ -108,7 +108,7 @@ def test_unfit_checkpoints_and_folders_are_refused(folder, tmp_path):
 
 def test_a_checkpoint_without_its_tokenizer_says_which_one(folder, tmp_path):
     shutil.copy(folder / "ImageReward.pt", tmp_path)
-    with pytest.raises(ValueError, match="needs the tokenizer of bert-base-uncased: put vocab.txt"):
+    with pytest.raises(ValueError, match=r"needs the tokenizer of bert-base-uncased: put vocab.txt"):
         load_image_reward(tmp_path, sizes=TINY)
 
 

@@ -82,7 +82,7 @@ def test_every_fit_gives_the_networks_square_for_any_shape(fit, size):
     picture = gradient(*size)
     out = Preparation(32, fit=fit, mean=(0, 0, 0), std=(1, 1, 1))([picture])
     assert out.shape == (1, 3, 32, 32)
-    assert 0 <= out.min() and out.max() <= 1
+    assert out.min() >= 0 and out.max() <= 1
 
 
 def test_letterbox_pads_with_black_and_squash_does_not():

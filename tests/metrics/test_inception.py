@@ -3,12 +3,12 @@ import json
 import numpy as np
 import pytest
 import torch
-from tests.metrics.golden_weights import inception_pictures, inception_tensor
 from safetensors.torch import save_file
 
 from dita.metrics.checkpoints import load_strictly
 from dita.metrics.features import inception_features
 from dita.metrics.inception import RESIZES, Inception, load_inception, prepare
+from tests.metrics.golden_weights import inception_pictures, inception_tensor
 
 SOURCES = {"tensorflow": "torchfidelity", "pytorch-fid": "pytorchfid", "clean": "cleanfid"}
 

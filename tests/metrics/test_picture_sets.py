@@ -30,7 +30,11 @@ def listed(folder, *items):
 
 def read_all(pictures, size=2):
     problems = []
-    got = {e.key: p for entries, images in batches(pictures.entries, size, problems) for e, p in zip(entries, images, strict=True)}
+    got = {
+        e.key: p
+        for entries, images in batches(pictures.entries, size, problems)
+        for e, p in zip(entries, images, strict=True)
+    }
     return got, problems
 
 
