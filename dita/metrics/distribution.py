@@ -222,4 +222,5 @@ def _kid_differences(x: torch.Tensor, y: torch.Tensor, z: torch.Tensor, seed: in
     rng = np.random.default_rng(seed)
     times = torch.from_numpy(rng.multinomial(n, [1 / n] * n, size=RESAMPLES).astype(np.float64))
     pairs = n**2 - times.square().sum(dim=1)  # of draws that are not the same picture
+    times, pairs = times[pairs > 0], pairs[pairs > 0]  # of very few pictures, one may be drawn every time
     return ((times @ gram * times).sum(dim=1) / pairs - 2 * times @ cross / n).numpy()

@@ -104,7 +104,7 @@ def open_pictures(path: str | Path) -> PictureSet:
     if path.is_file() and path.suffix == ".npz":
         return _from_adm(path)
     if not path.is_dir():
-        raise FileNotFoundError(f"there is no folder {str(path)!r}")
+        raise FileNotFoundError(f"there is no folder or .npz file {str(path)!r}")
     if (path / MANIFEST).is_file():
         return _from_manifest(path)
     files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())

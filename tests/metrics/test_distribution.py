@@ -97,6 +97,11 @@ def test_the_kid_interval_is_centred_on_the_difference():
     assert (found.low + found.high) / 2 == pytest.approx(found.mean, abs=0.25 * (found.high - found.low))
 
 
+def test_two_pairs_are_enough_for_an_interval():
+    found = distribution.paired_difference(sample(2), sample(2, 1), sample(5, 2), metric="kid")
+    assert np.isfinite([found.mean, found.low, found.high]).all()
+
+
 def test_differences_without_features_or_of_wide_networks_have_no_interval():
     wide = [sample(20, seed, width=distribution.BOOTSTRAP_WIDTH + 1) for seed in range(3)]
     assert distribution.paired_difference(*wide).low is None
