@@ -221,13 +221,14 @@ class Networks:
     def _search(self, need: Need) -> Found:
         place = PLACES[need]
         if need in self.chosen:
-            return _given(self.chosen[need], f"--network {need}", "given")
+            return _given(self.chosen[need], f"--network {need}", "given", may_be_hub_id=bool(place.hub))
         if self.weights is not None:
             for name in place.names:
                 if (self.weights / name).exists():
                     return Found(str(self.weights / name), "given")
         if os.environ.get(place.variable):
-            return _given(os.environ[place.variable], place.variable, "environment")
+            source = os.environ[place.variable]
+            return _given(source, place.variable, "environment", may_be_hub_id=bool(place.hub))
         for name in place.torch_hub:
             path = Path(torch.hub.get_dir()) / "checkpoints" / name
             if path.is_file():
@@ -278,18 +279,20 @@ class Networks:
             if any((candidate / name).is_file() for name in ("tokenizer.json", "vocab.json")):
                 return str(candidate)
         for hub_id in CLIP_TOKENIZERS:
-            if self.download or any(_is_cached(hub_id, name) for name in ("tokenizer.json", "vocab.json")):
+            if any(_is_cached(hub_id, name) for name in ("tokenizer.json", "vocab.json")):
                 return hub_id
+        if self.download:
+            return _fetched(CLIP_TOKENIZERS[0])
         raise ValueError(f"CLIP's tokenizer is nowhere: put it into {str(folder)!r} (tokenizer.json)")
 
     def _bert(self) -> str | None:
-        """The hub id of BERT's tokenizer, or None where it must lie beside the checkpoint."""
+        """Where BERT's tokenizer is, or None where it must lie beside the checkpoint."""
         if self.weights is not None and (self.weights / "bert-base-uncased").is_dir():
             return str(self.weights / "bert-base-uncased")
         for hub_id in (BERT_TOKENIZER, "bert-base-uncased"):
             if _is_cached(hub_id, "vocab.txt"):
                 return hub_id
-        return None
+        return _fetched(BERT_TOKENIZER) if self.download else None
 
 
 def bundled_features(name: str, device: str | torch.device = "cpu") -> FeatureNetwork:
@@ -297,13 +300,21 @@ def bundled_features(name: str, device: str | torch.device = "cpu") -> FeatureNe
     return features.transformers_features(miniature.folder(name), device=device)
 
 
-def _given(source: str, where: str, origin: Origin) -> Found:
+def _given(source: str, where: str, origin: Origin, *, may_be_hub_id: bool) -> Found:
     path = Path(source).expanduser()
     if path.exists():
         return Found(str(path), origin)
-    if HUB_ID.fullmatch(source):
+    if may_be_hub_id and HUB_ID.fullmatch(source):
         return Found(source, origin)
-    raise ValueError(f"{where} is {source!r}, which is neither a file or folder nor a hub id")
+    wanted = "neither a file or folder nor a hub id" if may_be_hub_id else "no file or folder"
+    raise ValueError(f"{where} is {source!r}, which is {wanted}")
+
+
+def _fetched(hub_id: str) -> str:
+    """A folder with the tokenizer of a hub repository, fetched where it is not in the cache."""
+    from huggingface_hub import snapshot_download
+
+    return snapshot_download(hub_id, allow_patterns=["*.json", "*.txt"])
 
 
 def _is_cached(hub_id: str, file: str) -> bool:

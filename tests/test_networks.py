@@ -1,4 +1,5 @@
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -115,3 +116,13 @@ def test_unknown_names_folders_and_sources_are_refused(tmp_path):
         Networks(chosen={"klip": "x"})
     with pytest.raises(ValueError, match="neither a file or folder nor a hub id"):
         Networks(chosen={"clip": "/no/such/folder here"}).find("clip")
+    with pytest.raises(ValueError, match=r"--network inception is 'weights/mine\.pth', which is no file or folder"):
+        Networks(chosen={"inception": "weights/mine.pth"}).find("inception")
+
+
+def test_the_documentation_lists_every_metric_and_every_network_as_the_code_has_them():
+    text = (Path(__file__).parents[1] / "docs" / "metrics.md").read_text()
+    for m in METRICS.values():
+        assert f"| `{m.name}` | {m.kind} | {m.range} | {m.better} | {m.source} |" in text
+    for name, place in PLACES.items():
+        assert f"| `{name}` | {', '.join(f'`{n}`' for n in place.names)} | `{place.variable}` |" in text

@@ -11,11 +11,15 @@ from typing import Any
 import torch
 
 
+class BrokenLibraryError(ImportError):
+    """A library is missing or cannot be imported; the message says what to install or to uninstall."""
+
+
 def transformers_class(name: str, module: str = "transformers") -> Any:
     """A class of transformers.
 
-    Raises `ImportError` that says to uninstall torchvision, where one is there that does not match torch: it keeps
-    transformers from importing its CLIP and BLIP classes.
+    Raises `BrokenLibraryError` that says to uninstall torchvision, where one is there that does not match torch: it
+    keeps transformers from importing its CLIP and BLIP classes.
     """
     with _blaming_torchvision(f"transformers cannot import {name}"):
         return getattr(importlib.import_module(module), name)
@@ -24,11 +28,11 @@ def transformers_class(name: str, module: str = "transformers") -> Any:
 def torchmetrics_metric() -> Any:
     """`torchmetrics.Metric`.
 
-    Raises `ImportError` where torchmetrics is not installed, and where torchvision (one that does not match torch) or
-    torch-fidelity (without torchvision) keeps it from being imported.
+    Raises `BrokenLibraryError` where torchmetrics is not installed, and where torchvision (one that does not match
+    torch) or torch-fidelity (without torchvision) keeps it from being imported.
     """
     if importlib.util.find_spec("torchmetrics") is None:
-        raise ImportError("the streaming metrics need torchmetrics: pip install 'dita[metrics]'")
+        raise BrokenLibraryError("the streaming metrics need torchmetrics: pip install 'dita[metrics]'")
     with _blaming_torchvision("torchmetrics cannot be imported"):
         return importlib.import_module("torchmetrics").Metric
 
@@ -61,7 +65,7 @@ def _blaming_torchvision(what: str) -> Iterator[None]:
             )
         elif importlib.util.find_spec("torch_fidelity") is not None:
             advice = "; torch-fidelity is installed without torchvision: pip uninstall torch-fidelity"
-        raise ImportError(f"{what} ({reason}){advice}") from error
+        raise BrokenLibraryError(f"{what} ({reason}){advice}") from error
 
 
 def _first_cause(error: BaseException) -> str:
