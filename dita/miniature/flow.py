@@ -14,17 +14,19 @@ from torch.overrides import TorchFunctionMode
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
 from dita.miniature import autoencoder, recipe, world
+from dita.miniature.layout import COLOURS, FIGURES, layout
 from dita.miniature.loop import Group, write_whole
 from dita.miniature.text import tokens
 from dita.miniature.tokenizers import CLIP_LENGTH, clip_tokenizer, t5_tokenizer
 
 
 class Flux(nn.Module):
-    """The trained parts of the pipeline under one roof."""
+    """The trained parts of the pipeline under one roof, and the head that reads the layout, which only trains."""
 
     def __init__(self, transformer: FluxTransformer2DModel, t5: T5EncoderModel, clip: CLIPTextModel) -> None:
         super().__init__()
         self.transformer, self.t5, self.clip = transformer, t5, clip
+        self.reader = nn.Linear(transformer.inner_dim, len(FIGURES) + len(COLOURS))
 
 
 def build(seed: int = 0) -> Flux:
@@ -85,31 +87,34 @@ def groups(flux: Flux) -> list[Group]:
     text = [*flux.t5.parameters(), *flux.clip.parameters()]
     return [
         Group(tuple(matrices), scale=recipe.MUON_SCALE, muon=True),
-        Group(tuple(others)),
+        Group((*others, *flux.reader.parameters())),
         Group(tuple(text), scale=recipe.TEXT_SCALE),
     ]
 
 
 @dataclass(frozen=True)
 class Pool:
-    """Scaled latents (N, 4, h, w) and captions as token ids: `t5` (N, TEXT_TOKENS) and `clip` (N, CLIP_LENGTH)."""
+    """Scaled latents (N, 4, h, w); captions as token ids: `t5` (N, TEXT_TOKENS) and `clip` (N, CLIP_LENGTH); layouts
+    (N, tokens, 2)."""
 
     latents: Tensor
     t5: Tensor
     clip: Tensor
+    layout: Tensor
 
 
 def pool(vae: AutoencoderKL, count: int, side: int, seed: int, file: Path) -> Pool:
     """`count` drawings of `side` pixels, encoded once and kept in `file`."""
     if not file.exists():
-        latents, captions = [], []
+        latents, scenes = [], []
         for start in range(0, count, 2048):
-            drawn, said = world.pictures(min(2048, count - start), seed + start, side)
-            raw = autoencoder.encode(vae, drawn)
+            drawn = world.scenes(min(2048, count - start), seed + start)
+            raw = autoencoder.encode(vae, world.draw_all(drawn, side))
             latents.append(((raw - vae.config.shift_factor) * vae.config.scaling_factor).half())
-            captions += said
-        t5, clip = tokens(captions)
+            scenes += drawn
+        t5, clip = tokens([world.caption(scene) for scene in scenes])
         content = {"latents": torch.cat(latents), "t5": t5.short(), "clip": clip.short()}
+        content["layout"] = layout(scenes, side // 4)
         write_whole(file, lambda part: torch.save(content, part))
     return Pool(**torch.load(file, weights_only=True))
 
@@ -171,6 +176,9 @@ class FlowLoss:
     def __init__(self, flux: Flux, pools: dict[int, Pool], how: recipe.FlowRecipe, compiled: bool = False) -> None:
         self.flux, self.pools, self.how = flux, pools, how
         self.native = torch.compile(flux.transformer) if compiled else flux.transformer
+        blocks = flux.transformer.single_transformer_blocks
+        blocks[len(blocks) // 3].register_forward_hook(self._see)
+        self._seen: Tensor | None = None
         self.empty_t5, self.empty_clip = (ids[0] for ids in tokens([""]))
 
     def __call__(self, random: torch.Generator, progress: float) -> Tensor:
@@ -203,4 +211,15 @@ class FlowLoss:
                 txt_ids=torch.zeros(length, 3, device=device),
                 return_dict=False,
             )[0]
-        return nn.functional.mse_loss(velocity.float(), target)
+            assert self._seen is not None
+            read = self.flux.reader(self._seen)
+        flow = nn.functional.mse_loss(velocity.float(), target)
+        if not self.how.layout_weight:
+            return flow
+        truth = data.layout[rows].long().to(device)
+        parts = read.float().split((len(FIGURES), len(COLOURS)), dim=-1)
+        told = [nn.functional.cross_entropy(part.mT, truth[..., i]) for i, part in enumerate(parts)]
+        return flow + self.how.layout_weight * torch.stack(told).sum()
+
+    def _see(self, _: nn.Module, __: Any, out: tuple[Tensor, Tensor]) -> None:
+        self._seen = out[1]

@@ -96,6 +96,7 @@ class FlowRecipe:
         cost a quarter there.
     noise_mean, noise_std: the noise level is s = sigmoid(n), n normal; in a share `noise_uniform` of cases, uniform.
     drop_caption: share of captions replaced by the empty one, for classifier-free guidance.
+    layout_weight: weight of the cross entropies of the layout, read in the middle of the transformer.
     long_text: in the last phase, the share of steps at each longer padding of the captions.
     """
 
@@ -105,6 +106,7 @@ class FlowRecipe:
     noise_std: float = 1.1
     noise_uniform: float = 0.1
     drop_caption: float = 0.1
+    layout_weight: float = 0.1
     long_text: tuple[tuple[int, float], ...] = ((64, 0.04), (128, 0.02), (256, 0.01), (512, 0.01))
 
     def phase(self, progress: float) -> Phase:
