@@ -55,6 +55,10 @@ class OpenSoraAttention(nn.Module, AttentionModuleMixin):
     _default_processor_cls = OpenSoraAttnProcessor
     _available_processors = [OpenSoraAttnProcessor]  # noqa: RUF012 (diffusers' own form)
 
+    processor: Any
+    to_qkv: nn.Linear  # after `fuse_projections`
+    to_kv: nn.Linear
+
     def __init__(
         self, dim: int, heads: int, head_dim: int, *, qk_norm: str | None = None, is_cross_attention: bool = False
     ) -> None:
@@ -66,7 +70,7 @@ class OpenSoraAttention(nn.Module, AttentionModuleMixin):
         self.to_q, self.to_k, self.to_v = (nn.Linear(dim, inner) for _ in range(3))
         self.norm_q, self.norm_k = (RMSNorm(head_dim, eps=1e-6) if qk_norm else nn.Identity() for _ in range(2))
         self.to_out = nn.ModuleList([nn.Linear(inner, dim), nn.Dropout(0.0)])
-        self.set_processor(OpenSoraAttnProcessor())
+        self.processor = OpenSoraAttnProcessor()
 
     def project(self, hidden_states: torch.Tensor, text: torch.Tensor | None) -> tuple[torch.Tensor, ...]:
         """Queries, keys and values; with fused weights after `fuse_qkv_projections`."""

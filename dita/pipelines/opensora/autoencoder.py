@@ -100,7 +100,7 @@ class AutoencoderKLOpenSora(ModelMixin, AutoencoderMixin, ConfigMixin):
         self.frame_batch_size = 4  # of the reference; fewer take less memory
 
     def enable_tiling(self, **settings: Any) -> None:
-        """Frames larger than a tile (512 pixels) are encoded and decoded in overlapping tiles, as AutoencoderKL does."""
+        """Frames larger than a tile (512 pixels) go through the 2D part in overlapping tiles, as in AutoencoderKL."""
         self.spatial_vae.enable_tiling(**settings)
 
     def disable_tiling(self) -> None:
@@ -110,6 +110,12 @@ class AutoencoderKLOpenSora(ModelMixin, AutoencoderMixin, ConfigMixin):
     def latent_frames(self, num_frames: int) -> int:
         """Latent frames of a video of `num_frames`: 5 for every full clip of 17, one for every 4 begun after that."""
         return sum(math.ceil(frames / self.temporal_compression_ratio) for frames in self._clips(num_frames))
+
+    def sample_frames(self, latent_frames: int) -> int:
+        """The most frames that `latent_frames` hold: 17 for every 5, and 4 for each one after that."""
+        clip_latents = math.ceil(self.config.chunk_frames / self.temporal_compression_ratio)
+        full, rest = divmod(latent_frames, clip_latents)
+        return full * self.config.chunk_frames + rest * self.temporal_compression_ratio
 
     def _clips(self, num_frames: int) -> list[int]:
         full, rest = divmod(num_frames, self.config.chunk_frames)
@@ -153,11 +159,11 @@ class AutoencoderKLOpenSora(ModelMixin, AutoencoderMixin, ConfigMixin):
         Raises `ValueError` where it does not fit the latents.
         """
         if num_frames is None:
-            num_frames = self._most_frames(z.shape[2])
+            num_frames = self.sample_frames(z.shape[2])
         if self.latent_frames(num_frames) != z.shape[2]:
             raise ValueError(
                 f"{num_frames} frames have {self.latent_frames(num_frames)} latent frames, but the latents have"
-                f" {z.shape[2]}; the most that these hold is {self._most_frames(z.shape[2])} frames"
+                f" {z.shape[2]}; the most that these hold is {self.sample_frames(z.shape[2])} frames"
             )
         clip_latents = math.ceil(self.config.chunk_frames / self.temporal_compression_ratio)
         clips = zip(z.split(clip_latents, dim=2), self._clips(num_frames), strict=True)
@@ -166,11 +172,6 @@ class AutoencoderKLOpenSora(ModelMixin, AutoencoderMixin, ConfigMixin):
         decoded = [self.spatial_vae.decode(batch).sample for batch in frames.split(self.frame_batch_size)]
         video = torch.cat(decoded).unflatten(0, (z.shape[0], -1)).transpose(1, 2)
         return DecoderOutput(sample=video) if return_dict else (video,)
-
-    def _most_frames(self, latent_frames: int) -> int:
-        clip_latents = math.ceil(self.config.chunk_frames / self.temporal_compression_ratio)
-        full, rest = divmod(latent_frames, clip_latents)
-        return full * self.config.chunk_frames + rest * self.temporal_compression_ratio
 
     def forward(
         self,

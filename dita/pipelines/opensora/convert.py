@@ -300,7 +300,9 @@ def _open(source: str | os.PathLike[str], hub: dict[str, Any]) -> tuple[Safetens
         return SafetensorsFiles([path]), _config(path.parent)
     if not path.is_dir():
         if not re.fullmatch(r"[\w.-]+/[\w.-]+", os.fspath(source)):
-            raise ValueError(f"{os.fspath(source)!r} is neither a file, nor a folder, nor a hub id such as {TRANSFORMER}")
+            raise ValueError(
+                f"{os.fspath(source)!r} is neither a file, nor a folder, nor a hub id such as {TRANSFORMER}"
+            )
         from huggingface_hub import snapshot_download
 
         path = Path(snapshot_download(os.fspath(source), allow_patterns=["*.safetensors", "config.json"], **hub))

@@ -58,7 +58,7 @@ def rotary_frequencies(head_dim: int, device: torch.device | str | None = None) 
 def frame_rotary(
     frames: int, head_dim: int, *, dtype: torch.dtype = torch.float32, device: torch.device | str | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Cosines and sines `(frames, head_dim)` for `rotate`; frequencies, angles and results are all rounded to `dtype`."""
+    """Cosines and sines `(frames, head_dim)` for `rotate`; frequencies, angles and results are in `dtype`."""
     frequencies = rotary_frequencies(head_dim, device).to(dtype)
     angles = torch.arange(frames, device=device).to(dtype)[:, None] * frequencies
     angles = angles.repeat_interleave(2, dim=-1)

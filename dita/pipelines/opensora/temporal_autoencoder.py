@@ -78,10 +78,16 @@ class Level(nn.Module):
 
 
 class TemporalEncoder(nn.Module):
-    """2D latents of all frames `(B, channels, T, H, W)`, T a multiple of the compression, to moments of T / 4 frames."""
+    """2D latents of all frames `(B, channels, T, H, W)`, with T a multiple of 4, to the moments of T / 4 frames."""
 
     def __init__(
-        self, channels: int, moments: int, widths: tuple[int, ...], layers: int, downsample: tuple[bool, ...], groups: int
+        self,
+        channels: int,
+        moments: int,
+        widths: tuple[int, ...],
+        layers: int,
+        downsample: tuple[bool, ...],
+        groups: int,
     ) -> None:
         super().__init__()
         self.conv_in = CausalConv3d(channels, widths[0], bias=False)
@@ -105,7 +111,13 @@ class TemporalDecoder(nn.Module):
     """Latents back to 2D latents of four times the frames: the levels of the encoder, widest first."""
 
     def __init__(
-        self, latents: int, channels: int, widths: tuple[int, ...], layers: int, downsample: tuple[bool, ...], groups: int
+        self,
+        latents: int,
+        channels: int,
+        widths: tuple[int, ...],
+        layers: int,
+        downsample: tuple[bool, ...],
+        groups: int,
     ) -> None:
         super().__init__()
         self.conv_in = CausalConv3d(latents, widths[-1])
@@ -162,5 +174,5 @@ class TemporalAutoencoder(nn.Module):
         return self.quant_conv(self.encoder(F.pad(x, (0, 0, 0, 0, front, 0))))
 
     def decode(self, z: torch.Tensor, num_frames: int) -> torch.Tensor:
-        """The last `num_frames` of the four frames of every latent: the first ones come from what `encode` filled up."""
+        """The last `num_frames` that the latents hold: those before them come from what `encode` filled up."""
         return self.decoder(self.post_quant_conv(z))[:, :, -num_frames:]

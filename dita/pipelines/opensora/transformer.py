@@ -50,9 +50,9 @@ class OpenSoraTransformerBlock(nn.Module):
 
         `modulation` is `(B, 1, 6, C)`, or `(B, T, 6, C)` where frames differ in their timestep.
         """
-        shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = (
-            (self.scale_shift_table + modulation)[..., None, :].unbind(2)  # six of (B, 1 or T, 1, C)
-        )
+        shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = (self.scale_shift_table + modulation)[
+            ..., None, :
+        ].unbind(2)  # six of (B, 1 or T, 1, C)
         x = hidden_states.unflatten(1, (num_frames, -1))  # (B, T, S, C)
         x = x + gate_attn * self._self_attention(modulate(self.norm1(x), shift_attn, scale_attn), rotary)
         hidden_states = x.flatten(1, 2)
@@ -161,7 +161,7 @@ class OpenSoraTransformer3DModel(ModelMixin, AttentionMixin, ConfigMixin):
             hidden_states: latents `(B, in_channels, T, H, W)`; H and W are padded to whole patches inside.
             timestep: `(B,)`, 1000 for noise to 0 for data; rounded to the model's dtype, as in training.
             encoder_hidden_states: `(B, L, caption_channels)`.
-            encoder_attention_mask: `(B, L)` or, repeated, fewer rows; nonzero for text, zero for padding. None: all text.
+            encoder_attention_mask: `(B, L)` or, repeated, fewer rows; nonzero for text, zero for padding.
             frame_mask: bool `(B, T)`; False for clean frames, which get timestep 0. None: all frames are noisy, which
                 is bit-equal to a mask of True and takes one modulation, not two.
             fps: frames a second, one number or `(B,)`; 120 for a single image.
@@ -216,9 +216,9 @@ class OpenSoraTransformer3DModel(ModelMixin, AttentionMixin, ConfigMixin):
     def _sinusoid(self, values: torch.Tensor) -> torch.Tensor:
         """`(B, 256)`; `values` are rounded to the model's dtype before, as the official inference rounds them."""
         dtype = self.scale_shift_table.dtype
-        return get_timestep_embedding(
-            values.to(dtype), SINUSOID, flip_sin_to_cos=True, downscale_freq_shift=0
-        ).to(dtype)
+        return get_timestep_embedding(values.to(dtype), SINUSOID, flip_sin_to_cos=True, downscale_freq_shift=0).to(
+            dtype
+        )
 
     def _modulation(self, time: torch.Tensor) -> torch.Tensor:
         return self.time_proj(F.silu(time)).unflatten(-1, (6, -1))
