@@ -28,7 +28,7 @@ def patch_positions(
     `grid` is (rows, columns) in patches, `height` x `width` the nominal size in pixels. The first half of the channels
     encodes the column, the second half the row, each as [sin, cos]. Coordinates are scaled so that a frame of any size
     covers about the range that a square of `base_size` pixels covers. The pixel sizes and the frequencies are rounded
-    to `dtype`, as the official model's are; the rest is computed in float32 at least.
+    to `dtype`, as the official model's are; coordinates are float32, angles float32 or the wider `dtype`.
     """
     rows, columns = grid
     height, width = (torch.tensor(float(side)).to(dtype).item() for side in (height, width))
@@ -41,7 +41,7 @@ def patch_positions(
     frequencies = frequencies.to(dtype).to(exact)
 
     def axis(count: int) -> torch.Tensor:  # (count, half)
-        coordinates = torch.arange(count, dtype=exact, device=device) / scale * (side / count)
+        coordinates = torch.arange(count, dtype=torch.float32, device=device) / scale * (side / count)
         angles = coordinates[:, None] * frequencies
         return torch.cat([angles.sin(), angles.cos()], dim=-1)
 

@@ -18,13 +18,13 @@ def load_text_encoder(source: str | os.PathLike[str], dtype: torch.dtype, **hub:
     Raises `ValueError` where neither is there, or only as pickled weights.
     """
     failures = []
-    for tokenizer_folder, encoder_folder in (("tokenizer", "text_encoder"), ("", "")):
+    for encoder_folder, tokenizer_folder in (("text_encoder", "tokenizer"), ("", "")):
         try:
-            tokenizer = AutoTokenizer.from_pretrained(source, subfolder=tokenizer_folder, **hub)
             encoder = T5EncoderModel.from_pretrained(
                 source, subfolder=encoder_folder, dtype=dtype, use_safetensors=True, **hub
             )
-            return tokenizer, encoder.eval()
         except OSError as error:
             failures.append(" ".join(str(error).split())[:200])
-    raise ValueError(f"{os.fspath(source)!r} holds no T5 encoder as safetensors with its tokenizer: {failures[-1]}")
+        else:
+            return AutoTokenizer.from_pretrained(source, subfolder=tokenizer_folder, **hub), encoder.eval()
+    raise ValueError(f"{os.fspath(source)!r} holds no T5 encoder as safetensors: {failures[-1]}")
