@@ -183,7 +183,7 @@ def convert_opensora(
             raise ValueError(f"--out {str(out)!r} is not empty; give a new folder")
         from dita import models
 
-        chosen = {"torch_dtype": dtype, "text_encoder_dtype": text_encoder_dtype}
+        chosen = {"dtype": dtype, "text_encoder_dtype": text_encoder_dtype}
         for name, value in chosen.items():
             if value is not None and value not in models.DTYPES:
                 raise ValueError(f"unknown {name} {value!r}; known: {', '.join(models.DTYPES)}")

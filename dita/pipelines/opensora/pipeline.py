@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import diffusers
 import torch
 from diffusers import DiffusionPipeline, FlowMatchEulerDiscreteScheduler
 from diffusers.callbacks import MultiPipelineCallbacks, PipelineCallback
@@ -23,6 +24,9 @@ from dita.pipelines.opensora.scheduler import active_frames, add_noise, flow_sch
 from dita.pipelines.opensora.sizes import SIZES, SizeTable, VideoFormat
 from dita.pipelines.opensora.text_encoder import TEXT_ENCODER, load_text_encoder
 from dita.pipelines.opensora.transformer import OpenSoraTransformer3DModel
+
+DTYPE_ARGUMENT = "dtype" if tuple(map(int, diffusers.__version__.split(".")[:2])) >= (0, 42) else "torch_dtype"
+"""What diffusers calls the precision to load in."""
 
 IMAGE_FPS = 120
 """The frame rate that the model was told for single images."""
@@ -89,14 +93,14 @@ class OpenSoraPipeline(DiffusionPipeline):
         text_encoder_dtype: torch.dtype = torch.float32,
         **kwargs: Any,
     ) -> OpenSoraPipeline:
-        """As diffusers' own, but T5 is loaded in `text_encoder_dtype` whatever `torch_dtype` the rest has.
+        """As diffusers' own, but T5 is loaded in `text_encoder_dtype` whatever `dtype` the rest has.
 
         Open-Sora was trained and is sampled with a float32 T5; bfloat16 halves its 19 GB.
         """
-        name = "dtype" if "dtype" in kwargs else "torch_dtype"
-        dtype = kwargs.get(name)
+        dtype = kwargs.pop("dtype", kwargs.pop("torch_dtype", None))
         if dtype is None or isinstance(dtype, torch.dtype):
-            kwargs[name] = {"default": dtype or torch.float32, "text_encoder": text_encoder_dtype}
+            dtype = {"default": dtype or torch.float32, "text_encoder": text_encoder_dtype}
+        kwargs[DTYPE_ARGUMENT] = dtype
         return super().from_pretrained(pretrained_model_name_or_path, **kwargs)
 
     @classmethod
@@ -106,14 +110,15 @@ class OpenSoraPipeline(DiffusionPipeline):
         vae: str | os.PathLike[str] = convert.AUTOENCODER,
         text_encoder: str | os.PathLike[str] | None = TEXT_ENCODER,
         *,
-        torch_dtype: torch.dtype | None = None,
+        dtype: torch.dtype | None = None,
         text_encoder_dtype: torch.dtype = torch.float32,
         **hub: Any,
     ) -> OpenSoraPipeline:
         """The pipeline of the official files: hub ids, folders, or single safetensors files.
 
         `text_encoder` is a T5 v1.1 XXL in transformers' layout, at the top or in `text_encoder` and `tokenizer`, or
-        None. `hub` goes to the downloads (`cache_dir`, `token`, `local_files_only`).
+        None. `dtype` is that of transformer and autoencoder, as stored by default. `hub` goes to the downloads
+        (`cache_dir`, `token`, `local_files_only`).
         Raises `ValueError` for a missing or extra tensor, by its name, and for pickled weights.
         """
         tokenizer, encoder = (
@@ -122,8 +127,8 @@ class OpenSoraPipeline(DiffusionPipeline):
         return cls(
             tokenizer=tokenizer,
             text_encoder=encoder,
-            vae=convert.load_autoencoder(vae, dtype=torch_dtype, **hub),
-            transformer=convert.load_transformer(transformer, dtype=torch_dtype, **hub),
+            vae=convert.load_autoencoder(vae, dtype=dtype, **hub),
+            transformer=convert.load_transformer(transformer, dtype=dtype, **hub),
             scheduler=flow_scheduler(),
         )
 
@@ -316,6 +321,7 @@ class OpenSoraPipeline(DiffusionPipeline):
         self.maybe_free_model_hooks()
         return OpenSoraPipelineOutput(frames=frames) if return_dict else (frames,)
 
+    @torch.no_grad()
     def encode_prompt(
         self,
         prompt: str | list[str],
@@ -476,7 +482,7 @@ class OpenSoraPipeline(DiffusionPipeline):
                 warnings.warn(
                     f"the prompt has {len(ids)} tokens, and the model reads {most}; left out: {lost!r}",
                     PromptTruncatedWarning,
-                    stacklevel=4,
+                    stacklevel=5,  # who called the pipeline, above `no_grad`
                 )
         read = self.tokenizer(
             texts,

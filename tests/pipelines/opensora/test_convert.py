@@ -85,7 +85,7 @@ def test_rotary_frequencies_may_be_absent_but_not_others() -> None:
     weights = official_transformer()
     del weights["rope.freqs"]
     convert_transformer(weights)
-    with pytest.raises(ValueError, match="rope.freqs of the checkpoint are not"):
+    with pytest.raises(ValueError, match=r"rope\.freqs of the checkpoint are not"):
         convert_transformer(weights | {"rope.freqs": torch.ones(4)})
 
 
@@ -96,7 +96,7 @@ def test_a_missing_key_is_named() -> None:
         convert_transformer(weights)
     weights = official_autoencoder()
     del weights["temporal_vae.decoder.norm1.weight"]
-    with pytest.raises(ValueError, match="missing temporal_vae.decoder.norm1.weight"):
+    with pytest.raises(ValueError, match=r"missing temporal_vae\.decoder.norm1.weight"):
         convert_autoencoder(weights, norm_num_groups=4)
 
 
@@ -140,7 +140,7 @@ def test_files_folders_and_shards_load_alike(tmp_path: Path) -> None:
 
 def test_pickles_are_not_read(tmp_path: Path) -> None:
     (tmp_path / "model.ckpt").write_bytes(b"")
-    with pytest.raises(ValueError, match="only model.ckpt, which are pickled and not read"):
+    with pytest.raises(ValueError, match=r"only model\.ckpt, which are pickled and not read"):
         load_autoencoder(tmp_path)
     with pytest.raises(ValueError, match="is not a safetensors file"):
         load_autoencoder(tmp_path / "model.ckpt")
@@ -178,7 +178,7 @@ def test_the_parts_have_the_asked_precision(official_files) -> None:
         official_files["transformer"],
         vae=official_files["vae"],
         text_encoder=official_files["t5"],
-        torch_dtype=torch.bfloat16,
+        dtype=torch.bfloat16,
     )
     assert pipe.transformer.dtype == pipe.vae.dtype == torch.bfloat16
     assert pipe.text_encoder.dtype == torch.float32
@@ -192,7 +192,7 @@ def test_the_command_writes_a_folder_that_diffusers_loads(official_files, tmp_pa
     assert result.exit_code == 0, result.output
     assert "wrote" in result.output
     assert {path.suffix for path in out.rglob("*") if path.is_file()} <= {".json", ".safetensors", ".model"}
-    pipe = OpenSoraPipeline.from_pretrained(out, torch_dtype=torch.bfloat16)
+    pipe = OpenSoraPipeline.from_pretrained(out, dtype=torch.bfloat16)
     assert pipe.transformer.dtype == torch.bfloat16 and pipe.text_encoder.dtype == torch.float32
 
 

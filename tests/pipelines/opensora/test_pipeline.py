@@ -63,7 +63,7 @@ def test_output_types_agree(pipe) -> None:
 
 def test_a_tuple_is_returned_when_asked_for(pipe) -> None:
     frames = pipe(
-        "a dog", num_frames=1, num_inference_steps=1, output_type="latent", return_dict=False, generator=seeded(0)
+        "a dog", num_frames=1, num_inference_steps=1, aesthetic_score=None, output_type="latent", return_dict=False
     )
     assert isinstance(frames, tuple) and frames[0].shape == (1, 4, 1, 8, 8)
 
@@ -79,7 +79,7 @@ def test_given_noise_is_used(pipe) -> None:
 
 
 def test_a_batch_gives_what_each_prompt_gives_alone(pipe) -> None:
-    prompts = ["a red circle", "a very small blue square near a large green triangle"]
+    prompts = ["a red circle", "a small blue square near a circle"]
     together = call(pipe, prompts, generator=[seeded(1), seeded(2)])
     alone = [call(pipe, prompt, generator=seeded(seed)) for prompt, seed in zip(prompts, (1, 2), strict=True)]
     torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-4)
@@ -185,7 +185,7 @@ def test_an_image_stands_at_the_start(pipe) -> None:
     assert torch.equal(latents, call(pipe, references=[picture()], mask_strategy="0", **size))
     video = VideoFormat(64, 64, 51, 24)
     generator = seeded(7)
-    tensor = torch.from_numpy(np.asarray(picture())).permute(2, 0, 1)[None, :, None] / 127.5 - 1
+    tensor = torch.from_numpy(np.array(picture())).permute(2, 0, 1)[None, :, None] / 127.5 - 1
     encoded = pipe._encode(tensor, generator)
     torch.testing.assert_close(latents[:, :, :1], encoded, atol=1e-4, rtol=1e-4)
     noise = pipe.prepare_latents(1, video, generator, torch.device("cpu"))
@@ -338,7 +338,7 @@ def test_a_saved_pipeline_is_loaded_as_it_was(pipe, tmp_path) -> None:
 
 def test_t5_stays_in_float32_unless_asked(pipe, tmp_path) -> None:
     pipe.save_pretrained(tmp_path)
-    half = OpenSoraPipeline.from_pretrained(tmp_path, torch_dtype=torch.bfloat16)
+    half = OpenSoraPipeline.from_pretrained(tmp_path, dtype=torch.bfloat16)
     assert (half.transformer.dtype, half.vae.dtype) == (torch.bfloat16,) * 2
     assert half.text_encoder.dtype == torch.float32
     asked = OpenSoraPipeline.from_pretrained(tmp_path, torch_dtype=torch.bfloat16, text_encoder_dtype=torch.bfloat16)
