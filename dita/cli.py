@@ -20,7 +20,7 @@ from rich.console import Console
 from dita.methods import METHODS, SCORES, Method, from_json, parse
 from dita.plan import Plan
 from dita.schedules import RATIO_SCHEDULES
-from dita.shapes import ACCOUNTINGS, Accounting
+from dita.shapes import ACCOUNTINGS, NAMED_SHAPES, Accounting
 from dita.version import __version__
 
 app = typer.Typer(
@@ -51,7 +51,9 @@ def main(version: Annotated[bool, typer.Option("--version", help="Print the vers
 
 @app.command()
 def plan(
-    model: Annotated[str, typer.Option(help="flux-dev, flux-schnell, a bundled model, or a local diffusers folder.")],
+    model: Annotated[
+        str, typer.Option(help=f"{', '.join(NAMED_SHAPES)}, a bundled model, or a local diffusers folder.")
+    ],
     method: Annotated[str, typer.Option(help="A name or short form such as toca:4:0.9:random, or a JSON file.")],
     steps: Annotated[int, typer.Option(help="Denoising steps of the plain pipeline.")] = 50,
     cycle: Annotated[int | None, typer.Option(help="N: full steps are N apart.")] = None,
@@ -64,6 +66,9 @@ def plan(
     height: Annotated[int | None, typer.Option(help="Pixels; the model's own size by default.")] = None,
     width: Annotated[int | None, typer.Option(help="Pixels; the same as the height by default.")] = None,
     batch: Annotated[int, typer.Option(help="Pictures made at once.")] = 1,
+    text_tokens: Annotated[
+        int | None, typer.Option(help="Of a prompt with its padding; the model's own number.")
+    ] = None,
     accounting: Annotated[str, typer.Option(help=f"Of FLOPs: {' or '.join(ACCOUNTINGS)}.")] = ACCOUNTINGS[0],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs, and nothing else.")] = False,
 ) -> None:
@@ -87,7 +92,8 @@ def plan(
         counted: Accounting = "pre-projection" if accounting == "pre-projection" else "post-projection"
         from dita import models
 
-        result = chosen.plan(models.shape(model, batch=batch, height=height, width=width), steps)
+        shape = models.shape(model, batch=batch, height=height, width=width, text_tokens=text_tokens)
+        result = chosen.plan(shape, steps)
     typer.echo(json.dumps(result.as_json(counted), indent=2) if as_json else _plan_text(result))
 
 
@@ -212,7 +218,8 @@ def methods() -> None:
         typer.echo(f"{form}\n{_indented(_summary_line(cls), 4)}")
         meanings = _field_meanings(cls)
         for field in dataclasses.fields(cls):
-            typer.echo(f"    {field.name} = {json.dumps(field.default)}")
+            default = "(not set)" if field.default is None else json.dumps(field.default)
+            typer.echo(f"    {field.name} = {default}")
             meaning = meanings.get(field.name) or MEANINGS.get(field.name)
             if meaning:
                 typer.echo(_indented(meaning, 8))
@@ -305,7 +312,7 @@ def _plan_text(plan: Plan) -> str:
     lines = [
         f"{plan.method.label()} on {shape.name}, batch {shape.batch}: {plan.requested_steps} steps",
         "",
-        "steps (F full, p partial, . reuse)",
+        "steps (F full, f full in some layers, p partial, . reuse)",
         *(f"  {line}" for line in plan.map()),
         "",
         f"full steps         {', '.join(map(str, plan.full_steps))}",

@@ -9,14 +9,21 @@ import warnings
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal, TypeVar, get_args
 
+from dita.families import FAMILIES, Phase
 from dita.plan import Action, Plan, Step, full_step
 from dita.schedules import RATIO_SCHEDULES, RatioSchedule, fresh_share, fresh_tokens, layer_position
-from dita.shapes import Kind, Shape
+from dita.shapes import Kind, Shape, Site
 
-Score = Literal["attention-sampled", "attention", "k-norm", "v-norm", "norm", "similarity", "random", "uniform"]
+Score = Literal[
+    "attention-sampled", "attention", "k-norm", "v-norm", "kv-norm", "norm", "similarity", "random", "uniform"
+]
 SCORES: tuple[Score, ...] = get_args(Score)
 LIVE_SCORES: tuple[Score, ...] = ("norm", "similarity")
 """Scores that need the tokens of the cached step itself: all others are known at the full step."""
+PROBED_SCORES: tuple[Score, ...] = ("attention-sampled", "attention", "k-norm", "v-norm", "kv-norm")
+"""Scores that are collected inside the attention of a full step."""
+ATTENTION_SCORES: tuple[Score, ...] = ("attention-sampled", "attention")
+"""s1, attention received, or s2, entropy of the attention to the text, by family (`Family.attention_score`)."""
 
 
 class NothingToSkipWarning(UserWarning):
@@ -37,6 +44,22 @@ class Method:
     def run_steps(self, steps: int) -> int:
         """How many steps the sampler takes when the plain pipeline would take `steps`."""
         return steps
+
+    def selects_live(self, shape: Shape) -> bool:
+        """Whether tokens are selected in each cached step, not for a whole cycle at its full step."""
+        return False
+
+    def rescores(self, shape: Shape) -> bool:
+        """Whether tokens that a cached step computes are scored again there."""
+        return False
+
+    def keeps_scores(self, shape: Shape) -> bool:
+        """Whether collected scores are needed beyond the selection that follows them."""
+        return False
+
+    def shares_halves(self, shape: Shape) -> bool:
+        """Whether the two halves of a guided call compute the same tokens."""
+        return False
 
     def as_json(self) -> dict[str, Any]:
         """The method as JSON-ready data; `from_json` reads it back."""
@@ -94,7 +117,8 @@ class FewerSteps(Method):
 class FORA(Method):
     """Whole-step caching (FORA, arXiv 2407.01425): a full step, then `cycle` - 1 that reuse every module's output.
 
-    The phase is a counter that each full step restarts; the first step is full.
+    The first step is full. FLUX counts from the last full step; PixArt and DiT take the steps whose number is a
+    multiple of `cycle`, DiT counting down to 0, so that its last step is full.
     """
 
     name: ClassVar[str] = "fora"
@@ -108,31 +132,41 @@ class FORA(Method):
     def plan(self, shape: Shape, steps: int) -> Plan:
         full = full_step(shape)
         reuse: Step = {site: Action(Kind.REUSE, 0) for site in full}
-        is_full = _counted_full_steps(self, steps, self.cycle, warmup=1)
-        return Plan(self, shape, tuple(full if f else reuse for f in is_full), steps)
+        _check_steps(steps)
+        phases = FAMILIES[shape.family].phases(steps, self.cycle, warmup=1, varying=False, strict=False)
+        plan = Plan(self, shape, tuple(full if phase is Phase.FULL else reuse for phase in phases), steps)
+        _warn_of_a_plan_that_saves_nothing(plan, self.cycle, warmup=1)
+        return plan
 
 
 @dataclass(frozen=True)
 class ToCa(Method):
     """Token-wise feature caching (ToCa, ICLR 2025, arXiv 2410.05317).
 
-    A full step, then `cycle` - 1 cached ones: self-attention is reused whole, and each MLP computes the tokens with
-    the highest scores and reuses its stored output for the others.
+    A full step, then `cycle` - 1 cached ones: self-attention is reused whole; cross-attention and MLP compute the
+    tokens with the highest scores and reuse their stored output for the others. Each module selects for itself.
 
     Fields:
-        cycle: N, full steps are N apart (at least 1; 1 is the plain pipeline).
+        cycle: N, full steps are N apart (at least 1; 1 is the plain pipeline). On PixArt and DiT it is the N that the
+            papers' N(s) varies over the run (spec/methods.md 2.1, 3.1).
         ratio: R, the caching ratio in [0, 1]: 0.9 computes 10 % of the tokens on a cached step, before `schedule`.
         score: what makes a token worth computing (spec/methods.md 1.3). `attention`: the attention it receives, exact,
-            by a second pass; `attention-sampled`: the same from 256 queries; `k-norm`, `v-norm`: large keys, values;
-            `norm`: large hidden states; `similarity`: least like the stored output; `random`; `uniform`: spread
-            evenly over the grid, another offset each time.
-        schedule: how the share of computed tokens varies over steps, layers and modules (spec/methods.md 1.4).
+            by a second pass, and on PixArt the entropy of its attention to the text; `attention-sampled`: the same from
+            256 queries (on PixArt exact); `k-norm`, `v-norm`: large keys, values; `kv-norm`: small values; `norm`:
+            large hidden states; `similarity`: least like the stored output; `random`; `uniform`: spread evenly over
+            the grid, another offset each time.
+        schedule: how the share of computed tokens varies over steps, layers and modules (spec/methods.md 1.4); `toca`
+            is the paper's for each family, on DiT that for 50 DDIM steps or, beyond 100 steps, for 250 DDPM steps.
         age_weight: lambda_3 (section 3.2, s3): added to a score for each `cycle` steps that the token was not computed.
         spatial_bonus, spatial_grid: s4: in each cell of grid x grid image tokens, the best one's score is multiplied by
-            1 + bonus. 0 turns it off, as the paper's FLUX setting does.
-        warmup: full steps at the start; None is the reference's 3 (1 where no token is ever computed, R = 1).
+            1 + bonus. None is the paper's setting: none on FLUX, 0.4 and 4 on PixArt, 0.6 and 2 on DiT. 0 turns it off.
+        warmup: full steps at the start; None is the reference's: 3 on FLUX (1 where no token is ever computed, R = 1),
+            else 1.
+        cross_cycle: N of cross-attention where it differs from `cycle`.
         seed: of the random and uniform scores.
-        strict: reproduce the quirks of the reference code, for parity: the layer divisor 27 at every depth.
+        strict: reproduce the quirks of the reference code, for parity: the layer divisor 27 at every depth; on PixArt
+            and DiT steps that are full in the first layer only; on PixArt tokens scored anew in cached steps; where
+            the score is not the entropy, each half of a guided call selects for itself.
     """
 
     name: ClassVar[str] = "toca"
@@ -143,9 +177,10 @@ class ToCa(Method):
     score: Score = "attention-sampled"
     schedule: RatioSchedule = "toca"
     age_weight: float = 0.25
-    spatial_bonus: float = 0.0
-    spatial_grid: int = 2
+    spatial_bonus: float | None = None
+    spatial_grid: int | None = None
     warmup: int | None = None
+    cross_cycle: int | None = None
     seed: int = 0
     strict: bool = False
 
@@ -156,27 +191,68 @@ class ToCa(Method):
         _check_choice("score", self.score, SCORES)
         _check_choice("schedule", self.schedule, RATIO_SCHEDULES)
         _check_weight("age_weight", self.age_weight)
-        _check_weight("spatial_bonus", self.spatial_bonus)
-        _check_count("spatial_grid", self.spatial_grid)
+        if self.spatial_bonus is not None:
+            _check_weight("spatial_bonus", self.spatial_bonus)
+        if self.spatial_grid is not None:
+            _check_count("spatial_grid", self.spatial_grid)
         if self.warmup is not None:
             _check_count("warmup", self.warmup, "the first step is always full")
+        if self.cross_cycle is not None:
+            _check_count("cross_cycle", self.cross_cycle)
 
     @property
     def fresh_ratio(self) -> float:
         """r = 1 - R, without the rounding noise of the subtraction."""
         return round(1 - self.ratio, 12)
 
-    @property
-    def selects_live(self) -> bool:
-        """Whether tokens are selected in each cached step, not for a whole cycle at its full step."""
-        return self.score in LIVE_SCORES
+    def spatial(self, family: str) -> tuple[float, int]:
+        """(bonus, cell) of s4 for a family: the given ones, else the paper's."""
+        settings = FAMILIES[family]
+        bonus = settings.bonus if self.spatial_bonus is None else self.spatial_bonus
+        return bonus, settings.cell if self.spatial_grid is None else self.spatial_grid
+
+    def scores_entropy(self, shape: Shape) -> bool:
+        """Whether the score is s2, the entropy of a token's attention to the text."""
+        return self.score in ATTENTION_SCORES and FAMILIES[shape.family].attention_score == "entropy"
+
+    def selects_live(self, shape: Shape) -> bool:
+        return self.score in LIVE_SCORES or self.rescores(shape)
+
+    def rescores(self, shape: Shape) -> bool:
+        return self.strict and self.scores_entropy(shape)
+
+    def keeps_scores(self, shape: Shape) -> bool:
+        other_cycle = self.cross_cycle not in (None, self.cycle) and any(
+            s.module == "cross_attn" for s in shape.sites()
+        )
+        return self.score in PROBED_SCORES and (other_cycle or self.rescores(shape))
+
+    def shares_halves(self, shape: Shape) -> bool:
+        return shape.rows > shape.batch and (not self.strict or self.scores_entropy(shape))
 
     def plan(self, shape: Shape, steps: int) -> Plan:
-        warmup = self.warmup if self.warmup is not None else (3 if self.fresh_ratio else 1)
+        _check_steps(steps)
+        settings = FAMILIES[shape.family]
+        warmup = self.warmup or (settings.warmup if self.fresh_ratio else 1)
+        cycles = {site.module: self.cycle for site in shape.sites()}
+        if self.cross_cycle is not None and "cross_attn" in cycles:
+            cycles["cross_attn"] = self.cross_cycle
+        phases = {
+            cycle: settings.phases(steps, cycle, warmup=warmup, varying=self.fresh_ratio > 0, strict=self.strict)
+            for cycle in cycles.values()
+        }
         full = full_step(shape)
-        is_full = _counted_full_steps(self, steps, self.cycle, warmup)
-        plan = tuple(full if f else self._cached_step(shape, s, steps) for s, f in enumerate(is_full))
-        return Plan(self, shape, plan, steps)
+        taken: list[Step] = []
+        for s in range(steps):
+            now = {module: phases[cycle][s] for module, cycle in cycles.items()}
+            if set(now.values()) == {Phase.FULL}:
+                taken.append(full)
+                continue
+            cached = self._cached_step(shape, s, steps)
+            taken.append({site: full[site] if _is_full(site, now[site.module]) else cached[site] for site in full})
+        plan = Plan(self, shape, tuple(taken), steps)
+        _warn_of_a_plan_that_saves_nothing(plan, self.cycle, warmup)
+        return plan
 
     def _cached_step(self, shape: Shape, step: int, steps: int) -> Step:
         actions = {}
@@ -187,7 +263,7 @@ class ToCa(Method):
                     self.schedule,
                     self.fresh_ratio,
                     family=shape.family,
-                    stack=site.stack,
+                    module=site.module,
                     position=layer_position(shape.family, site.stack, site.layer, shape.depth(site.stack), self.strict),
                     step=step,
                     steps=steps,
@@ -243,16 +319,19 @@ def _build(name: str | None, fields: dict[str, Any]) -> Method:
 
 def _checked(name: str | None, key: str, value: Any, annotation: str) -> Any:
     number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if annotation == "float" and number:
+    if annotation.startswith("float") and number:
         return float(value)
     matches = {
         "float": False,
+        "float | None": value is None,
         "int": number and value == int(value),
         "int | None": value is None or (number and value == int(value)),
         "bool": isinstance(value, bool),
     }.get(annotation, True)  # a choice, which the method checks itself
     if not matches:
-        kind = {"float": "a number", "bool": "true or false"}.get(annotation, "a whole number")
+        kind = {"float": "a number", "float | None": "a number", "bool": "true or false"}.get(
+            annotation, "a whole number"
+        )
         raise ValueError(f"parameter {key!r} of method {name!r} must be {kind}, got {value!r}")
     return int(value) if annotation.startswith("int") and value is not None else value
 
@@ -291,19 +370,16 @@ def _check_choice(field_name: str, value: _T, allowed: tuple[_T, ...]) -> None:
         raise ValueError(f"unknown {field_name} {value!r}; known: {', '.join(map(str, allowed))}")
 
 
-def _counted_full_steps(method: Method, steps: int, cycle: int, warmup: int) -> list[bool]:
-    """Which steps are full when a counter, restarted by every full step, triggers the next one (FLUX; 5.1)."""
-    _check_steps(steps)
-    is_full, counter = [], 0
-    for step in range(steps):
-        full = step < warmup or counter == cycle - 1
-        counter = 0 if full else counter + 1
-        is_full.append(full)
-    if all(is_full) and cycle > 1:
+def _is_full(site: Site, phase: Phase) -> bool:
+    return phase is Phase.FULL or (phase is Phase.FIRST_LAYER and site.layer == 0)
+
+
+def _warn_of_a_plan_that_saves_nothing(plan: Plan, cycle: int, warmup: int) -> None:
+    if cycle > 1 and set(plan.kinds) == {Kind.FULL}:
+        steps = len(plan.steps)
         warnings.warn(
-            f"{method.label()} saves nothing in {steps} steps: the first {min(warmup, steps)} are full;"
+            f"{plan.method.label()} saves nothing in {steps} steps: the first {min(warmup, steps)} are full;"
             " take more steps, or a smaller warmup",
             NothingToSkipWarning,
             stacklevel=4,
         )
-    return is_full

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from dita import miniature
-from dita.shapes import NAMED_SHAPES, FluxShape, named_shape
+from dita.shapes import NAMED_SHAPES, AnyShape, DiTShape, FluxShape, PixArtShape, named_shape, with_text_tokens
 
 DTYPES = ("float32", "bfloat16", "float16")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -50,14 +50,14 @@ def load(
 
 def shape(
     model: str, *, batch: int = 1, height: int | None = None, width: int | None = None, text_tokens: int | None = None
-) -> FluxShape:
+) -> AnyShape:
     """The sizes of a published model by name (`flux-dev`), of a bundled one, or of a local diffusers folder.
 
     No weights are read, and torch is not imported. `height` and `width` are in pixels.
     Raises `ValueError` for an unknown name, a folder without a supported transformer, or sizes that do not fit.
     """
     if model in NAMED_SHAPES:
-        return named_shape(model, batch=batch, height=height, width=width)
+        return named_shape(model, batch=batch, height=height, width=width, text_tokens=text_tokens)
     if model in miniature.MINIATURES:
         folder, call = miniature.folder(model), miniature.defaults(model)
         if height is None and width is None:
@@ -73,9 +73,61 @@ def shape(
     config = _read_config(folder / "transformer" if (folder / "transformer").is_dir() else folder)
     vae = _read_config(folder / "vae") if (folder / "vae").is_dir() else {}
     name = model if model in miniature.MINIATURES else folder.resolve().name
-    return flux_shape_from_config(
-        config, vae, name=name, batch=batch, height=height, width=width, text_tokens=text_tokens
-    )
+    return shape_from_config(config, vae, name=name, batch=batch, height=height, width=width, text_tokens=text_tokens)
+
+
+def shape_from_config(
+    transformer: dict[str, Any],
+    vae: dict[str, Any],
+    *,
+    name: str,
+    batch: int = 1,
+    height: int | None = None,
+    width: int | None = None,
+    text_tokens: int | None = None,
+) -> AnyShape:
+    """The sizes that the `config.json` of a transformer and of its autoencoder give; sizes in pixels.
+
+    Raises `ValueError` for an unsupported transformer class, and for sizes that do not fit.
+    """
+    found = transformer.get("_class_name")
+    if found not in ("PixArtTransformer2DModel", "DiTTransformer2DModel"):
+        return flux_shape_from_config(
+            transformer, vae, name=name, batch=batch, height=height, width=width, text_tokens=text_tokens
+        )
+    if batch < 1:
+        raise ValueError(f"batch must be at least 1, got {batch}")
+    cell = 2 ** (len(vae.get("block_out_channels", (0,) * 4)) - 1)  # pixels of a latent cell
+    token = cell * transformer["patch_size"]
+    native = transformer["sample_size"] * cell
+    height, width = _sides(height, width, native)
+    if min(height, width) < token or height % token or width % token:
+        raise ValueError(f"height and width of {name!r} must be multiples of {token} pixels, got {height}x{width}")
+    model_width = transformer["num_attention_heads"] * transformer["attention_head_dim"]
+    sizes: dict[str, Any] = {
+        "name": name,
+        "layers": transformer["num_layers"],
+        "width": model_width,
+        "mlp_width": 4 * model_width,
+        "grid": (height // token, width // token),
+        "batch": batch,
+        "patch": transformer["patch_size"],
+        "in_channels": transformer["in_channels"],
+        "out_channels": transformer.get("out_channels") or transformer["in_channels"],
+    }
+    if found == "DiTTransformer2DModel":
+        if (height, width) != (native, native):
+            raise ValueError(f"{name!r} makes pictures of {native}x{native} pixels only, got {height}x{width}")
+        shape: AnyShape = DiTShape(**sizes)
+    else:
+        micro = transformer.get("use_additional_conditions")
+        shape = PixArtShape(
+            **sizes,
+            caption_width=transformer.get("caption_channels"),
+            cross_width=transformer["cross_attention_dim"],
+            micro_conditions=transformer["sample_size"] == 128 if micro is None else micro,
+        )
+    return shape if text_tokens is None else with_text_tokens(shape, text_tokens)
 
 
 def flux_shape_from_config(
@@ -97,7 +149,10 @@ def flux_shape_from_config(
     """
     found = transformer.get("_class_name")
     if found != "FluxTransformer2DModel":
-        raise ValueError(f"{name!r} has a transformer of class {found!r}; a plan supports FluxTransformer2DModel")
+        raise ValueError(
+            f"{name!r} has a transformer of class {found!r}; a plan supports FluxTransformer2DModel,"
+            " PixArtTransformer2DModel and DiTTransformer2DModel"
+        )
     if batch < 1:
         raise ValueError(f"batch must be at least 1, got {batch}")
     cell = 2 ** (len(vae.get("block_out_channels", (0,) * 4)) - 1)  # pixels of a latent cell

@@ -69,13 +69,29 @@ class Plan:
         return tuple(reversed(per_step))
 
     def cycle_tokens(self, step: int, site: Site) -> tuple[int, ...]:
-        """Tokens to select in the cached steps that follow the full step `step`, until the next full one."""
-        counts = []
-        for later in self.steps[step + 1 :]:
-            if later[site].kind is Kind.FULL:
-                break
-            counts.append(later[site].tokens)
-        return tuple(counts)
+        """Tokens to compute at `site` in the cached steps that follow `step`, until the next full one there."""
+        return self._coming[step].get(site, ())
+
+    @cached_property
+    def _coming(self) -> tuple[dict[Site, tuple[int, ...]], ...]:
+        coming: dict[Site, tuple[int, ...]] = {}
+        per_step = []
+        for step in reversed(self.steps):
+            per_step.append(coming)
+            coming = {
+                site: (action.tokens, *coming.get(site, ()))
+                for site, action in step.items()
+                if action.kind is not Kind.FULL
+            }
+        return tuple(reversed(per_step))
+
+    def scores_at(self, step: int, stack: str, layer: int, score: str) -> bool:
+        """Whether a block, whose scored module is full at `step`, must score its tokens there."""
+        source = Site(stack, layer, self.shape.score_source(stack, score))
+        if self.steps[step][source].kind is not Kind.FULL:
+            return False
+        sites = (site for site in self.shape.sites() if (site.stack, site.layer) == (stack, layer))
+        return any(any(self.cycle_tokens(step, site)) for site in sites)
 
     def flops(self, accounting: Accounting = "post-projection") -> float:
         """FLOPs of the run's transformer calls, scores not included. `pre-projection` is the ToCa repository's way."""
@@ -100,29 +116,59 @@ class Plan:
         score = getattr(self.method, "score", None)
         if score is None:
             return 0.0
-        return sum(
-            self.shape.score_flops(site, score)
-            for s in range(len(self.steps))
-            for site in self.kept[s]
-            if any(self.cycle_tokens(s, site))
-        )
+        total = 0.0
+        rescored = self.method.rescores(self.shape)
+        for s, step in enumerate(self.steps):
+            scoring = {
+                (stack, layer)
+                for stack in self.shape.stacks
+                for layer in range(self.shape.depth(stack))
+                if self._coming[s] and self.scores_at(s, stack, layer, score)
+            }
+            for site, action in step.items():
+                if (site.stack, site.layer) in scoring:
+                    total += self.shape.score_flops(site, score)
+                elif rescored and action.kind is Kind.PARTIAL:
+                    total += self.shape.score_flops(site, score, action.tokens)
+        return total
 
     @property
     def cache_bytes(self) -> int:
         """Bytes of stored features and of selected token numbers, at most, while the plan runs."""
-        cached: dict[Site, set[Kind]] = {site: set() for site in self.shape.sites()}
+        kinds: dict[Site, set[Kind]] = {site: set() for site in self.shape.sites()}
         for step in self.steps:
             for site, action in step.items():
-                cached[site].add(action.kind)
-        features = sum(self.shape.feature_bytes(site, frozenset(kinds)) for site, kinds in cached.items())
-        return features + max(map(self._index_bytes, range(len(self.steps))), default=0)
+                kinds[site].add(action.kind)
+        features = {site: self.shape.feature_bytes(site, frozenset(kinds[site])) for site in kinds}
+        index_bytes = self._live_index_bytes() if self.method.selects_live(self.shape) else self._queue_bytes()
+        score_bytes = self._score_bytes() if self.method.keeps_scores(self.shape) else 0
+        return max(
+            sum(features[site] for site in coming) + bool(coming) * score_bytes + index
+            for coming, index in zip(self._coming, index_bytes, strict=True)
+        )
 
-    def _index_bytes(self, step: int) -> int:
-        counts = {site: self.cycle_tokens(step, site) for site in self.kept[step]}
-        if getattr(self.method, "selects_live", False):  # one step's rows, and the ages of all tokens, at a time
-            live = [8 * max(c) + 4 * self.shape.tokens(site.module) for site, c in counts.items() if any(c)]
-            return sum(live) * self.shape.batch
-        return 8 * sum(map(sum, counts.values())) * self.shape.batch
+    def _queue_bytes(self) -> list[int]:
+        """After each step: the token numbers of the cached steps to come."""
+        return [8 * sum(map(sum, coming.values())) * self.shape.rows for coming in self._coming]
+
+    def _score_bytes(self) -> int:
+        """One number a token in each block."""
+        score = getattr(self.method, "score", "")
+        sources = ((stack, self.shape.score_source(stack, score)) for stack in self.shape.stacks)
+        numbers = sum(self.shape.tokens(module) * self.shape.depth(stack) for stack, module in sources)
+        return 4 * numbers * self.shape.rows
+
+    def _live_index_bytes(self) -> list[int]:
+        """In each step: its own token numbers, and the ages of all tokens."""
+        choosing = self.shape.batch if self.method.shares_halves(self.shape) else self.shape.rows
+        aged: set[Site] = set()
+        held = []
+        for step in self.steps:
+            partial = {site: action.tokens for site, action in step.items() if action.kind is Kind.PARTIAL}
+            aged = {site for site in aged if step[site].kind is not Kind.FULL} | set(partial)
+            ages = sum(4 * self.shape.tokens(site.module) for site in aged) * choosing
+            held.append(8 * sum(partial.values()) * self.shape.rows + ages)
+        return held
 
     def token_share(self) -> float:
         """Tokens computed in the modules that can select, over all tokens there, cached steps only."""
@@ -149,7 +195,7 @@ class Plan:
     def map(self) -> list[str]:
         """A picture of the plan: one line for each stack and module, one character a step.
 
-        F full, p partial, . reuse; layers that differ within a line show as the kind that computes most.
+        F full, f full in some layers only, p partial, . reuse.
         """
         lines = []
         modules = dict.fromkeys((site.stack, site.module) for site in self.shape.sites())
@@ -158,7 +204,8 @@ class Plan:
             row = ""
             for step in self.steps:
                 kinds = {a.kind for site, a in step.items() if (site.stack, site.module) == (stack, module)}
-                row += _LETTERS[min(kinds, key=order.index)]
+                letter = _LETTERS[min(kinds, key=order.index)]
+                row += letter if len(kinds) == 1 else letter.lower()
             label = module if stack == module else f"{stack}.{module}"
             lines.append(f"{label:<16} x{self.shape.depth(stack):<3} {row}")
         return lines

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
-import struct
+import dataclasses
 from typing import Literal, get_args
 
-RatioSchedule = Literal["toca", "constant", "linear", "exp", "linear-mode", "layerwise", "linear-layerwise"]
+from dita.families import DDIM50, DDPM250, FAMILIES, float32
+
+RatioSchedule = Literal[
+    "toca",
+    "constant",
+    "linear",
+    "exp",
+    "linear-mode",
+    "layerwise",
+    "linear-layerwise",
+    "toca-ddim50",
+    "toca-ddpm250",
+]
 RATIO_SCHEDULES: tuple[RatioSchedule, ...] = get_args(RatioSchedule)
 
 _WEIGHT = 0.9  # `w` of the ToCa repository
-_REFERENCE_DEPTH = {("flux", "double"): 19, ("flux", "single"): 38}
 _DIVISOR = 27  # the repository divides every layer number by 27, the last layer of DiT-XL/2
 
 
@@ -19,7 +30,7 @@ def layer_position(family: str, stack: str, layer: int, depth: int, strict: bool
     The divisor is hard-coded in the reference, whatever the depth; `strict` keeps it. Otherwise the profile is
     stretched over the model's own depth, which changes nothing at the depths that the schedules were made for.
     """
-    reference = _REFERENCE_DEPTH[family, stack]
+    reference = FAMILIES[family].depth[stack]
     if strict or depth == reference:
         return layer / _DIVISOR
     return layer * (reference - 1) / ((depth - 1) or 1) / _DIVISOR
@@ -30,17 +41,21 @@ def fresh_share(
     fresh_ratio: float,
     *,
     family: str,
-    stack: str,
+    module: str,
     position: float,
     step: int,
     steps: int,
     cycle: int,
 ) -> float:
-    """Share of tokens to compute, before clipping to [0, 1] (spec/methods.md 1.4 and 5.2).
+    """Share of tokens to compute, before clipping to [0, 1] (spec/methods.md 1.4, 2.2, 3.2 and 5.2).
 
-    `fresh_ratio` is r = 1 - R, `position` what `layer_position` returns.
+    `fresh_ratio` is r = 1 - R, `position` what `layer_position` returns, `step` counts from 0 in execution order.
+    `toca` and `linear-layerwise` are products of a step's, a layer's and a module's share, which differ by family;
+    `toca-ddim50` and `toca-ddpm250` name DiT's two profiles of steps and layers.
     """
-    w, progress = _WEIGHT, step / steps
+    settings = FAMILIES[family]
+    number = settings.number(step, steps)
+    w, progress = _WEIGHT, number / steps
     if schedule == "constant":
         return fresh_ratio
     if schedule == "linear":
@@ -48,19 +63,21 @@ def fresh_share(
     if schedule == "exp":
         return fresh_ratio * w**progress
     if schedule == "linear-mode":
-        return fresh_ratio * (1 + w - 2 * w * progress + 0.1 * ((step % cycle) / cycle - 0.5))
+        return fresh_ratio * (1 + w - 2 * w * progress + 0.1 * ((number % cycle) / cycle - 0.5))
     if schedule == "layerwise":
         return fresh_ratio * (1 + w - 2 * w * position)
     if schedule == "linear-layerwise":
-        return fresh_ratio * (1.6 - 1.2 * position) * (1.9 - 1.8 * progress) * 1.6
-    return fresh_ratio * (1.5 - position) * (0.4 if stack == "double" else 1.6)
+        return fresh_ratio * settings.linear_layerwise.share(progress, position, module)
+    if schedule == "toca":
+        return fresh_ratio * settings.toca_profile(steps).share(progress, position, module)
+    if not settings.counts_down:
+        progress = 1 - progress  # DiT's profiles are written for steps that count down
+    named = DDIM50 if schedule == "toca-ddim50" else DDPM250
+    profile = dataclasses.replace(named, weights=settings.toca.weights)
+    return fresh_ratio * profile.share(progress, position, module)
 
 
 def fresh_tokens(share: float, tokens: int) -> int:
     """k = trunc(float32(share) * float32(tokens)), in single precision as the reference computes it."""
-    clipped = _float32(min(max(_float32(share), 0.0), 1.0))
-    return int(_float32(clipped * tokens))  # the product of two float32 is exact in a double before it is rounded
-
-
-def _float32(value: float) -> float:
-    return struct.unpack("f", struct.pack("f", value))[0]
+    clipped = float32(min(max(float32(share), 0.0), 1.0))
+    return int(float32(clipped * tokens))  # the product of two float32 is exact in a double before it is rounded

@@ -53,6 +53,11 @@ class Shape(Protocol):
         ...
 
     @property
+    def rows(self) -> int:
+        """Samples in one transformer call: twice the batch where guidance puts two halves into it."""
+        ...
+
+    @property
     def branches(self) -> int:
         """Transformer calls of one step: two with true classifier-free guidance in calls of their own."""
         ...
@@ -81,8 +86,15 @@ class Shape(Protocol):
         """FLOPs of one step outside the sites: embeddings, modulation, output layer."""
         ...
 
-    def score_flops(self, site: Site, score: str) -> float:
-        """Extra FLOPs at a full step for the scores of the tokens of `site`."""
+    def score_source(self, stack: str, score: str) -> str:
+        """The module whose computation in full yields the scores of a block's tokens."""
+        ...
+
+    def score_flops(self, site: Site, score: str, tokens: int | None = None) -> float:
+        """Extra FLOPs of scoring at `site`, for all its tokens unless `tokens` of a sample are said.
+
+        A score that serves several modules of a block is booked at one of them.
+        """
         ...
 
     def feature_bytes(self, site: Site, kinds: frozenset[Kind]) -> int:
@@ -117,6 +129,10 @@ class FluxShape:
     pooled_width: int = 768
     guidance: bool = True
     element_bytes: int = 2
+
+    @property
+    def rows(self) -> int:
+        return self.batch
 
     def depth(self, stack: str) -> int:
         return self.double_layers if stack == "double" else self.single_layers
@@ -158,14 +174,20 @@ class FluxShape:
         image_in_out = 4 * self.image_tokens * self.in_channels * c
         return float((modulation + conditioning + text_in + image_in_out) * self.batch * self.branches)
 
-    def score_flops(self, site: Site, score: str) -> float:
+    def score_source(self, stack: str, score: str) -> str:
+        return "attn" if stack == "double" else "single"
+
+    def score_flops(self, site: Site, score: str, tokens: int | None = None) -> float:
         # The two MLPs of a double block share one pass over its attention; it is booked at the image MLP.
         if site.module not in ("mlp", "single"):
             return 0.0
         joint = self.tokens("attn")
         queries = {"attention": joint, "attention-sampled": min(joint, SAMPLED_QUERIES)}.get(score, 0)
         per_sample = 2 * queries * joint * self.width
-        if score == "v-norm":  # the value projection is not handed out by the attention module: it is computed again
+        if score in (
+            "v-norm",
+            "kv-norm",
+        ):  # the value projection is not handed out by the attention module: it is computed again
             per_sample = 2 * joint * self.width * self.width
         return float(per_sample * self.batch)
 
@@ -176,19 +198,204 @@ class FluxShape:
         return tensors * self.tokens(site.module) * self.width * self.element_bytes * self.batch * self.branches
 
 
+@dataclass(frozen=True)
+class PixArtShape:
+    """PixArt-alpha and Sigma: one stack of blocks of self-attention, cross-attention to the text, and MLP.
+
+    `grid` is (height, width) in image tokens. With guidance (`guided`) a transformer call holds two halves of `batch`
+    samples each. `text_tokens`: 20 is a prompt of common length, as the papers count; diffusers pads every prompt to
+    120 (alpha) or 300 (Sigma) tokens and computes the padding, so the shape of a live call has those.
+    """
+
+    family: ClassVar[str] = "pixart"
+    stacks: ClassVar[tuple[str, ...]] = ("block",)
+
+    name: str = "pixart-alpha-256"
+    layers: int = 28
+    width: int = 1152
+    mlp_width: int = 4608
+    text_tokens: int = 20
+    grid: tuple[int, int] = (16, 16)
+    batch: int = 1
+    guided: bool = True
+    branches: int = 1
+    patch: int = 2
+    in_channels: int = 4
+    out_channels: int = 8
+    caption_width: int | None = 4096
+    cross_width: int = 1152
+    micro_conditions: bool = False
+    element_bytes: int = 2
+
+    @property
+    def rows(self) -> int:
+        return self.batch * (2 if self.guided else 1)
+
+    @property
+    def image_tokens(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+    def depth(self, stack: str) -> int:
+        return self.layers
+
+    def sites(self) -> tuple[Site, ...]:
+        return tuple(Site("block", i, m) for i in range(self.layers) for m in ("attn", "cross_attn", "mlp"))
+
+    def tokens(self, module: str) -> int:
+        return self.image_tokens
+
+    def selects(self, module: str) -> bool:
+        return module != "attn"
+
+    def flops(self, site: Site, kind: Kind, tokens: int, accounting: Accounting = "post-projection") -> float:
+        c = self.width
+        if site.module == "cross_attn":
+            keys_values = 4 * self.text_tokens * self.cross_width * c
+            per_sample = tokens * (4 * c * c + 4 * self.text_tokens * c) + keys_values
+            if kind is Kind.REUSE:  # the ToCa repository projects the text even for no query at all
+                per_sample = keys_values if accounting == "pre-projection" else 0
+        elif site.module == "attn":
+            per_sample = _self_attention_flops(tokens, c) if kind is Kind.FULL else 0
+        else:
+            per_sample = tokens * 4 * c * self.mlp_width
+        return float(per_sample * self.rows * self.branches)
+
+    def step_flops(self) -> float:
+        c = self.width
+        conditioning = 2 * 256 * c + 2 * c * c + 2 * c * 6 * c
+        if self.micro_conditions:  # height, width and aspect ratio, each embedded in a third of the width
+            conditioning += 3 * (2 * 256 * (c // 3) + 2 * (c // 3) ** 2)
+        caption = 2 * self.text_tokens * (self.caption_width * c + c * c) if self.caption_width else 0
+        image = _patch_flops(self.image_tokens, self.patch, self.in_channels + self.out_channels, c)
+        return float((conditioning + caption + image) * self.rows * self.branches)
+
+    def score_source(self, stack: str, score: str) -> str:
+        return "cross_attn" if score in ("attention", "attention-sampled") else "attn"
+
+    def score_flops(self, site: Site, score: str, tokens: int | None = None) -> float:
+        # s2 needs the cross-attention map once more; it serves the MLP too. Norms of keys and values are at hand.
+        if site.module != "cross_attn" or score not in ("attention", "attention-sampled"):
+            return 0.0
+        queries = self.image_tokens if tokens is None else tokens
+        return float(2 * queries * self.text_tokens * self.width * self.rows)
+
+    def feature_bytes(self, site: Site, kinds: frozenset[Kind]) -> int:
+        stored = bool(kinds & {Kind.PARTIAL, Kind.REUSE})
+        return stored * self.image_tokens * self.width * self.element_bytes * self.rows * self.branches
+
+
+@dataclass(frozen=True)
+class DiTShape:
+    """DiT: one stack of blocks of self-attention and MLP, conditioned on a class.
+
+    `grid` is (height, width) in image tokens. With guidance (`guided`) a transformer call holds two halves of `batch`
+    samples each.
+    """
+
+    family: ClassVar[str] = "dit"
+    stacks: ClassVar[tuple[str, ...]] = ("block",)
+
+    name: str = "dit-xl-2-256"
+    layers: int = 28
+    width: int = 1152
+    mlp_width: int = 4608
+    grid: tuple[int, int] = (16, 16)
+    batch: int = 1
+    guided: bool = True
+    branches: int = 1
+    patch: int = 2
+    in_channels: int = 4
+    out_channels: int = 8
+    element_bytes: int = 2
+
+    @property
+    def rows(self) -> int:
+        return self.batch * (2 if self.guided else 1)
+
+    @property
+    def image_tokens(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+    def depth(self, stack: str) -> int:
+        return self.layers
+
+    def sites(self) -> tuple[Site, ...]:
+        return tuple(Site("block", i, m) for i in range(self.layers) for m in ("attn", "mlp"))
+
+    def tokens(self, module: str) -> int:
+        return self.image_tokens
+
+    def selects(self, module: str) -> bool:
+        return module != "attn"
+
+    def flops(self, site: Site, kind: Kind, tokens: int, accounting: Accounting = "post-projection") -> float:
+        if site.module == "attn":
+            per_sample = _self_attention_flops(tokens, self.width) if kind is Kind.FULL else 0
+        else:
+            per_sample = tokens * 4 * self.width * self.mlp_width
+        return float(per_sample * self.rows * self.branches)
+
+    def step_flops(self) -> float:
+        c = self.width
+        embedding = 2 * 256 * c + 2 * c * c  # of the timestep: each block's own, and the first one's again
+        modulation = self.layers * (embedding + 2 * c * 6 * c) + embedding + 2 * c * 2 * c
+        image = _patch_flops(self.image_tokens, self.patch, self.in_channels + self.out_channels, c)
+        return float((modulation + image) * self.rows * self.branches)
+
+    def score_source(self, stack: str, score: str) -> str:
+        return "attn"
+
+    def score_flops(self, site: Site, score: str, tokens: int | None = None) -> float:
+        if site.module != "mlp":
+            return 0.0
+        n = self.image_tokens
+        queries = {"attention": n, "attention-sampled": min(n, SAMPLED_QUERIES)}.get(score, 0)
+        return float(2 * queries * n * self.width * self.rows)
+
+    def feature_bytes(self, site: Site, kinds: frozenset[Kind]) -> int:
+        stored = bool(kinds & {Kind.PARTIAL, Kind.REUSE})
+        return stored * self.image_tokens * self.width * self.element_bytes * self.rows * self.branches
+
+
+def _self_attention_flops(tokens: int, width: int) -> int:
+    """Projections in and out, scores and weighted values, of one sample."""
+    return 8 * tokens * width * width + 4 * tokens * tokens * width
+
+
+def _patch_flops(tokens: int, patch: int, channels: int, width: int) -> int:
+    """Patch embedding and output layer, `channels` in both together, of one sample."""
+    return 2 * tokens * patch * patch * channels * width
+
+
 SAMPLED_QUERIES = 256
 """Queries that the score `attention-sampled` looks at (spec: 256 of 4608 cost under 1 % of a step)."""
 
-NAMED_SHAPES: dict[str, FluxShape] = {
+AnyShape = FluxShape | PixArtShape | DiTShape
+
+NAMED_SHAPES: dict[str, AnyShape] = {
     "flux-dev": FluxShape(),
     "flux-schnell": FluxShape(name="flux-schnell", guidance=False, text_tokens=256),
+    "pixart-alpha-256": PixArtShape(),
+    "pixart-alpha-512": PixArtShape(name="pixart-alpha-512", grid=(32, 32)),
+    "pixart-alpha-1024": PixArtShape(name="pixart-alpha-1024", grid=(64, 64), micro_conditions=True),
+    "pixart-sigma-2k": PixArtShape(name="pixart-sigma-2k", grid=(128, 128)),
+    "dit-xl-2-256": DiTShape(),
+    "dit-xl-2-512": DiTShape(name="dit-xl-2-512", grid=(32, 32)),
 }
 
 
-def named_shape(name: str, *, batch: int = 1, height: int | None = None, width: int | None = None) -> FluxShape:
+def named_shape(
+    name: str,
+    *,
+    batch: int = 1,
+    height: int | None = None,
+    width: int | None = None,
+    text_tokens: int | None = None,
+) -> AnyShape:
     """The shape of a published model at its native picture size, or at `height` x `width` pixels.
 
-    Raises `ValueError` for an unknown name, a batch below 1 or a size that is not a multiple of 16 pixels.
+    Raises `ValueError` for an unknown name, a batch below 1, a size that is not a multiple of 16 pixels, or text tokens
+    of a model without text.
     """
     if name not in NAMED_SHAPES:
         raise ValueError(f"unknown model shape {name!r}; known: {', '.join(NAMED_SHAPES)}")
@@ -199,6 +406,25 @@ def named_shape(name: str, *, batch: int = 1, height: int | None = None, width: 
         size = (height or width or 0, width or height or 0)
         if any(side < 16 or side % 16 for side in size):
             raise ValueError(f"height and width must be multiples of 16 pixels, got {size[0]}x{size[1]}")
-        grid = (size[0] // 16, size[1] // 16)
-        shape = dataclasses.replace(shape, grid=grid, image_tokens=grid[0] * grid[1])
+        shape = with_grid(shape, (size[0] // 16, size[1] // 16))
+    if text_tokens is not None:
+        shape = with_text_tokens(shape, text_tokens)
     return dataclasses.replace(shape, batch=batch)
+
+
+def with_grid(shape: AnyShape, grid: tuple[int, int]) -> AnyShape:
+    """`shape` for a picture of `grid` (height, width) image tokens. Raises `ValueError` where DiT's is not square."""
+    if isinstance(shape, FluxShape):
+        return dataclasses.replace(shape, grid=grid, image_tokens=grid[0] * grid[1])
+    if isinstance(shape, DiTShape) and grid[0] != grid[1]:
+        raise ValueError(f"{shape.name} makes square pictures, got {grid[0]}x{grid[1]} image tokens")
+    return dataclasses.replace(shape, grid=grid)
+
+
+def with_text_tokens(shape: AnyShape, text_tokens: int) -> AnyShape:
+    """`shape` for a prompt of another length. Raises `ValueError` below 1, and for a model without text."""
+    if isinstance(shape, DiTShape):
+        raise ValueError(f"{shape.name} has no text: it takes a class label, not {text_tokens} text tokens")
+    if text_tokens < 1:
+        raise ValueError(f"text_tokens must be at least 1, got {text_tokens}")
+    return dataclasses.replace(shape, text_tokens=text_tokens)

@@ -99,7 +99,7 @@ def test_a_folder_without_configuration_is_refused(tmp_path):
 
 
 def test_an_unknown_shape_lists_the_known_ones(bundled):
-    with pytest.raises(ValueError, match=r"unknown model 'flux-pro'.*flux-dev, flux-schnell, toy-flux"):
+    with pytest.raises(ValueError, match=r"unknown model 'flux-pro'.*flux-dev, flux-schnell, .*dit-xl-2-512, toy-flux"):
         models.shape("flux-pro")
 
 
@@ -151,3 +151,65 @@ def test_an_unknown_dtype_or_device_is_refused(bundled):
         models.load("toy-flux", "int3", device="cpu")
     with pytest.raises(ValueError, match="unknown device 'quantum'"):
         models.load("toy-flux", device="quantum")
+
+
+PIXART = {
+    "_class_name": "PixArtTransformer2DModel",
+    "num_layers": 28,
+    "num_attention_heads": 16,
+    "attention_head_dim": 72,
+    "in_channels": 4,
+    "out_channels": 8,
+    "patch_size": 2,
+    "sample_size": 32,
+    "caption_channels": 4096,
+    "cross_attention_dim": 1152,
+    "use_additional_conditions": None,
+}
+DIT = {
+    key: PIXART[key] for key in PIXART if key.startswith(("num_", "attention_head", "in_", "out_", "patch", "sample"))
+}
+DIT["_class_name"] = "DiTTransformer2DModel"
+
+
+@pytest.mark.parametrize(
+    ("size", "name"), [(32, "pixart-alpha-256"), (64, "pixart-alpha-512"), (128, "pixart-alpha-1024")]
+)
+def test_the_configs_of_pixart_give_its_named_shapes(size, name):
+    assert models.shape_from_config(PIXART | {"sample_size": size}, FLUX_VAE, name=name) == NAMED_SHAPES[name]
+
+
+def test_the_config_of_pixart_sigma_gives_its_named_shape():
+    config = PIXART | {"sample_size": 256, "use_additional_conditions": False}
+    assert models.shape_from_config(config, FLUX_VAE, name="pixart-sigma-2k") == NAMED_SHAPES["pixart-sigma-2k"]
+
+
+@pytest.mark.parametrize(("size", "name"), [(32, "dit-xl-2-256"), (64, "dit-xl-2-512")])
+def test_the_configs_of_dit_give_its_named_shapes(size, name):
+    assert models.shape_from_config(DIT | {"sample_size": size}, FLUX_VAE, name=name) == NAMED_SHAPES[name]
+
+
+def test_a_local_folder_of_pixart_is_planned_at_any_size_and_prompt_length(tmp_path):
+    write_folder(tmp_path / "pixart", PIXART)
+    shape = models.shape(str(tmp_path / "pixart"), height=256, width=512, text_tokens=120)
+    assert (shape.grid, shape.text_tokens, shape.rows) == ((16, 32), 120, 2)
+
+
+@pytest.mark.parametrize(
+    ("config", "arguments", "message"),
+    [
+        (DIT, {"height": 128}, "makes pictures of 256x256 pixels only, got 128x128"),
+        (DIT, {"text_tokens": 9}, "has no text: it takes a class label, not 9 text tokens"),
+        (PIXART, {"height": 100}, "must be multiples of 16 pixels, got 100x100"),
+        (PIXART, {"text_tokens": 0}, "text_tokens must be at least 1, got 0"),
+        (PIXART, {"batch": 0}, "batch must be at least 1, got 0"),
+        (
+            PIXART | {"_class_name": "SD3Transformer2DModel"},
+            {},
+            "class 'SD3Transformer2DModel'; a plan supports Flux.*PixArt.*DiT",
+        ),
+    ],
+)
+def test_sizes_that_a_model_does_not_have_are_refused(config, arguments, message):
+    with pytest.raises(ValueError, match=message):
+        models.shape_from_config(config, FLUX_VAE, name="x", **arguments)

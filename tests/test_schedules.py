@@ -6,8 +6,9 @@ from dita.schedules import RATIO_SCHEDULES, fresh_share, fresh_tokens, layer_pos
 
 
 def share(schedule, fresh_ratio=0.1, *, stack="double", position=0.0, step=0, steps=50, cycle=4):
+    module = {"double": "mlp", "single": "single"}[stack]
     return fresh_share(
-        schedule, fresh_ratio, family="flux", stack=stack, position=position, step=step, steps=steps, cycle=cycle
+        schedule, fresh_ratio, family="flux", module=module, position=position, step=step, steps=steps, cycle=cycle
     )
 
 

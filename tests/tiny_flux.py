@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 
+FAMILY = "flux"
 TEXT_TOKENS = 6
 
 
@@ -93,3 +94,13 @@ def transformer_inputs(batch: int = 1, grid: tuple[int, int] = (8, 8), seed: int
         "img_ids": ids.reshape(-1, 3),
         "txt_ids": torch.zeros(TEXT_TOKENS, 3),
     }
+
+
+def forward(model, inputs: dict[str, torch.Tensor], progress: float) -> torch.Tensor:
+    """The transformer's prediction, of the latents' shape, at `progress` in [0, 1) of the run."""
+    timestep = torch.full((len(inputs["hidden_states"]),), 1 - progress)
+    return model(**inputs, timestep=timestep, return_dict=False)[0]
+
+
+def blocks(model) -> list[torch.nn.Module]:
+    return [*model.transformer_blocks, *model.single_transformer_blocks]

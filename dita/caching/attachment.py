@@ -35,8 +35,9 @@ def enable(
     Args:
         target: a diffusers pipeline, or a bare transformer for people with their own sampling loop.
         method: a method, or its short form such as `"toca:4:0.9"`.
-        steps: denoising steps of a run; bare transformers only, where it is required. A new run begins after them,
-            after an exception, and when the size of the input changes; to break one off, enable again.
+        steps: denoising steps of a run; bare transformers only, where it is required. A sampler of second order that
+            calls the model twice in a step takes two here. A new run begins after them, after an exception, and when
+            the size of the input changes; to break one off, enable again.
         calls_per_step: transformer calls in each step, bare transformers only (2 with guidance by two calls).
         record: keep the selected token numbers of every step for `summary(...).selections`.
         memory_limit: bytes that the feature store may take; without it, the memory that is free.
@@ -144,13 +145,16 @@ class PipelineAttachment(_Attachment):
 
     def call(self, stock_call: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         """Calls the pipeline's own `__call__` under the method."""
-        kwargs, factor = _respaced(self.method, stock_call, self.pipe, args, kwargs)
-        args = () if factor != 1 else args
-        with self._sampling(factor):
+        bound = inspect.signature(stock_call).bind(self.pipe, *args, **kwargs)
+        bound.apply_defaults()
+        named, factor = _respaced(self.method, bound)
+        with self._sampling(factor, guidance=_may_be_guided(bound)):
+            if named is not None:
+                return stock_call(self.pipe, **named)
             return stock_call(self.pipe, *args, **kwargs)
 
     @contextmanager
-    def _sampling(self, factor: float) -> Iterator[None]:
+    def _sampling(self, factor: float, guidance: bool) -> Iterator[None]:
         outer = self.pipe.components["transformer"]
         model = transformer_of(self.pipe)
         adapter = adapter_for(model)
@@ -168,15 +172,16 @@ class PipelineAttachment(_Attachment):
         def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             nonlocal run
             if run is None:
-                taken = _steps_ahead(self.pipe.scheduler)
+                taken, requested = _steps_ahead(self.pipe.scheduler, factor)
                 run = Run(
                     adapter,
                     model,
                     self.method,
                     taken,
-                    requested_steps=round(taken * factor),
+                    requested_steps=requested,
                     record=self.record,
                     memory_limit=self.memory_limit,
+                    guidance=guidance,
                 )
             run.before_call(_named(model, args, kwargs))
 
@@ -331,29 +336,37 @@ def _calling_class(base: type[DiffusionPipeline]) -> type[DiffusionPipeline]:
     return _CALLING_CLASSES[base]
 
 
-def _respaced(
-    method: Method, stock_call: Callable[..., Any], pipe: object, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> tuple[dict[str, Any], float]:
-    """The call's arguments with the method's number of steps, and how many plain steps stand for one of them."""
-    bound = inspect.signature(stock_call).bind(pipe, *args, **kwargs)
-    bound.apply_defaults()
+def _respaced(method: Method, bound: inspect.BoundArguments) -> tuple[dict[str, Any] | None, float]:
+    """The call's arguments by name with the method's number of steps, None where it leaves the call as it is; and how
+    many plain steps stand for one of them."""
     steps = bound.arguments.get("num_inference_steps")
     if not isinstance(steps, int) or method.run_steps(steps) == steps:
-        return kwargs, 1.0
+        return None, 1.0
     for spaced in ("sigmas", "timesteps"):
         if bound.arguments.get(spaced) is not None:
             raise ValueError(f"{method.label()} spaces the steps itself; call the pipeline without {spaced}")
-    bound.arguments["num_inference_steps"] = method.run_steps(steps)
-    named = dict(bound.arguments)
+    named = dict(bound.arguments, num_inference_steps=method.run_steps(steps))
     self_name = next(iter(named))
     del named[self_name]
     named.update(named.pop("kwargs", {}))
     return named, steps / method.run_steps(steps)
 
 
-def _steps_ahead(scheduler: Any) -> int:
-    """Model evaluations from the scheduler's present position to the end (image-to-image starts mid-way)."""
-    return len(scheduler.timesteps) - (getattr(scheduler, "begin_index", None) or 0)
+def _may_be_guided(bound: inspect.BoundArguments) -> bool:
+    """Whether a pipeline call may put two halves under guidance into its transformer calls."""
+    scale = bound.arguments.get("guidance_scale")
+    return not isinstance(scale, (int, float)) or scale > 1
+
+
+def _steps_ahead(scheduler: Any, factor: float) -> tuple[int, int]:
+    """Model evaluations from the scheduler's present position to the end, and those of `factor` times as many steps.
+
+    Image-to-image starts mid-way. Schedulers of second order (Heun, DPM-2) list a timestep for each evaluation: two a
+    step, but one for the last.
+    """
+    taken = len(scheduler.timesteps) - (getattr(scheduler, "begin_index", None) or 0)
+    single = getattr(scheduler, "order", 1) - 1
+    return taken, round((taken + single) * factor) - single
 
 
 def _named(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from typing import Any
 
 import psutil
@@ -10,15 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from dita.caching.adapters import Adapter
-from dita.caching.scores import normalise, random_scores, spread
+from dita.caching.attention import check_backend
+from dita.caching.live import LiveSelection
+from dita.caching.scores import combined, entropy_score, random_scores, spread
 from dita.caching.selection import SpatialBonus, select_cycle
-from dita.caching.state import BlockState, held_bytes, row_numbers
+from dita.caching.state import BlockState, Slot, held_bytes, row_numbers
 from dita.caching.summary import Executed, Summary
-from dita.methods import LIVE_SCORES, Method, ToCa
+from dita.methods import PROBED_SCORES, Method, ToCa
 from dita.plan import Plan, Step, full_step, step_kind
 from dita.shapes import Kind, Shape, Site
-
-PROBED_SCORES = ("attention", "attention-sampled", "k-norm", "v-norm")  # collected in the full step
 
 
 class CacheMemoryError(MemoryError):
@@ -27,9 +28,11 @@ class CacheMemoryError(MemoryError):
 
 class Branch:
     """One of the transformer calls of a step: with true classifier-free guidance there are two, each with features of
-    its own. `selected[site]` holds the rows of the cached steps to come, next one first."""
+    its own. `seen` is the shape of the call as the adapter sees it, `shape` the same with guidance recognised.
+    `selected[site]` holds the rows of the cached steps to come, next one first."""
 
-    def __init__(self, shape: Shape, plan: Plan, states: list[BlockState], device: torch.device) -> None:
+    def __init__(self, seen: Shape, shape: Shape, plan: Plan, states: list[BlockState], device: torch.device) -> None:
+        self.seen = seen
         self.shape = shape
         self.plan = plan
         self.states = states
@@ -41,17 +44,19 @@ class Branch:
 
     def held_bytes(self) -> int:
         slots = [slot for state in self.states for slot in state.slots.values()]
-        features = held_bytes(tensor for slot in slots for tensor in slot.tensors())
-        live = [slot.rows for slot in slots if slot.live_score is not None]
+        features = held_bytes(tensor for state in self.states for tensor in state.tensors())
+        scores = [state.probe.scores for state in self.states]
+        live = [slot.rows for slot in slots if slot.live is not None]
         queued = [rows for queue in self.selected.values() for rows in queue]
-        return features + sum(rows.nbytes for rows in live + queued if rows is not None)
+        return features + sum(tensor.nbytes for tensor in scores + live + queued if tensor is not None)
 
 
 class Run:
     """Drives the attached blocks through `steps` denoising steps.
 
     `before_call` and `after_call` surround every transformer call, `advance` ends a step. The bytes that the store may
-    take are bounded by `memory_limit`, or by the memory that is free.
+    take are bounded by `memory_limit`, or by the memory that is free. `guidance`: False where the calls are known to
+    hold no guided halves; otherwise two equal halves of latents are taken as such.
     """
 
     def __init__(
@@ -64,6 +69,7 @@ class Run:
         requested_steps: int | None = None,
         record: bool = False,
         memory_limit: int | None = None,
+        guidance: bool = True,
     ) -> None:
         self.adapter = adapter
         self.model = model
@@ -71,6 +77,7 @@ class Run:
         self.steps = steps
         self.requested_steps = requested_steps or steps
         self.memory_limit = memory_limit
+        self.guidance = guidance
         self.step = 0
         self.call = 0
         self.branches: list[Branch] = []
@@ -85,36 +92,36 @@ class Run:
 
     def before_call(self, inputs: dict[str, Any]) -> None:
         """Prepares the sites for the coming transformer call. Raises before anything was changed in the model."""
-        shape = self.adapter.shape(self.model, inputs)
+        seen = self.adapter.shape(self.model, inputs)
         if self.call == len(self.branches):
-            self.branches.append(self._new_branch(shape, inputs))
+            self.branches.append(self._new_branch(seen, inputs))
         branch = self.branches[self.call]
-        if branch.shape != shape:  # a callback changed the prompt's length, say: what is stored does not fit any more
-            branch = self.branches[self.call] = self._new_branch(shape, inputs)
-        actions = self._actions(branch)
-        self._instruct(branch, actions)
+        if branch.seen != seen:  # a callback changed the prompt's length, say: what is stored does not fit any more
+            branch = self.branches[self.call] = self._new_branch(seen, inputs)
+        self._instruct(branch, self._actions(branch))
         self.summary.shape = self.branches[0].shape
         self._clock.start(self.adapter.tokens_in(inputs).device)
 
     def after_call(self) -> None:
-        """Logs the call and, after a full step, selects the tokens of the cached steps that follow."""
+        """Logs the call and, where sites were full, selects the tokens of the cached steps that follow there."""
         branch = self.branches[self.call]
         actions = self._actions(branch)
         kind = step_kind(actions)
         self.summary.executed.append(self._executed(branch, actions, kind))
+        if self.record:
+            self._record(branch)
+        self._select(branch, actions)
         if kind is Kind.FULL:
-            self._select(branch)
             branch.fresh = False
-        elif self.record:
-            self._record(branch, actions)
-        if kind is Kind.FULL or getattr(self.method, "score", None) in LIVE_SCORES:  # nothing else grows the store
+        some_full = any(action.kind is Kind.FULL for action in actions.values())
+        if some_full or self.method.selects_live(branch.shape):  # nothing else grows the store
             self.summary.cache_bytes = max(self.summary.cache_bytes, sum(b.held_bytes() for b in self.branches))
         self.call += 1
 
     def resized(self, inputs: dict[str, Any]) -> bool:
         """Whether the coming call has another size than the same call of the earlier steps."""
         known = self.call < len(self.branches)
-        return known and self.branches[self.call].shape != self.adapter.shape(self.model, inputs)
+        return known and self.branches[self.call].seen != self.adapter.shape(self.model, inputs)
 
     def advance(self) -> None:
         """Ends a denoising step."""
@@ -131,21 +138,25 @@ class Run:
 
     # ------------------------------------------------------------------------------------------------ set-up
 
-    def _new_branch(self, shape: Shape, inputs: dict[str, Any]) -> Branch:
+    def _new_branch(self, seen: Shape, inputs: dict[str, Any]) -> Branch:
         latents = self.adapter.tokens_in(inputs)
         if not bool(torch.isfinite(latents).all()):
             raise ValueError(
                 f"the latents at step {self.step} hold {int((~torch.isfinite(latents)).sum())} values that are NaN or"
                 " infinite; check the pipeline's dtype and the latents that were passed in"
             )
-        _check_attention_backend(self.model, latents.device)
+        backend = self.adapter.attention_backend(self.model)
+        check_backend(self.model, backend, latents.device)
+        shape = self.adapter.guided(seen, inputs) if self.guidance else seen
         plan = self.method.plan(shape, self.requested_steps)
-        states = [BlockState(self.adapter.modules(stack)) for stack, _, _ in self._blocks]
-        branch = Branch(shape, plan, states, latents.device)
-        if isinstance(self.method, ToCa) and (self.method.spatial_bonus or self.method.score == "uniform"):
-            branch.grid = self.adapter.grid(inputs)
-            if self.method.spatial_bonus:
-                _check_cells(branch.grid, self.method.spatial_grid)
+        states = [BlockState(self.adapter.modules(stack), backend) for stack, _, _ in self._blocks]
+        branch = Branch(seen, shape, plan, states, latents.device)
+        if isinstance(self.method, ToCa):
+            bonus, cell = self.method.spatial(shape.family)
+            if bonus or self.method.score == "uniform":
+                branch.grid = self.adapter.grid(self.model, inputs)
+            if bonus:
+                _check_cells(branch.grid, cell, given=self.method.spatial_grid is not None)
         _check_memory(plan, latents.device, self.memory_limit, held=sum(b.held_bytes() for b in self.branches))
         return branch
 
@@ -155,66 +166,75 @@ class Run:
             return branch.full
         return branch.plan.steps[self.step]
 
-    def _kept(self, branch: Branch) -> frozenset[Site]:
-        """Sites whose output the coming cached steps use."""
-        if self.step >= len(branch.plan.steps):
-            return frozenset()
-        if branch.plan.kinds[self.step] is Kind.FULL:
-            return branch.plan.kept[self.step]
-        coming = branch.plan.steps[self.step + 1 : self.step + 2]  # a full step where the plan has a cached one
-        return frozenset(site for step in coming for site, action in step.items() if action.kind is not Kind.FULL)
+    def _coming(self, branch: Branch, site: Site) -> tuple[int, ...]:
+        """Tokens that the site computes in the cached steps from the next one on, up to its next full one."""
+        return branch.plan.cycle_tokens(self.step, site) if self.step < len(branch.plan.steps) else ()
 
     def _instruct(self, branch: Branch, actions: Step) -> None:
-        kept = self._kept(branch) if step_kind(actions) is Kind.FULL else frozenset()
         shared = self._selecting_branch(branch)
         score = getattr(self.method, "score", None)
+        probed = self.adapter.probed_score(score) if score in PROBED_SCORES else None
+        rescored = self.method.rescores(branch.shape)
+        keeps_scores = self.method.keeps_scores(branch.shape)
         for (stack, layer, _), state in zip(self._blocks, branch.states, strict=True):
             state.cached = False
-            scored = False
+            chooses = rescores = False
             for module, slot in state.slots.items():
                 site = Site(stack, layer, module)
+                coming = self._coming(branch, site)
                 slot.kind, slot.tokens = actions[site]
-                slot.keep = site in kept
+                slot.keep = slot.kind is Kind.FULL and bool(coming)
                 slot.rows = None
+                chooses = chooses or any(coming)
                 if slot.kind is Kind.FULL:
-                    slot.age = None
+                    slot.live = None
                     if not slot.keep:  # else each tensor is replaced in its turn: the allocator finds its place again
                         slot.out = slot.inner = None
-                    scored = scored or (slot.keep and any(branch.plan.cycle_tokens(self.step, site)))
                 else:
                     state.cached = True
-                    self._hand_out(branch, shared, site, slot)
-            state.probe.scores = None
-            state.probe.score = score if scored and score in PROBED_SCORES and shared is branch else None
+                    rescores = rescores or (rescored and slot.kind is Kind.PARTIAL)
+                    self._hand_out(branch, shared, site, slot, state)
+            state.probe.score = None
+            if probed is not None and shared is branch:
+                source = actions[Site(stack, layer, branch.shape.score_source(stack, str(score)))]
+                if source.kind is Kind.FULL:
+                    state.probe.score = probed if chooses else None
+                    if not (keeps_scores and chooses):
+                        state.probe.scores = None
+                elif rescores:
+                    state.probe.score = probed
         if self._bound is not branch:
             self._bind(branch.states)
             self._bound = branch
 
-    def _hand_out(self, branch: Branch, shared: Branch, site: Site, slot: Any) -> None:
-        """Gives a cached site its rows, or tells it to find them itself."""
-        score = getattr(self.method, "score", None)
-        slot.live_score = None
-        if slot.kind is not Kind.PARTIAL:
-            if branch is shared and branch.selected.get(site):
-                branch.selected[site].pop(0)
-            return
-        if score in LIVE_SCORES:
-            if branch is shared:
-                assert isinstance(self.method, ToCa)
-                slot.live_score = score
-                slot.age_weight = self.method.age_weight / self.method.cycle
-                slot.spatial = self._spatial(branch, site.module)
-            else:
-                slot.rows = self._slot(shared, site).rows
-        else:
-            slot.rows = branch.selected[site].pop(0) if branch is shared else self._slot(shared, site).rows
+    def _hand_out(self, branch: Branch, shared: Branch, site: Site, slot: Slot, state: BlockState) -> None:
+        """Gives a cached site its rows, or what finds them inside the step."""
+        if branch is not shared:
+            slot.rows = self._slot(shared, site).rows if slot.kind is Kind.PARTIAL else None
+        elif self.method.selects_live(branch.shape):
+            slot.live = slot.live or self._live_selection(branch, site, state)
+            if slot.kind is Kind.REUSE:
+                slot.live.wait()
+        elif branch.selected.get(site):
+            slot.rows = branch.selected[site].pop(0)
 
-    def _slot(self, branch: Branch, site: Site) -> Any:
+    def _live_selection(self, branch: Branch, site: Site, state: BlockState) -> LiveSelection:
+        assert isinstance(self.method, ToCa)
+        return LiveSelection(
+            "entropy" if self.method.scores_entropy(branch.shape) else self.method.score,
+            self.method.age_weight / self.method.cycle,
+            self._spatial(branch, site.module),
+            state.probe,
+            halves=branch.shape.rows > branch.shape.batch,
+            shared=self.method.shares_halves(branch.shape),
+        )
+
+    def _slot(self, branch: Branch, site: Site) -> Slot:
         return branch.states[self._number[site.stack, site.layer]].slots[site.module]
 
     def _selecting_branch(self, branch: Branch) -> Branch:
         """The calls of a step share the selections of the first one, where their tokens correspond."""
-        return self.branches[0] if self.branches and self.branches[0].shape == branch.shape else branch
+        return self.branches[0] if self.branches and self.branches[0].seen == branch.seen else branch
 
     def _bind(self, states: list[BlockState]) -> None:
         for (stack, _, block), state in zip(self._blocks, states, strict=True):
@@ -222,43 +242,50 @@ class Run:
 
     # ------------------------------------------------------------------------------------------------ selection
 
-    def _select(self, branch: Branch) -> None:
-        """Selects the tokens of the cached steps up to the next full one, for all layers of a module at once."""
-        branch.selected.clear()
-        if not isinstance(self.method, ToCa) or self._selecting_branch(branch) is not branch:
-            return
-        if self.method.score in LIVE_SCORES:
-            return
-        kept = self._kept(branch)
-        for stack in branch.shape.stacks:
-            for module in self.adapter.modules(stack):
-                sites = [Site(stack, layer, module) for layer in range(branch.shape.depth(stack))]
-                counts = [branch.plan.cycle_tokens(self.step, site) for site in sites]
-                if not set(sites) <= kept or not any(map(any, counts)):
-                    continue
-                selections = select_cycle(
-                    self._base_scores(branch, stack, module, counts),
-                    list(zip(*counts, strict=True)),
-                    self.method.age_weight / self.method.cycle,
-                    self._spatial(branch, module),
-                )
-                batch, tokens = branch.shape.batch, branch.shape.tokens(module)
-                for layer, site in enumerate(sites):
-                    branch.selected[site] = [
-                        None if (index := chosen[layer]) is None else row_numbers(index, batch, tokens)
-                        for chosen in selections
-                    ]
-        for state in branch.states:
-            state.probe.scores = None
+    def _select(self, branch: Branch, actions: Step) -> None:
+        """Selects the tokens of the cached steps up to the next full one, where sites were full in this step.
 
-    def _base_scores(self, branch: Branch, stack: str, module: str, counts: list[tuple[int, ...]]) -> Any:
-        """j -> scores (L, B or 1, N) of one module in all layers of a stack at the j-th cached step."""
+        The layers of a module whose cycles are equally long are selected at once.
+        """
+        method, shape = self.method, branch.shape
+        if not isinstance(method, ToCa) or self._selecting_branch(branch) is not branch or method.selects_live(shape):
+            return
+        cycles: dict[tuple[str, str, int], list[int]] = {}
+        for site, action in actions.items():
+            if action.kind is Kind.FULL:
+                branch.selected.pop(site, None)
+                coming = self._coming(branch, site)
+                if any(coming):
+                    cycles.setdefault((site.stack, site.module, len(coming)), []).append(site.layer)
+        for (stack, module, _), layers in cycles.items():
+            counts = [self._coming(branch, Site(stack, layer, module)) for layer in layers]
+            selections = select_cycle(
+                self._base_scores(branch, stack, module, layers, counts),
+                list(zip(*counts, strict=True)),
+                method.age_weight / method.cycle,
+                self._spatial(branch, module),
+            )
+            for number, layer in enumerate(layers):
+                branch.selected[Site(stack, layer, module)] = [
+                    None if (index := chosen[number]) is None else row_numbers(index, shape.rows, shape.tokens(module))
+                    for chosen in selections
+                ]
+        if not method.keeps_scores(shape):
+            for state in branch.states:
+                state.probe.scores = None
+
+    def _base_scores(
+        self, branch: Branch, stack: str, module: str, layers: list[int], counts: list[tuple[int, ...]]
+    ) -> Callable[[int], Tensor]:
+        """j -> scores (L, b, N) of one module in `layers` of a stack at the j-th cached step of their cycle.
+
+        b is the number of samples that choose: 1 where all choose alike.
+        """
         assert isinstance(self.method, ToCa)
         shape, method = branch.shape, self.method
         tokens = shape.tokens(module)
         device = branch.device
         number = (branch.shape.stacks.index(stack), self.adapter.modules(stack).index(module))
-        layers = range(shape.depth(stack))
         if method.score == "random":
             return lambda j: torch.stack(
                 [
@@ -270,10 +297,16 @@ class Run:
             values = self._spread(branch, module, device)
             taken = [[sum(c[:j]) / tokens for c in counts] for j in range(len(counts[0]))]
             starts = [0.6180339887498949 * (i + 7 * self.step + method.seed) for i in layers]
-            return lambda j: torch.stack([(values + starts[i] + taken[j][i]).frac()[None] for i in layers])
-        states = [state for (s, _, _), state in zip(self._blocks, branch.states, strict=True) if s == stack]
-        joint = torch.stack([scores for state in states if (scores := state.probe.scores) is not None])
-        frozen = normalise(self.adapter.module_scores(stack, module, shape, joint))
+            return lambda j: torch.stack(
+                [(values + start + share).frac()[None] for start, share in zip(starts, taken[j], strict=True)]
+            )
+        collected = [branch.states[self._number[stack, layer]].probe.scores for layer in layers]
+        joint = torch.stack([scores for scores in collected if scores is not None])  # (L, B, N)
+        of_module = self.adapter.module_scores(stack, module, shape, joint)
+        if method.scores_entropy(shape):
+            frozen = entropy_score(of_module, shape.rows > shape.batch)
+        else:
+            frozen = combined(of_module, method.shares_halves(shape))
         return lambda j: frozen
 
     def _draw(self, site: Site, step: int, seed: tuple[int, ...], device: torch.device) -> Tensor:
@@ -288,20 +321,23 @@ class Run:
         return torch.cat([spread(start, None, device), spread(tokens - start, branch.grid, device)])
 
     def _spatial(self, branch: Branch, module: str) -> SpatialBonus | None:
+        assert isinstance(self.method, ToCa)
         start = self.adapter.image_start(module, branch.shape)
-        if not isinstance(self.method, ToCa) or not self.method.spatial_bonus or start is None:
+        bonus, cell = self.method.spatial(branch.shape.family)
+        if not bonus or start is None:
             return None
         assert branch.grid is not None
-        return SpatialBonus(self.method.spatial_bonus, self.method.spatial_grid, branch.grid, start)
+        return SpatialBonus(bonus, cell, branch.grid, start)
 
     def _executed(self, branch: Branch, actions: Step, kind: Kind) -> Executed:
         shape, selecting = branch.shape, [site for site in actions if branch.shape.selects(site.module)]
-        scoring = [
-            shape.score_flops(Site(stack, layer, module), state.probe.score)
-            for (stack, layer, _), state in zip(self._blocks, branch.states, strict=True)
-            if state.probe.score is not None
-            for module in state.slots
-        ]
+        score = str(getattr(self.method, "score", None))
+        scoring = 0.0
+        for (stack, layer, _), state in zip(self._blocks, branch.states, strict=True):
+            if state.probe.score is not None:
+                scored = actions[Site(stack, layer, shape.score_source(stack, score))]
+                count = None if scored.kind is Kind.FULL else scored.tokens
+                scoring += sum(shape.score_flops(Site(stack, layer, module), score, count) for module in state.slots)
         return Executed(
             step=self.step,
             branch=self.call,
@@ -309,16 +345,16 @@ class Run:
             seconds=self._clock.stop(),
             flops=branch.plan.step_flops(actions),
             plain_flops=branch.plan.step_flops(branch.full),
-            score_flops=sum(scoring),
+            score_flops=scoring,
             tokens=sum(actions[site].tokens for site in selecting),
             all_tokens=sum(shape.tokens(site.module) for site in selecting),
         )
 
-    def _record(self, branch: Branch, actions: Step) -> None:
+    def _record(self, branch: Branch) -> None:
         for (stack, layer, _), state in zip(self._blocks, branch.states, strict=True):
             for module, slot in state.slots.items():
                 if slot.rows is not None and self.call == 0:
-                    index = slot.rows.view(branch.shape.batch, -1) % branch.shape.tokens(module)
+                    index = slot.rows.view(branch.shape.rows, -1) % branch.shape.tokens(module)
                     self.summary.selections[self.step, Site(stack, layer, module)] = index.int().cpu()
 
 
@@ -354,25 +390,15 @@ class _Clock:
         return event
 
 
-def _check_cells(grid: tuple[int, int] | None, cell: int) -> None:
+def _check_cells(grid: tuple[int, int] | None, cell: int, given: bool) -> None:
+    """Cells of the paper's size may be smaller at the edge of a picture; a size that the user gave must fit."""
     if grid is None:
         raise ValueError("spatial_bonus needs image tokens that form one grid; set spatial_bonus=0 for this pipeline")
-    if grid[0] % cell or grid[1] % cell:
+    if given and (grid[0] % cell or grid[1] % cell):
         raise ValueError(
             f"spatial_bonus works in cells of {cell}x{cell} image tokens, which do not divide this picture's"
             f" {grid[0]}x{grid[1]} tokens; choose another spatial_grid, another picture size, or spatial_bonus=0"
         )
-
-
-def _check_attention_backend(model: nn.Module, device: torch.device) -> None:
-    """Raises `ValueError` if the model's attention is set to xformers where its kernels cannot run."""
-    for module in model.modules():
-        backend = getattr(getattr(module, "processor", None), "_attention_backend", None)
-        if getattr(backend, "value", backend) == "xformers" and device.type != "cuda":
-            raise ValueError(
-                f"the attention backend 'xformers' needs a CUDA device, and the latents are on {device}; call"
-                " transformer.set_attention_backend('native')"
-            )
 
 
 def _check_memory(plan: Plan, device: torch.device, limit: int | None, held: int) -> None:

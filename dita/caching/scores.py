@@ -38,6 +38,47 @@ def mean_length(vectors: Tensor) -> Tensor:
     return vectors.float().norm(dim=-1).mean(dim=-1)
 
 
+def attention_entropy(query: Tensor, key: Tensor, bias: Tensor | None) -> Tensor:
+    """-sum_j p_j/2 ln(p_j/2 + 1e-7) of each token's attention p to the text, the mean over heads: (B, N).
+
+    query: (B, N, H, D), key: (B, T, H, D), as they enter the attention product; bias: added to the scores, broadcast
+    to (B, H, N, T). Halved, because s2 of the reference is the entropy of the mean of a guided pair's two maps, which
+    share no column (spec/methods.md 3.4): `entropy_score` adds the pair up.
+    """
+    queries = (query * query.shape[-1] ** -0.5).transpose(1, 2)  # (B, H, N, D)
+    keys = key.permute(0, 2, 3, 1)  # (B, H, D, T)
+    entropies = []
+    for chunk in queries.split(QUERY_CHUNK.get(key.device.type, 256), dim=2):
+        logits = chunk @ keys
+        if bias is not None:
+            logits = logits + bias
+        half = torch.softmax(logits, dim=-1, dtype=torch.float32).mean(dim=1) / 2  # (B, chunk, T)
+        entropies.append(-(half * (half + 1e-7).log()).sum(dim=-1))
+    return torch.cat(entropies, dim=1)
+
+
+def entropy_score(entropies: Tensor, halves: bool) -> Tensor:
+    """s2, normalised: of what `attention_entropy` returned for a call's samples, (..., B, N).
+
+    With guidance (`halves`) the two halves of the samples make one score, (..., B / 2, N). Without, a sample stands for
+    both: the score is that of a pair with the same text.
+    """
+    pair = sum_of_halves(entropies) if halves else 2 * entropies
+    return normalise(1 + pair)
+
+
+def combined(scores: Tensor, shared: bool) -> Tensor:
+    """Normalised scores, (..., B, N); where two halves of the samples share them, those of both, (..., B / 2, N)."""
+    scores = normalise(scores)
+    return normalise(sum_of_halves(scores)) if shared else scores
+
+
+def sum_of_halves(scores: Tensor) -> Tensor:
+    """(..., 2 B, N) -> (..., B, N)."""
+    first, second = scores.chunk(2, dim=-2)
+    return first + second
+
+
 def live(score: str, tokens: Tensor, stored: Tensor) -> Tensor:
     """Scores that need the tokens of the cached step itself, normalised, (B, N).
 

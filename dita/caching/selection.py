@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -13,7 +14,8 @@ from torch import Tensor
 class SpatialBonus:
     """s4: the best token of each cell of `cell` x `cell` image tokens gets its score multiplied by 1 + `bonus`.
 
-    The image tokens are those from `start` on, `grid` (height, width) of them in rows. The cell must divide the grid.
+    The image tokens are those from `start` on, `grid` (height, width) of them in rows. Where the cell does not divide
+    the grid, the last cells of a row and the last row of cells are smaller.
     """
 
     bonus: float
@@ -25,13 +27,16 @@ class SpatialBonus:
         """(..., N) -> (..., N)."""
         height, width = self.grid
         g = self.cell
-        lead = scores.shape[:-1]
         stop = self.start + height * width
-        cells = scores[..., self.start : stop].reshape(*lead, height // g, g, width // g, g)
-        cells = cells.transpose(-3, -2).reshape(*lead, height // g, width // g, g * g)
-        best = torch.zeros_like(cells).scatter_(-1, cells.argmax(dim=-1, keepdim=True), self.bonus)
-        cells = cells * (1 + best)
-        image = cells.reshape(*lead, height // g, width // g, g, g).transpose(-3, -2).reshape(*lead, height * width)
+        image = scores[..., self.start : stop].unflatten(-1, self.grid)
+        padding = (0, -width % g, 0, -height % g)
+        if any(padding):
+            image = F.pad(image, padding, value=-torch.inf)
+        cells = image.unflatten(-1, (-1, g)).unflatten(-3, (-1, g)).transpose(-3, -2)  # (..., rows, columns, g, g)
+        flat = cells.flatten(-2)
+        factor = torch.ones_like(flat).scatter_(-1, flat.argmax(dim=-1, keepdim=True), 1 + self.bonus)
+        image = (flat * factor).unflatten(-1, (g, g)).transpose(-3, -2).flatten(-4, -3).flatten(-2)
+        image = image[..., :height, :width].flatten(-2)
         return torch.cat([scores[..., : self.start], image, scores[..., stop:]], dim=-1)
 
 

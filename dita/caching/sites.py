@@ -8,13 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from dita.caching.class_swap import Forward
-from dita.caching.scores import live, mean_length
-from dita.caching.selection import best_first
-from dita.caching.state import Slot, gather_rows, row_numbers, scatter_rows
+from dita.caching.scores import mean_length
+from dita.caching.state import Slot, gather_rows, scatter_rows
 from dita.shapes import Kind
 
 
@@ -68,20 +66,8 @@ def fill_from_store(slot: Slot, tokens: Tensor, compute: Callable[[Tensor, Tenso
     stored = slot.out
     assert isinstance(stored, Tensor)
     if slot.kind is Kind.PARTIAL:
-        rows = slot.rows if slot.live_score is None else _live_rows(slot, tokens, stored)
-        assert rows is not None
-        scatter_rows(stored, rows, compute(rows, gather_rows(tokens, rows)))
+        if slot.live is not None:
+            slot.rows = slot.live.rows(slot.tokens, tokens, stored)
+        assert slot.rows is not None
+        scatter_rows(stored, slot.rows, compute(slot.rows, gather_rows(tokens, slot.rows)))
     return stored
-
-
-def _live_rows(slot: Slot, tokens: Tensor, stored: Tensor) -> Tensor:
-    assert slot.live_score is not None
-    scores = live(slot.live_score, tokens, stored)
-    age = slot.age if slot.age is not None else torch.zeros_like(scores)
-    scores = scores + slot.age_weight * age
-    if slot.spatial is not None:
-        scores = slot.spatial.apply(scores)
-    index = best_first(scores)[:, : slot.tokens].sort(dim=-1).values
-    slot.age = (age + 1).scatter_(1, index, 0.0)
-    slot.rows = row_numbers(index, tokens.shape[0], tokens.shape[1])
-    return slot.rows

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from dita.caching.selection import SpatialBonus
+from dita.caching.probe import Probe
 from dita.shapes import Kind
+
+if TYPE_CHECKING:
+    from dita.caching.live import LiveSelection
 
 
 class Slot:
@@ -21,10 +25,7 @@ class Slot:
         out: stored output, before the gate, (B, N, C); for attention a tuple with one tensor a stream.
         inner: stored attention output in front of the output projection, (B, N, C): FLUX single-stream blocks only.
         rows: the rows to compute in this step, numbered over the flattened (B * N), ascending within a sample.
-        live_score: name of a score that needs the tokens of the partial step itself, else None.
-        age: cached steps since a token was computed, (B, N), kept for live scores only.
-        age_weight: added to a live score for each step of age (lambda_3 / N).
-        spatial: the spatial bonus on a live score, if any.
+        live: what selects the tokens of a partial step inside that step, where they cannot be known before.
     """
 
     def __init__(self) -> None:
@@ -34,49 +35,33 @@ class Slot:
         self.out: Tensor | tuple[Tensor, ...] | None = None
         self.inner: Tensor | None = None
         self.rows: Tensor | None = None
-        self.live_score: str | None = None
-        self.age: Tensor | None = None
-        self.age_weight = 0.0
-        self.spatial: SpatialBonus | None = None
+        self.live: LiveSelection | None = None
 
     def tensors(self) -> Iterator[Tensor]:
         """Everything that the slot holds in memory."""
         outputs = self.out if isinstance(self.out, tuple) else (self.out,)
-        for tensor in (*outputs, self.inner, self.age):
+        for tensor in (*outputs, self.inner, self.live.age if self.live is not None else None):
             if tensor is not None:
                 yield tensor
 
 
-class Probe:
-    """Collects in a full step what the scores of a block's tokens are made of.
+class BlockState:
+    """The slots of one block by module name, and its probe.
 
-    Attributes:
-        score: the score to collect in this step, None for nothing.
-        query, key: per stream (image or joint first, then text), (B, N, H, D): normalised, before rotary embedding.
-        key_norms: per stream, mean over heads of the key's length before normalisation, (B, N).
-        scores: the result over the joint sequence, (B, N), not yet normalised.
+    `cached`: some site of the block is not full now. `backend`: the attention backend of diffusers' dispatcher that
+    dita makes effective here, None where the model's own code does.
     """
 
-    def __init__(self) -> None:
-        self.score: str | None = None
-        self.query: dict[str, Tensor] = {}
-        self.key: dict[str, Tensor] = {}
-        self.key_norms: dict[str, Tensor] = {}
-        self.scores: Tensor | None = None
-
-    def forget_inputs(self) -> None:
-        self.query.clear()
-        self.key.clear()
-        self.key_norms.clear()
-
-
-class BlockState:
-    """The slots of one block by module name, and its probe. `cached`: some site of the block is not full now."""
-
-    def __init__(self, modules: tuple[str, ...]) -> None:
+    def __init__(self, modules: tuple[str, ...], backend: Any = None) -> None:
         self.slots = {module: Slot() for module in modules}
         self.probe = Probe()
         self.cached = False
+        self.backend = backend
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Everything that the block holds in memory, but the collected scores."""
+        for slot in self.slots.values():
+            yield from slot.tensors()
 
 
 def held_bytes(tensors: Iterator[Tensor]) -> int:
@@ -100,6 +85,6 @@ def scatter_rows(out: Tensor, rows: Tensor, values: Tensor) -> None:
 
 
 def row_numbers(index: Tensor, batch: int, tokens: int) -> Tensor:
-    """Token numbers (B or 1, k) as rows of the flattened (B * N)."""
+    """Token numbers (b, k) as rows of the flattened (B * N), where the `batch` B is `b` samples, repeated."""
     offsets = torch.arange(batch, device=index.device)[:, None] * tokens
-    return (index + offsets).reshape(-1)
+    return (index.repeat(batch // index.shape[0], 1) + offsets).reshape(-1)

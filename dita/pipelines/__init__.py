@@ -1,5 +1,12 @@
 """Drop-in pipeline classes: as diffusers' own, with a `method`."""
 
+from dita.pipelines.dit import AcceleratedDiTPipeline
 from dita.pipelines.flux import AcceleratedFluxPipeline
+from dita.pipelines.pixart import AcceleratedPixArtAlphaPipeline, AcceleratedPixArtSigmaPipeline
 
-__all__ = ["AcceleratedFluxPipeline"]
+__all__ = [
+    "AcceleratedDiTPipeline",
+    "AcceleratedFluxPipeline",
+    "AcceleratedPixArtAlphaPipeline",
+    "AcceleratedPixArtSigmaPipeline",
+]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import torch
-from diffusers import DiTTransformer2DModel
+from diffusers import LatteTransformer3DModel
 
 import dita
 from dita.caching.adapters import UnsupportedModelError
@@ -35,8 +35,9 @@ def test_an_unknown_family_lists_the_supported_ones() -> None:
 
 
 def test_a_transformer_of_another_family_is_refused() -> None:
-    model = DiTTransformer2DModel(num_attention_heads=1, attention_head_dim=8, num_layers=1, sample_size=4)
-    with pytest.raises(UnsupportedModelError, match="DiTTransformer2DModel"):
+    sizes = {"num_attention_heads": 1, "attention_head_dim": 8, "num_layers": 1, "sample_size": 4}
+    model = LatteTransformer3DModel(**sizes, patch_size=2, in_channels=4, caption_channels=8)
+    with pytest.raises(UnsupportedModelError, match="LatteTransformer3DModel; supported families: flux, pixart, dit"):
         dita.enable(model, "toca", steps=4)
 
 

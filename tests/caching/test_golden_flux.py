@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 import torch
 from diffusers import FluxTransformer2DModel
-from safetensors.torch import load_file
 
 import dita
-import dita.caching.adapters.flux
-from dita.caching import selection
 from dita.caching.run import Run
 from dita.shapes import Kind, Site
+from tests.caching.golden import assert_scores, assert_selections, capture_scores, load_case, method_of
 
 CASES = (
     "plain",
@@ -39,22 +36,6 @@ SITES = {
 def reference_model(golden: Path) -> FluxTransformer2DModel:
     model = FluxTransformer2DModel.from_pretrained(golden / "flux" / "model", torch_dtype=torch.float32)
     return model.requires_grad_(False)
-
-
-def method_of(facts: dict) -> dita.Method:
-    config, cycle = facts["method_config"], facts["N"]
-    if cycle == 1:
-        return dita.Plain()
-    if config["fresh_ratio"] == 0:
-        return dita.FORA(cycle)
-    return dita.ToCa(
-        cycle,
-        1 - config["fresh_ratio"],
-        score=config["cache_type"],
-        schedule=config["fresh_ratio_schedule"].replace("ToCa", "toca"),
-        age_weight=config["soft_fresh_weight"],
-        strict=True,
-    )
 
 
 def sample(model, facts: dict, data: dict, free_running: bool) -> tuple[torch.Tensor, torch.Tensor]:
@@ -87,31 +68,15 @@ def inject_draws(monkeypatch: pytest.MonkeyPatch, data: dict) -> None:
     monkeypatch.setattr(Run, "_draw", draw)
 
 
-def capture_scores(monkeypatch: pytest.MonkeyPatch) -> dict[tuple[int, str, str], torch.Tensor]:
-    """Fills with the scores that were sorted, (L, B, N), by (step, stack, module)."""
-    captured: dict[tuple[int, str, str], torch.Tensor] = {}
-    current: list[tuple[int, str, str]] = []
-    base_scores, best_first = Run._base_scores, selection.best_first
-
-    def watched_base(self: Run, branch, stack: str, module: str, counts):
-        current[:] = [(self.step, stack, module)]
-        return base_scores(self, branch, stack, module, counts)
-
-    def watched_sort(scores: torch.Tensor) -> torch.Tensor:
-        step, stack, module = current[0]
-        current[0] = (step + 1, stack, module)
-        captured[current[0]] = scores
-        return best_first(scores)
-
-    monkeypatch.setattr(Run, "_base_scores", watched_base)
-    monkeypatch.setattr(selection, "best_first", watched_sort)
-    return captured
+def site_of(name: str) -> tuple[int, Site]:
+    _, step, layer, stack, module = name.split(".")
+    stack, module = SITES[f"{stack}.{module}"]
+    return int(step[1:]), Site(stack, int(layer[1:]), module)
 
 
 @pytest.mark.parametrize("case", CASES)
 def test_follows_the_reference(case: str, golden: Path, reference_model, monkeypatch: pytest.MonkeyPatch) -> None:
-    facts = json.loads((golden / "flux" / case / "data.json").read_text())
-    data = load_file(golden / "flux" / case / "data.safetensors")
+    facts, data = load_case(golden / "flux" / case)
     if any(name.startswith("draw.") for name in data):
         inject_draws(monkeypatch, data)
     scores = capture_scores(monkeypatch)
@@ -130,13 +95,5 @@ def test_follows_the_reference(case: str, golden: Path, reference_model, monkeyp
     assert (latents - data["latents"]).abs().max() <= 1e-5 * scale
     assert (free_latents - data["latents"]).abs().max() <= 1e-5 * scale
     assert tuple(s for s, kind in enumerate(summary.kinds) if kind is Kind.FULL) == tuple(facts["full_steps"])
-    for name, expected in data.items():
-        if name.startswith("idx."):
-            _, step, layer, stack, module = name.split(".")
-            site = Site(SITES[f"{stack}.{module}"][0], int(layer[1:]), SITES[f"{stack}.{module}"][1])
-            chosen = summary.selections[int(step[1:]), site]
-            assert torch.equal(chosen.long(), expected.sort(dim=-1).values), name
-        if name.startswith("score.") and facts["cache_type"] != "norm":  # that one is never known outside its block
-            _, step, layer, stack, module = name.split(".")
-            sorted_scores = scores[(int(step[1:]), *SITES[f"{stack}.{module}"])][int(layer[1:])]
-            torch.testing.assert_close(sorted_scores.expand_as(expected), expected, atol=1e-5, rtol=0)
+    assert_selections(summary, data, site_of)
+    assert_scores(scores, data, site_of)

@@ -25,7 +25,11 @@ class Adapter(Protocol):
         ...
 
     def shape(self, model: Any, inputs: dict[str, Any]) -> Shape:
-        """The shape of one transformer call. `inputs`: the call's arguments by name."""
+        """The shape of one transformer call, all its samples counted as a batch. `inputs`: its arguments by name."""
+        ...
+
+    def guided(self, shape: Any, inputs: dict[str, Any]) -> Shape:
+        """`shape` as two halves under guidance, where the call holds such. May wait for the device."""
         ...
 
     def tokens_in(self, inputs: dict[str, Any]) -> Tensor:
@@ -48,11 +52,15 @@ class Adapter(Protocol):
         """Gives `state`, or parts of it, to the modules that `forwards` names, as their attribute `_dita`."""
         ...
 
+    def probed_score(self, score: str) -> str:
+        """What the probes of this family's blocks are told to collect for a method's `score`."""
+        ...
+
     def module_scores(self, stack: str, module: str, shape: Any, scores: Tensor) -> Tensor:
         """Of the scores (..., N) that a block's probe collected, those of the tokens of one of its modules."""
         ...
 
-    def grid(self, inputs: dict[str, Any]) -> tuple[int, int] | None:
+    def grid(self, model: Any, inputs: dict[str, Any]) -> tuple[int, int] | None:
         """(height, width) in image tokens; None where the image tokens form no grid. May wait for the device."""
         ...
 
@@ -60,12 +68,21 @@ class Adapter(Protocol):
         """Where the image tokens begin among those of a module; None if it has no image tokens."""
         ...
 
+    def attention_backend(self, model: nn.Module) -> Any:
+        """The backend that the user chose and dita must make effective; None where the model's own code does.
+
+        Raises `ValueError` for a choice that could take no effect.
+        """
+        ...
+
 
 def adapter_for(model: nn.Module) -> Adapter:
     """The adapter of `model`. Raises `UnsupportedModelError` that lists the supported families."""
+    from dita.caching.adapters.dit import DiTAdapter
     from dita.caching.adapters.flux import FluxAdapter
+    from dita.caching.adapters.pixart import PixArtAdapter
 
-    adapters: tuple[Adapter, ...] = (FluxAdapter(),)
+    adapters: tuple[Adapter, ...] = (FluxAdapter(), PixArtAdapter(), DiTAdapter())
     for adapter in adapters:
         if adapter.handles(model):
             return adapter

@@ -9,9 +9,10 @@ from diffusers import FluxTransformer2DModel
 from torch import Tensor, nn
 
 from dita.caching.class_swap import Forward, MakeForward
+from dita.caching.probe import Probe
 from dita.caching.scores import mean_length, received_attention, sampled_queries
 from dita.caching.sites import fill_from_store, keeping_forward, key_norm_forward, query_norm_forward
-from dita.caching.state import BlockState, Probe, gather_rows
+from dita.caching.state import BlockState, gather_rows
 from dita.shapes import SAMPLED_QUERIES, FluxShape, Kind
 
 MODULES = {"double": ("attn", "mlp", "text_mlp"), "single": ("single",)}
@@ -46,6 +47,9 @@ class FluxAdapter:
             element_bytes=latents.element_size(),
         )
 
+    def guided(self, shape: FluxShape, inputs: dict[str, Any]) -> FluxShape:
+        return shape  # FLUX's guidance is distilled, or a second transformer call
+
     def tokens_in(self, inputs: dict[str, Any]) -> Tensor:
         return inputs["hidden_states"]
 
@@ -74,12 +78,15 @@ class FluxAdapter:
             block.ff.__dict__["_dita"] = state.slots["mlp"]
             block.ff_context.__dict__["_dita"] = state.slots["text_mlp"]
 
+    def probed_score(self, score: str) -> str:
+        return score
+
     def module_scores(self, stack: str, module: str, shape: FluxShape, scores: Tensor) -> Tensor:
         if module == "mlp":
             return scores[..., shape.text_tokens :]
         return scores[..., : shape.text_tokens] if module == "text_mlp" else scores
 
-    def grid(self, inputs: dict[str, Any]) -> tuple[int, int] | None:
+    def grid(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[int, int] | None:
         ids = inputs["img_ids"]
         ids = ids[0] if ids.ndim == 3 else ids
         height, width = (int(side) for side in ids[:, 1:].amax(dim=0) + 1)
@@ -93,6 +100,9 @@ class FluxAdapter:
 
     def image_start(self, module: str, shape: FluxShape) -> int | None:
         return {"mlp": 0, "single": shape.text_tokens}.get(module)
+
+    def attention_backend(self, model: nn.Module) -> None:
+        return None  # FLUX's processors go through diffusers' dispatcher
 
 
 def probing_forward(stock: Forward) -> Forward:
@@ -124,11 +134,12 @@ def token_scores(
     """The probe's score of every token of the joint sequence, text first, (B, N)."""
     if probe.score == "k-norm":
         return _joint(probe.key_norms)
-    if probe.score == "v-norm":
+    if probe.score in ("v-norm", "kv-norm"):
         values = {"main": _values(attn, hidden, added=False)}
         if text is not None:
             values["text"] = _values(attn, text, added=True)
-        return _joint({stream: mean_length(value.unflatten(-1, (attn.heads, -1))) for stream, value in values.items()})
+        lengths = {stream: mean_length(value.unflatten(-1, (attn.heads, -1))) for stream, value in values.items()}
+        return _joint(lengths) if probe.score == "v-norm" else 1 - _joint(lengths)
     query, key = _joint(probe.query), _joint(probe.key)
     query_rotary = rotary
     if probe.score == "attention-sampled" and query.shape[1] > SAMPLED_QUERIES:

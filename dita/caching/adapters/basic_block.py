@@ -1,0 +1,180 @@
+"""diffusers' `BasicTransformerBlock` as PixArt and DiT use it: its sites, and what it does in a cached step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from dita.caching.attention import attend, attention_bias, is_spelt_out, projections
+from dita.caching.class_swap import Forward, MakeForward
+from dita.caching.scores import attention_entropy, mean_length, received_attention, sampled_queries
+from dita.caching.sites import fill_from_store, keeping_forward
+from dita.caching.state import BlockState, Slot, scatter_rows
+from dita.shapes import SAMPLED_QUERIES, Kind
+
+ENTROPY = "entropy"
+"""The probe's score in a block that attends to text: s2 in place of s1."""
+
+
+class Modulation(NamedTuple):
+    """Scales, shifts and gates of the current timestep, broadcast to (B, N, C): of self-attention, then of the MLP."""
+
+    shift_attn: Tensor
+    scale_attn: Tensor
+    gate_attn: Tensor
+    shift_mlp: Tensor
+    scale_mlp: Tensor
+    gate_mlp: Tensor
+
+
+def forwards(block: Any, block_forward: MakeForward) -> list[tuple[Any, MakeForward]]:
+    """The modules of a block whose forward is replaced, and by what."""
+    leaves = [(block, block_forward), (block.attn1, self_attention_forward), (block.ff, keeping_forward)]
+    return leaves if block.attn2 is None else [*leaves, (block.attn2, cross_attention_forward)]
+
+
+def bind(block: Any, state: BlockState) -> None:
+    """Gives a block's modules their state."""
+    # straight into __dict__: nn.Module's own attribute setting costs a microsecond a module
+    block.__dict__["_dita"] = block.attn1.__dict__["_dita"] = state
+    if block.attn2 is not None:
+        block.attn2.__dict__["_dita"] = state
+    block.ff.__dict__["_dita"] = state.slots["mlp"]
+
+
+def self_attention_forward(stock: Forward) -> Forward:
+    """Self-attention: keeps its output, and scores the tokens where asked to."""
+
+    def forward(
+        self: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        state: BlockState = self._dita
+        score = state.probe.score if state.probe.score != ENTROPY else None
+        spelt_out = is_spelt_out(self)
+        if score is None and not (state.backend and spelt_out):
+            out = stock(self, hidden_states, encoder_hidden_states, attention_mask, **kwargs)
+        else:
+            query, key, value = projections(self, hidden_states, None)
+            if spelt_out:
+                bias = attention_bias(self, attention_mask, hidden_states.shape[1], hidden_states.shape[0])
+                out = attend(self, query, key, value, bias, state.backend)
+            else:
+                out = stock(self, hidden_states, encoder_hidden_states, attention_mask, **kwargs)
+            if score is not None:
+                state.probe.scores = token_scores(score, query, key, value)
+        if state.slots["attn"].keep:
+            state.slots["attn"].out = out
+        return out
+
+    return forward
+
+
+def cross_attention_forward(stock: Forward) -> Forward:
+    """Cross-attention to the text: keeps its output, and the entropy of its map where asked to."""
+
+    def forward(
+        self: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        state: BlockState = self._dita
+        scoring, spelt_out = state.probe.score == ENTROPY, is_spelt_out(self)
+        if encoder_hidden_states is None or not (scoring or (state.backend and spelt_out)):
+            out = stock(self, hidden_states, encoder_hidden_states, attention_mask, **kwargs)
+        else:
+            query, key, value = projections(self, hidden_states, encoder_hidden_states)
+            bias = attention_bias(self, attention_mask, key.shape[1], key.shape[0])
+            if spelt_out:
+                out = attend(self, query, key, value, bias, state.backend)
+            else:
+                out = stock(self, hidden_states, encoder_hidden_states, attention_mask, **kwargs)
+            if scoring:
+                _note_entropy(state, attention_entropy(query, key, bias))
+        if state.slots["cross_attn"].keep:
+            state.slots["cross_attn"].out = out
+        return out
+
+    return forward
+
+
+def _note_entropy(state: BlockState, entropies: Tensor) -> None:
+    """All tokens' in a full step; in a partial one, the rows that it computed."""
+    slot, probe = state.slots["cross_attn"], state.probe
+    if slot.kind is Kind.FULL:
+        probe.scores = entropies
+    else:
+        assert probe.scores is not None and slot.rows is not None
+        scatter_rows(probe.scores[..., None], slot.rows, entropies[..., None])
+
+
+def token_scores(score: str, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+    """The score of every token from its self-attention, (B, N), not yet normalised. All inputs: (B, N, H, D)."""
+    if score == "k-norm":
+        return mean_length(key)
+    if score == "v-norm":
+        return mean_length(value)
+    if score == "kv-norm":
+        return 1 - mean_length(value)
+    if score == "attention-sampled" and query.shape[1] > SAMPLED_QUERIES:
+        query = query.index_select(1, sampled_queries(SAMPLED_QUERIES, query.shape[1], query.device))
+    return received_attention(query, key)
+
+
+def cached_block(
+    block: Any,
+    x: Tensor,
+    modulation: Modulation,
+    norm_mlp: Any,
+    *,
+    attention_mask: Tensor | None = None,
+    text: Tensor | None = None,
+    text_mask: Tensor | None = None,
+    attention_kwargs: dict[str, Any] | None = None,
+) -> Tensor:
+    """A block some of whose sites are cached, (B, N, C) -> (B, N, C); each site does what its slot says.
+
+    Self-attention and MLP are normed, modulated and gated with today's timestep; cross-attention is neither.
+    """
+    slots, extra = block._dita.slots, attention_kwargs or {}
+    m = modulation
+
+    def self_attention() -> Tensor:
+        normed = block.norm1.norm(x) if hasattr(block.norm1, "norm") else block.norm1(x)
+        return block.attn1(normed * (1 + m.scale_attn) + m.shift_attn, attention_mask=attention_mask, **extra)
+
+    attended = self_attention() if slots["attn"].kind is Kind.FULL else slots["attn"].out
+    x = torch.addcmul(x, m.gate_attn, attended)
+    if "cross_attn" in slots:
+        x += _site(slots["cross_attn"], x, lambda chosen: block.attn2(chosen, text, text_mask, **extra))
+    out = _site(slots["mlp"], x, lambda chosen: block.ff(norm_mlp(chosen) * (1 + m.scale_mlp) + m.shift_mlp))
+    return x.addcmul_(m.gate_mlp, out)
+
+
+def _site(slot: Slot, tokens: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
+    if slot.kind is Kind.FULL:
+        return compute(tokens)
+    return fill_from_store(slot, tokens, lambda _, chosen: compute(chosen))
+
+
+def latent_grid(model: Any, inputs: dict[str, Any]) -> tuple[int, int]:
+    """(height, width) in image tokens of the latents (B, C, H, W) of a call."""
+    height, width = inputs["hidden_states"].shape[-2:]
+    return height // model.config.patch_size, width // model.config.patch_size
+
+
+def halves_are_equal(inputs: dict[str, Any]) -> bool:
+    """Whether the latents of a call are two equal halves: one picture under two conditions. Waits for the device."""
+    latents: Tensor = inputs["hidden_states"]
+    if latents.shape[0] % 2:
+        return False
+    first, second = latents.chunk(2)
+    return torch.equal(first, second)

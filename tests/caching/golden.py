@@ -1,0 +1,89 @@
+"""What the parity tests of all families share: the cases of ../shared/golden, and the scores that were sorted."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+import dita
+from dita.caching import selection
+from dita.caching.live import LiveSelection
+from dita.caching.run import Run
+from dita.shapes import Site
+
+Scores = dict[tuple[int, Site], torch.Tensor]
+
+
+def load_case(folder: Path) -> tuple[dict, dict[str, torch.Tensor]]:
+    """(facts, tensors) of one case."""
+    return json.loads((folder / "data.json").read_text()), load_file(folder / "data.safetensors")
+
+
+def method_of(facts: dict) -> dita.Method:
+    config, cycle = facts["method_config"], facts["N"]
+    if cycle == 1:
+        return dita.Plain()
+    if config["fresh_ratio"] == 0:
+        return dita.FORA(cycle)
+    schedule = next(config[key] for key in ("fresh_ratio_schedule", "schedule", "ratio_scheduler") if key in config)
+    return dita.ToCa(
+        cycle,
+        1 - config["fresh_ratio"],
+        score=config["cache_type"],
+        schedule=schedule.replace("ToCa", "toca"),
+        age_weight=config["soft_fresh_weight"],
+        strict=True,
+    )
+
+
+def capture_scores(monkeypatch: pytest.MonkeyPatch) -> Scores:
+    """Fills with the scores that were sorted, (B, N), by step and site."""
+    captured: Scores = {}
+    sorting: list[tuple[int, list[Site]]] = []  # the step and the sites that the next sort is for
+    base_scores, best_first = Run._base_scores, selection.best_first
+    live_selection, live_rows = Run._live_selection, LiveSelection.rows
+
+    def watched_base(self: Run, branch, stack: str, module: str, layers: list[int], counts):
+        sorting[:] = [(self.step + 1, [Site(stack, layer, module) for layer in layers])]
+        return base_scores(self, branch, stack, module, layers, counts)
+
+    def watched_live_selection(self: Run, branch, site: Site, state):
+        live = live_selection(self, branch, site, state)
+        live.where = lambda: (self.step, [site])
+        return live
+
+    def watched_rows(self: LiveSelection, count: int, tokens: torch.Tensor, stored: torch.Tensor):
+        sorting[:] = [self.where()]
+        return live_rows(self, count, tokens, stored)
+
+    def watched_sort(scores: torch.Tensor) -> torch.Tensor:
+        step, sites = sorting[0]
+        sorting[0] = (step + 1, sites)
+        stacked = scores if scores.ndim == 3 else scores[None]
+        captured.update({(step, site): stacked[number] for number, site in enumerate(sites)})
+        return best_first(scores)
+
+    monkeypatch.setattr(Run, "_base_scores", watched_base)
+    monkeypatch.setattr(Run, "_live_selection", watched_live_selection)
+    monkeypatch.setattr(LiveSelection, "rows", watched_rows)
+    monkeypatch.setattr(selection, "best_first", watched_sort)
+    return captured
+
+
+def assert_selections(summary, data: dict[str, torch.Tensor], site_of) -> None:
+    """Every recorded set of tokens. `site_of`: words of a recorded name -> (step, site), and the samples it holds."""
+    for name, expected in data.items():
+        if name.startswith("idx."):
+            chosen = summary.selections[site_of(name)].long()
+            assert torch.equal(chosen[: len(expected)], expected.sort(dim=-1).values), name
+
+
+def assert_scores(scores: Scores, data: dict[str, torch.Tensor], site_of) -> None:
+    for name, expected in data.items():
+        if name.startswith("score."):
+            got = scores[site_of(name)]
+            torch.testing.assert_close(got.expand_as(expected), expected, atol=1e-5, rtol=0, msg=name)
