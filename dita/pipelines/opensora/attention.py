@@ -29,12 +29,27 @@ class OpenSoraAttnProcessor:
         attention_mask: torch.Tensor | None = None,
         rotary: Rotary | None = None,
     ) -> torch.Tensor:
-        query, key, value = (
-            states.unflatten(-1, (attn.heads, -1)) for states in attn.project(hidden_states, encoder_hidden_states)
-        )
+        return self.attend(attn, *self.prepare(attn, hidden_states, encoder_hidden_states, rotary), attention_mask)
+
+    def prepare(
+        self, attn: OpenSoraAttention, hidden_states: torch.Tensor, text: torch.Tensor | None, rotary: Rotary | None
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Queries, keys and values, `(B, L, heads, head_dim)`, as they enter the attention product."""
+        query, key, value = (states.unflatten(-1, (attn.heads, -1)) for states in attn.project(hidden_states, text))
         query, key = attn.norm_q(query), attn.norm_k(key)
         if rotary is not None:
             query, key = rotate(query, rotary), rotate(key, rotary)
+        return query, key, value
+
+    def attend(
+        self,
+        attn: OpenSoraAttention,
+        query: torch.Tensor,
+        key: torch.Tensor,
+        value: torch.Tensor,
+        attention_mask: torch.Tensor | None,
+    ) -> torch.Tensor:
+        """The module's output `(B, L, dim)`."""
         attended = dispatch_attention_fn(
             query,
             key,
@@ -43,7 +58,7 @@ class OpenSoraAttnProcessor:
             backend=self._attention_backend,
             parallel_config=self._parallel_config,
         )
-        return attn.to_out[1](attn.to_out[0](attended.flatten(2).type_as(hidden_states)))
+        return attn.to_out[1](attn.to_out[0](attended.flatten(2).type_as(query)))
 
 
 class OpenSoraAttention(nn.Module, AttentionModuleMixin):

@@ -50,11 +50,10 @@ class OpenSoraTransformerBlock(nn.Module):
 
         `modulation` is `(B, 1, 6, C)`, or `(B, T, 6, C)` where frames differ in their timestep.
         """
-        shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = (self.scale_shift_table + modulation)[
-            ..., None, :
-        ].unbind(2)  # six of (B, 1 or T, 1, C)
+        shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = self.modulations(modulation)
         x = hidden_states.unflatten(1, (num_frames, -1))  # (B, T, S, C)
-        x = x + gate_attn * self._self_attention(modulate(self.norm1(x), shift_attn, scale_attn), rotary)
+        sequences = self.fold(modulate(self.norm1(x), shift_attn, scale_attn))
+        x = x + gate_attn * self.unfold(self.attn1(sequences, rotary=rotary), len(x))
         hidden_states = x.flatten(1, 2)
         hidden_states = hidden_states + self.attn2(hidden_states, encoder_hidden_states, encoder_attention_mask)
         x = hidden_states.unflatten(1, (num_frames, -1))
@@ -62,12 +61,18 @@ class OpenSoraTransformerBlock(nn.Module):
         x = x + gate_mlp * self.ff(mlp_in).unflatten(1, (num_frames, -1))
         return x.flatten(1, 2)
 
-    def _self_attention(self, x: torch.Tensor, rotary: Rotary | None) -> torch.Tensor:  # (B, T, S, C) to the same
-        batch = x.shape[0]
-        if not self.temporal:
-            return self.attn1(x.flatten(0, 1)).unflatten(0, (batch, -1))
-        by_place = x.transpose(1, 2).flatten(0, 1)  # (B * S, T, C)
-        return self.attn1(by_place, rotary=rotary).unflatten(0, (batch, -1)).transpose(1, 2)
+    def modulations(self, modulation: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Shift, scale and gate of the self-attention, then of the MLP, each `(B, 1 or T, 1, C)`."""
+        return (self.scale_shift_table + modulation)[..., None, :].unbind(2)
+
+    def fold(self, x: torch.Tensor) -> torch.Tensor:
+        """`(B, T, S, C)` as the sequences of self-attention: `(B * T, S, C)` in space, `(B * S, T, C)` in time."""
+        return (x.transpose(1, 2) if self.temporal else x).flatten(0, 1)
+
+    def unfold(self, sequences: torch.Tensor, batch: int) -> torch.Tensor:
+        """What `fold` did, undone: `(B, T, S, C)`."""
+        x = sequences.unflatten(0, (batch, -1))
+        return x.transpose(1, 2) if self.temporal else x
 
 
 def modulate(x: torch.Tensor, shift: torch.Tensor, scale: torch.Tensor) -> torch.Tensor:
