@@ -178,7 +178,7 @@ class Run:
         keeps_scores = self.method.keeps_scores(branch.shape)
         for (stack, layer, _), state in zip(self._blocks, branch.states, strict=True):
             state.cached = False
-            chooses = rescores = False
+            chooses, rescores = branch.plan.scores_later(self.step, stack, layer), False
             for module, slot in state.slots.items():
                 site = Site(stack, layer, module)
                 coming = self._coming(branch, site)

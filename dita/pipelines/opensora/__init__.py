@@ -2,12 +2,14 @@
 
 from diffusers.pipelines.pipeline_loading_utils import LOADABLE_CLASSES
 
+from dita.pipelines.opensora.accelerated import AcceleratedOpenSoraPipeline
 from dita.pipelines.opensora.autoencoder import AutoencoderKLOpenSora
 from dita.pipelines.opensora.pipeline import OpenSoraPipeline, OpenSoraPipelineOutput, PromptTruncatedWarning
 from dita.pipelines.opensora.scheduler import flow_scheduler
 from dita.pipelines.opensora.transformer import OpenSoraTransformer3DModel
 
 __all__ = [
+    "AcceleratedOpenSoraPipeline",
     "AutoencoderKLOpenSora",
     "OpenSoraPipeline",
     "OpenSoraPipelineOutput",
