@@ -215,11 +215,14 @@ def _resolve(model: str | os.PathLike[str]) -> str | Path:
 def _from_pretrained(source: str | Path, dtype: Any, local_files_only: bool) -> Any:
     import diffusers
 
+    pipeline = diffusers.DiffusionPipeline
+    if isinstance(source, Path) and _read_config(source, "model_index.json").get("_class_name") == "OpenSoraPipeline":
+        from dita.pipelines.opensora import OpenSoraPipeline as pipeline  # dita's own, which diffusers does not know
     renamed = tuple(int(part) for part in diffusers.__version__.split(".")[:2]) >= (0, 42)
     arguments = {"dtype" if renamed else "torch_dtype": dtype}
     local = local_files_only or isinstance(source, Path)
     try:
-        return diffusers.DiffusionPipeline.from_pretrained(source, local_files_only=local, **arguments)
+        return pipeline.from_pretrained(source, local_files_only=local, **arguments)
     except OSError as error:
         where = "is not in the local cache" if local and not isinstance(source, Path) else "cannot be loaded"
         reason = " ".join(str(error).split())
@@ -232,12 +235,12 @@ def _default_call(source: str | Path) -> dict[str, Any]:
     return {}
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
+def _read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
+    path = folder / name
     try:
         data = json.loads(path.read_text())
     except FileNotFoundError:
-        raise ValueError(f"folder {str(folder)!r} holds no config.json: it is not in the diffusers layout") from None
+        raise ValueError(f"folder {str(folder)!r} holds no {name}: it is not in the diffusers layout") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"{str(path)!r} is not JSON: {error}") from None
     return dict(data)

@@ -24,7 +24,7 @@ from dita.pipelines.opensora.convert import (
     transformer_source,
 )
 from dita.pipelines.opensora.embeddings import rotary_frequencies
-from tests.tiny_opensora import call, tiny_autoencoder, tiny_pipeline, tiny_text_encoder, tiny_transformer
+from tests.tiny_opensora import clip, tiny_autoencoder, tiny_pipeline, tiny_text_encoder, tiny_transformer
 
 
 def official(model: torch.nn.Module, source_of: Callable[[str], Source]) -> dict[str, torch.Tensor]:
@@ -169,7 +169,7 @@ def test_a_pipeline_of_official_files_is_the_pipeline(official_files) -> None:
     )
     pipe.set_progress_bar_config(disable=True)
     arguments = dict(resolution="144p", num_inference_steps=1)
-    assert torch.equal(call(pipe, **arguments), call(tiny_pipeline(sizes=None), **arguments))
+    assert torch.equal(clip(pipe, **arguments), clip(tiny_pipeline(sizes=None), **arguments))
     assert pipe.vae.config.latents_std == (2.0,) * 4
 
 

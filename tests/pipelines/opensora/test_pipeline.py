@@ -16,7 +16,7 @@ from diffusers.utils import export_to_video
 
 from dita.pipelines.opensora import OpenSoraPipeline, PromptTruncatedWarning, flow_scheduler
 from dita.pipelines.opensora.sizes import VideoFormat
-from tests.tiny_opensora import CAPTION_CHANNELS, call, tiny_autoencoder, tiny_pipeline, tiny_transformer
+from tests.tiny_opensora import CAPTION_CHANNELS, clip, tiny_autoencoder, tiny_pipeline, tiny_transformer
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def picture(height: int = 64, width: int = 64) -> PIL.Image.Image:
 
 def test_sixteen_frames_of_an_official_size(tmp_path) -> None:
     pipe = tiny_pipeline(sizes=None)
-    frames = call(pipe, "A red circle", resolution="144p", num_frames=16, num_inference_steps=2, output_type="np")
+    frames = clip(pipe, "A red circle", resolution="144p", num_frames=16, num_inference_steps=2, output_type="np")
     assert frames.shape == (1, 16, 144, 256, 3)
     assert np.isfinite(frames).all() and frames.std() > 0
     path = export_to_video(list(frames[0]), str(tmp_path / "video.mp4"), fps=24)
@@ -43,20 +43,20 @@ def test_sixteen_frames_of_an_official_size(tmp_path) -> None:
 
 
 def test_nominal_sizes_are_cut_to_whole_latent_cells() -> None:
-    frames = call(tiny_pipeline(sizes=None), num_frames=1, num_inference_steps=1, output_type="pt")
+    frames = clip(tiny_pipeline(sizes=None), num_frames=1, num_inference_steps=1, output_type="pt")
     assert frames.shape == (1, 1, 3, 240, 424)  # of 240x426
 
 
 def test_output_types_agree(pipe) -> None:
-    images = call(pipe, output_type="pil")
-    array = call(pipe, output_type="np")
-    tensor = call(pipe, output_type="pt")
+    images = clip(pipe, output_type="pil")
+    array = clip(pipe, output_type="np")
+    tensor = clip(pipe, output_type="pt")
     assert len(images) == 1 and len(images[0]) == 4 and images[0][0].size == (64, 64)
     assert array.shape == (1, 4, 64, 64, 3) and tensor.shape == (1, 4, 3, 64, 64)
     np.testing.assert_allclose(array, tensor.permute(0, 1, 3, 4, 2).numpy())
     np.testing.assert_allclose(np.asarray(images[0][0]), array[0, 0] * 255, atol=0.51)
     assert array.min() >= 0 and array.max() <= 1
-    latents = call(pipe, output_type="latent")
+    latents = clip(pipe, output_type="latent")
     decoded = pipe.video_processor.postprocess_video(pipe.decode_latents(latents, 4), output_type="np")
     np.testing.assert_array_equal(decoded, array)
 
@@ -69,25 +69,25 @@ def test_a_tuple_is_returned_when_asked_for(pipe) -> None:
 
 
 def test_the_generator_decides(pipe) -> None:
-    assert torch.equal(call(pipe), call(pipe))
-    assert not torch.equal(call(pipe), call(pipe, generator=seeded(8)))
+    assert torch.equal(clip(pipe), clip(pipe))
+    assert not torch.equal(clip(pipe), clip(pipe, generator=seeded(8)))
 
 
 def test_given_noise_is_used(pipe) -> None:
     noise = torch.randn(1, 4, 1, 8, 8, generator=seeded(7))
-    assert torch.equal(call(pipe, latents=noise), call(pipe))
+    assert torch.equal(clip(pipe, latents=noise), clip(pipe))
 
 
 def test_a_batch_gives_what_each_prompt_gives_alone(pipe) -> None:
     prompts = ["a red circle", "a small blue square near a circle"]
-    together = call(pipe, prompts, generator=[seeded(1), seeded(2)])
-    alone = [call(pipe, prompt, generator=seeded(seed)) for prompt, seed in zip(prompts, (1, 2), strict=True)]
+    together = clip(pipe, prompts, generator=[seeded(1), seeded(2)])
+    alone = [clip(pipe, prompt, generator=seeded(seed)) for prompt, seed in zip(prompts, (1, 2), strict=True)]
     torch.testing.assert_close(together, torch.cat(alone), rtol=1e-4, atol=1e-4)
 
 
 def test_several_videos_of_a_prompt(pipe) -> None:
-    several = call(pipe, num_videos_per_prompt=2, generator=[seeded(1), seeded(2)])
-    alone = [call(pipe, generator=seeded(seed)) for seed in (1, 2)]
+    several = clip(pipe, num_videos_per_prompt=2, generator=[seeded(1), seeded(2)])
+    alone = [clip(pipe, generator=seeded(seed)) for seed in (1, 2)]
     torch.testing.assert_close(several, torch.cat(alone), rtol=1e-4, atol=1e-4)
 
 
@@ -103,7 +103,7 @@ def test_embeddings_stand_for_the_prompt(pipe) -> None:
         output_type="latent",
         generator=seeded(7),
     ).frames
-    assert torch.equal(ours, call(pipe, prompts))
+    assert torch.equal(ours, clip(pipe, prompts))
 
 
 def test_text_is_cut_to_the_longest_prompt(pipe) -> None:
@@ -118,8 +118,8 @@ def test_guidance_takes_two_rows_and_none_takes_one(pipe) -> None:
         lambda _m, _a, kwargs: rows.append(kwargs["hidden_states"].shape[0]), with_kwargs=True
     )
     try:
-        plain = call(pipe, guidance_scale=1.0)
-        guided = call(pipe, guidance_scale=7.0)
+        plain = clip(pipe, guidance_scale=1.0)
+        guided = clip(pipe, guidance_scale=7.0)
     finally:
         hook.remove()
     assert rows == [1, 1, 1, 2, 2, 2] and not torch.equal(plain, guided)
@@ -137,8 +137,8 @@ def test_images_are_told_their_frame_rate_and_the_nominal_size() -> None:
     pipe = tiny_pipeline(sizes=None)
     given = []
     pipe.transformer.register_forward_pre_hook(lambda _m, _a, kwargs: given.append(kwargs), with_kwargs=True)
-    call(pipe, resolution="144p", num_frames=1, num_inference_steps=1)
-    call(pipe, resolution="144p", aspect_ratio="3:8", num_frames=4, num_inference_steps=1, fps=12)
+    clip(pipe, resolution="144p", num_frames=1, num_inference_steps=1)
+    clip(pipe, resolution="144p", aspect_ratio="3:8", num_frames=4, num_inference_steps=1, fps=12)
     assert [(kw["fps"], kw["height"], kw["width"]) for kw in given] == [(120, 144, 256), (12, 117, 312)]
 
 
@@ -149,7 +149,7 @@ def test_callbacks_see_and_change_the_latents(pipe) -> None:
         seen.append((step, round(time.item()), sorted(tensors), _pipe.num_timesteps))
         return {"latents": tensors["latents"] * 0} if step == 2 else {}
 
-    frames = call(pipe, callback_on_step_end=look, callback_on_step_end_tensor_inputs=["latents", "prompt_embeds"])
+    frames = clip(pipe, callback_on_step_end=look, callback_on_step_end_tensor_inputs=["latents", "prompt_embeds"])
     assert (frames == 0).all()
     assert [step for step, *_ in seen] == [0, 1, 2] and seen[0][1:] == (1000, ["latents", "prompt_embeds"], 3)
     assert pipe.current_timestep is None and pipe.guidance_scale == 7.0
@@ -161,8 +161,8 @@ def test_a_callback_can_change_the_prompt(pipe) -> None:
     def swap(_pipe, step, _time, _tensors):
         return {"prompt_embeds": other} if step == 0 else {}
 
-    changed = call(pipe, callback_on_step_end=swap)
-    assert not torch.equal(changed, call(pipe)) and not torch.equal(changed, call(pipe, "a blue square"))
+    changed = clip(pipe, callback_on_step_end=swap)
+    assert not torch.equal(changed, clip(pipe)) and not torch.equal(changed, clip(pipe, "a blue square"))
 
 
 def test_a_callback_can_stop(pipe) -> None:
@@ -173,16 +173,16 @@ def test_a_callback_can_stop(pipe) -> None:
         _pipe._interrupt = True
         return tensors
 
-    call(pipe, callback_on_step_end=stop)
+    clip(pipe, callback_on_step_end=stop)
     assert steps == [0]
     steps.clear()
-    assert torch.isfinite(call(pipe)).all() and steps == []
+    assert torch.isfinite(clip(pipe)).all() and steps == []
 
 
 def test_an_image_stands_at_the_start(pipe) -> None:
     size = dict(num_frames=51, num_inference_steps=2)
-    latents = call(pipe, image=picture(), **size)
-    assert torch.equal(latents, call(pipe, references=[picture()], mask_strategy="0", **size))
+    latents = clip(pipe, image=picture(), **size)
+    assert torch.equal(latents, clip(pipe, references=[picture()], mask_strategy="0", **size))
     video = VideoFormat(64, 64, 51, 24)
     generator = seeded(7)
     tensor = torch.from_numpy(np.array(picture())).permute(2, 0, 1)[None, :, None] / 127.5 - 1
@@ -195,13 +195,13 @@ def test_an_image_stands_at_the_start(pipe) -> None:
 def test_references_can_stand_anywhere_and_be_edited(pipe) -> None:
     clip = [picture()] * 17
     size = dict(num_frames=51, num_inference_steps=2)
-    kept = call(pipe, references=[clip, picture()], mask_strategy="0,0,0,5,5,0;0,1,0,-1", align=None, **size)
+    kept = clip(pipe, references=[clip, picture()], mask_strategy="0,0,0,5,5,0;0,1,0,-1", align=None, **size)
     masks = []
     hook = pipe.transformer.register_forward_pre_hook(
         lambda _m, _a, kwargs: masks.append(kwargs["frame_mask"]), with_kwargs=True
     )
     try:
-        edited = call(pipe, references=[clip, picture()], mask_strategy="0,0,0,5,5,0.99;0,1,0,-1", align=None, **size)
+        edited = clip(pipe, references=[clip, picture()], mask_strategy="0,0,0,5,5,0.99;0,1,0,-1", align=None, **size)
     finally:
         hook.remove()
     assert [mask[0].sum().item() for mask in masks] == [9, 14]
@@ -212,7 +212,7 @@ def test_references_can_stand_anywhere_and_be_edited(pipe) -> None:
 def test_references_of_one_prompt_leave_the_other_alone(pipe) -> None:
     prompts = ["a red circle", "a red circle"]
     arguments = dict(num_frames=17, num_inference_steps=2)
-    mixed = call(
+    mixed = clip(
         pipe,
         prompts,
         references=[[picture()], []],
@@ -220,14 +220,14 @@ def test_references_of_one_prompt_leave_the_other_alone(pipe) -> None:
         generator=[seeded(1), seeded(2)],
         **arguments,
     )
-    torch.testing.assert_close(mixed[1:], call(pipe, generator=seeded(2), **arguments), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(mixed[1:], clip(pipe, generator=seeded(2), **arguments), rtol=1e-4, atol=1e-4)
 
 
 def test_long_videos_are_made_by_loops(pipe) -> None:
     prompts = []
     hook = pipe.text_encoder.register_forward_pre_hook(lambda _m, args: prompts.append(args[0]))
     try:
-        frames = call(
+        frames = clip(
             pipe,
             "|0|a red circle|1|a blue square",
             loop=3,
@@ -247,7 +247,7 @@ def test_a_later_clip_keeps_the_end_of_the_one_before(pipe) -> None:
         lambda _m, _a, kwargs: masks.append(kwargs["frame_mask"]), with_kwargs=True
     )
     try:
-        call(pipe, loop=2, num_frames=34, num_inference_steps=1, output_type="pt")
+        clip(pipe, loop=2, num_frames=34, num_inference_steps=1, output_type="pt")
     finally:
         hook.remove()
     assert masks[0] is None
@@ -256,7 +256,7 @@ def test_a_later_clip_keeps_the_end_of_the_one_before(pipe) -> None:
 
 def test_a_long_prompt_says_what_is_left_out(pipe) -> None:
     with pytest.warns(PromptTruncatedWarning, match=r"has 1\d tokens, and the model reads 12; left out: '.*triangle"):
-        call(pipe, "a red circle " * 4 + "a triangle", num_inference_steps=1)
+        clip(pipe, "a red circle " * 4 + "a triangle", num_inference_steps=1)
 
 
 @pytest.mark.parametrize(
@@ -307,7 +307,7 @@ def test_bad_input_is_refused_before_anything_is_computed(pipe, arguments, messa
     hook = pipe.transformer.register_forward_pre_hook(never)
     try:
         with pytest.raises(ValueError, match=message):
-            call(pipe, **arguments)
+            clip(pipe, **arguments)
     finally:
         hook.remove()
 
@@ -320,8 +320,8 @@ def test_a_2d_autoencoder_is_refused() -> None:
 def test_without_a_text_encoder_embeddings_are_asked_for() -> None:
     pipe = tiny_pipeline(text=False)
     with pytest.raises(ValueError, match="no text encoder; give prompt_embeds"):
-        call(pipe)
-    frames = call(pipe, prompt=None, prompt_embeds=torch.zeros(1, 3, CAPTION_CHANNELS), num_inference_steps=1)
+        clip(pipe)
+    frames = clip(pipe, prompt=None, prompt_embeds=torch.zeros(1, 3, CAPTION_CHANNELS), num_inference_steps=1)
     assert frames.shape == (1, 4, 1, 8, 8)
 
 
@@ -333,7 +333,7 @@ def test_a_saved_pipeline_is_loaded_as_it_was(pipe, tmp_path) -> None:
     loaded = OpenSoraPipeline.from_pretrained(tmp_path)
     loaded.set_progress_bar_config(disable=True)
     assert loaded.sizes == pipe.sizes
-    assert torch.equal(call(loaded), call(pipe))
+    assert torch.equal(clip(loaded), clip(pipe))
 
 
 def test_t5_stays_in_float32_unless_asked(pipe, tmp_path) -> None:
@@ -344,30 +344,30 @@ def test_t5_stays_in_float32_unless_asked(pipe, tmp_path) -> None:
     asked = OpenSoraPipeline.from_pretrained(tmp_path, torch_dtype=torch.bfloat16, text_encoder_dtype=torch.bfloat16)
     assert asked.text_encoder.dtype == torch.bfloat16
     half.set_progress_bar_config(disable=True)
-    latents = call(half, image=picture())
+    latents = clip(half, image=picture())
     assert latents.dtype == torch.float32 and latents.isfinite().all(), "latents become float32 at the first step"
-    assert np.isfinite(call(half, output_type="np")).all()
+    assert np.isfinite(clip(half, output_type="np")).all()
 
 
 def test_the_null_caption_can_be_offloaded(pipe) -> None:
-    plain = call(pipe)
+    plain = clip(pipe)
     other = tiny_pipeline()
     accelerate.cpu_offload(other.transformer, execution_device=torch.device("cpu"), offload_buffers=True)
     assert other.transformer.null_caption.is_meta
-    assert torch.equal(call(other), plain)
+    assert torch.equal(clip(other), plain)
 
 
 def test_components_can_be_shared(pipe) -> None:
     other = OpenSoraPipeline(**pipe.components, sizes=pipe.config.sizes)
     other.set_progress_bar_config(disable=True)
-    assert torch.equal(call(other), call(pipe))
+    assert torch.equal(clip(other), clip(pipe))
 
 
 def test_attention_backends_of_the_pipeline(pipe) -> None:
-    plain = call(pipe)
+    plain = clip(pipe)
     other = tiny_pipeline()
     other.transformer.set_attention_backend("native")
-    assert torch.equal(call(other), plain)
+    assert torch.equal(clip(other), plain)
 
 
 @pytest.mark.slow
