@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from dita import models
 from dita.methods import FORA, Plain, ToCa
@@ -144,3 +145,27 @@ def test_cache_bytes_are_forecast() -> None:
     assert plan.cache_bytes == features + 56 * 2 * (2 * 3565 * 8 + 23850 * 4)
     maps = 56 * 2 * 23850 * 40 * 2  # what the reference keeps beside the features, at 40 text tokens
     assert plan.cache_bytes < features + maps
+
+
+def test_a_local_folder_has_the_sizes_of_its_configuration(tmp_path) -> None:
+    from tests.tiny_opensora import tiny_pipeline
+
+    pipe = tiny_pipeline(text=False)
+    pipe.save_pretrained(tmp_path / "small")
+    shape = models.shape(str(tmp_path / "small"), height=64, width=96, text_tokens=7)
+    assert shape.name == "small" and shape.grid == (4, 6) and shape.frames == 15 and shape.text_tokens == 7
+    assert (shape.layers, shape.width, shape.mlp_width, shape.caption_width) == (2, 16, 64, 24)
+    assert models.shape(str(tmp_path / "small")).grid == (15, 27)
+    with pytest.raises(ValueError, match="must be at least 8 pixels, got 4x4"):
+        models.shape(str(tmp_path / "small"), height=4)
+    loaded, call = models.load(tmp_path / "small", device="cpu")
+    assert type(loaded).__name__ == "OpenSoraPipeline" and call == {}
+
+
+def test_the_official_configuration_has_the_published_shape() -> None:
+    from dita.pipelines.opensora import OpenSoraTransformer3DModel
+
+    with torch.device("meta"):
+        config = dict(OpenSoraTransformer3DModel().config) | {"_class_name": "OpenSoraTransformer3DModel"}
+    name = "opensora-1.2-480p-2s"
+    assert models.shape_from_config(config, {}, name=name, height=480, width=854) == NAMED_SHAPES[name]

@@ -134,7 +134,9 @@ class VideoFormat:
         fps: float = 24,
         table: SizeTable = SIZES,
     ) -> VideoFormat:
-        """The format that names or numbers give; 240p and 9:16 by default, or the first size of another table.
+        """The format that names or numbers give; 240p and 9:16 by default, where the table has them.
+
+        Otherwise the default is the table's largest resolution, and a square or else the widest picture.
 
         Raises `ValueError` for names and numbers outside of the tables, and for both at once.
         """
@@ -145,11 +147,19 @@ class VideoFormat:
                 raise ValueError("give either height and width, or resolution and aspect_ratio, not both")
             check_size(height, width, table)
         else:
-            resolution = resolution or ("240p" if "240p" in table else next(iter(table)))
-            ratios = table.get(resolution, {})
-            height, width = frame_size(
-                resolution, aspect_ratio or ("9:16" if "9:16" in ratios else next(iter(ratios), "9:16")), table
-            )
+            resolution = resolution or _default_resolution(table)
+            height, width = frame_size(resolution, aspect_ratio or _default_ratio(table.get(resolution, {})), table)
         if not fps > 0:
             raise ValueError(f"fps must be above 0, got {fps}")
         return cls(height, width, frame_count(num_frames), fps)
+
+
+def _default_resolution(table: SizeTable) -> str:
+    if "240p" in table:
+        return "240p"
+    return max(sorted(table), key=lambda name: max(height * width for height, width in table[name].values()))
+
+
+def _default_ratio(ratios: Mapping[str, Size]) -> str:
+    known = [ratio for ratio in ("9:16", "1:1") if ratio in ratios]
+    return known[0] if known else min(sorted(ratios), key=_ratio, default="9:16")

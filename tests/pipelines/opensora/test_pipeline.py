@@ -193,15 +193,15 @@ def test_an_image_stands_at_the_start(pipe) -> None:
 
 
 def test_references_can_stand_anywhere_and_be_edited(pipe) -> None:
-    clip = [picture()] * 17
+    video = [picture()] * 17
     size = dict(num_frames=51, num_inference_steps=2)
-    kept = clip(pipe, references=[clip, picture()], mask_strategy="0,0,0,5,5,0;0,1,0,-1", align=None, **size)
+    kept = clip(pipe, references=[video, picture()], mask_strategy="0,0,0,5,5,0;0,1,0,-1", align=None, **size)
     masks = []
     hook = pipe.transformer.register_forward_pre_hook(
         lambda _m, _a, kwargs: masks.append(kwargs["frame_mask"]), with_kwargs=True
     )
     try:
-        edited = clip(pipe, references=[clip, picture()], mask_strategy="0,0,0,5,5,0.99;0,1,0,-1", align=None, **size)
+        edited = clip(pipe, references=[video, picture()], mask_strategy="0,0,0,5,5,0.99;0,1,0,-1", align=None, **size)
     finally:
         hook.remove()
     assert [mask[0].sum().item() for mask in masks] == [9, 14]

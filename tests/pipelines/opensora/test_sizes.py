@@ -22,8 +22,11 @@ def test_defaults_are_those_of_the_official_sampler() -> None:
     assert VideoFormat.choose(height=480, width=854, num_frames="4s") == VideoFormat(480, 854, 102, 24)
 
 
-def test_another_table_has_its_first_size_as_default() -> None:
-    assert VideoFormat.choose(table={"64p": {"1:1": (64, 64)}}) == VideoFormat(64, 64, 51, 24)
+def test_the_default_of_another_table_does_not_depend_on_its_order() -> None:
+    small, large = {"1:1": (32, 32)}, {"1:2": (48, 96), "2:1": (96, 48)}
+    for table in ({"32p": small, "64p": large}, {"64p": large, "32p": small}):
+        assert VideoFormat.choose(table=table) == VideoFormat(48, 96, 51, 24)
+        assert VideoFormat.choose(resolution="32p", table=table) == VideoFormat(32, 32, 51, 24)
 
 
 @pytest.mark.parametrize("frames", [1, 4, 16, 17, 51, 85, 816, "2s", "16x"])
