@@ -165,10 +165,11 @@ class Plan:
         features = {site: self.shape.feature_bytes(site, frozenset(kinds[site])) for site in kinds}
         index_bytes = self._live_index_bytes() if self.method.selects_live(self.shape) else self._queue_bytes()
         score_bytes = self._score_bytes() if self.method.keeps_scores(self.shape) else 0
-        return max(
-            sum(features[site] for site in coming) + bool(coming) * score_bytes + index
-            for coming, index in zip(self._coming, index_bytes, strict=True)
-        )
+        held = []
+        for step, coming, index in zip(self.steps, self._coming, index_bytes, strict=True):
+            stored = {site for site, action in step.items() if action.kind is not Kind.FULL} | set(coming)
+            held.append(sum(features[site] for site in stored) + bool(stored) * score_bytes + index)
+        return max(held)
 
     def _queue_bytes(self) -> list[int]:
         """After each step: the token numbers of the cached steps to come."""

@@ -62,6 +62,17 @@ def test_accounting_chooses_the_flops_of_the_json():
     assert after["tflops"] < before["tflops"]
 
 
+def test_plan_knows_pixart_and_dit():
+    result = run("plan", "--model", "pixart-alpha-256", "--method", "toca:3:0.7", "--steps", "20", "--strict")
+    assert "block.cross_attn x28  FpppfpFppFppFppFppFp" in result.stdout
+    longer, shorter = (
+        json.loads(run("plan", "--model", "pixart-sigma-2k", "--method", "fora:2", "--text-tokens", n, "--json").stdout)
+        for n in (300, 20)
+    )
+    assert longer["tflops"] > shorter["tflops"]
+    assert "has no text" in refused("plan", "--model", "dit-xl-2-256", "--method", "fora", "--text-tokens", 20)
+
+
 def test_plan_does_not_import_torch():
     code = (
         "import sys; sys.argv = ['dita', 'plan', '--model', 'flux-dev', '--method', 'toca'];"

@@ -2,29 +2,43 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-QUERY_CHUNK = {"cpu": 32}
-"""Queries whose attention is held at once, by device (256 on others): (B, H, 256, N) in float32 at most.
-
-A small chunk stays in a CPU's cache; a large one keeps a GPU busy.
-"""
+QUERY_CHUNK = 256
+"""Queries whose attention is held at once: (256, N) of one head on a CPU, (B, H, 256, N) elsewhere, in float32."""
 
 
-def received_attention(query: Tensor, key: Tensor) -> Tensor:
+def received_attention(query: Tensor, key: Tensor, estimate: bool = False) -> Tensor:
     """Mean attention that each key receives, over heads and queries: s1, (B, N).
 
     query: (B, M, H, D), key: (B, N, H, D), both as they enter the attention product. The map is never held: queries
-    go through in chunks. With M < N sampled queries this estimates the mean over all.
+    go through in chunks. With M < N sampled queries this estimates the mean over all; `estimate` says that the products
+    may then be as coarse as bfloat16, where that is faster (softmax and sums stay in float32).
     """
-    queries = (query * query.shape[-1] ** -0.5).transpose(1, 2)  # (B, H, M, D)
-    keys = key.permute(0, 2, 3, 1)  # (B, H, D, N)
-    total = torch.zeros(key.shape[0], key.shape[1], device=key.device, dtype=torch.float32)
-    for chunk in queries.split(QUERY_CHUNK.get(key.device.type, 256), dim=2):
-        total += torch.softmax(chunk @ keys, dim=-1, dtype=torch.float32).sum(dim=(1, 2))
+    query, key = (query * query.shape[-1] ** -0.5).transpose(1, 2), key.transpose(1, 2)  # (B, H, M or N, D)
+    total = torch.zeros(key.shape[0], key.shape[2], device=key.device, dtype=torch.float32)
+    if key.device.type == "cpu":  # head by head: the part of the map that is held stays in the cache
+        if estimate and key.dtype == torch.float32 and _cpu_multiplies_bfloat16():
+            query, key = query.bfloat16(), key.bfloat16()
+        for sums, queries, keys in zip(total, query, key, strict=True):
+            for one, other in zip(queries, keys, strict=True):
+                for chunk in one.split(QUERY_CHUNK):
+                    sums += torch.softmax(chunk @ other.mT, dim=-1, dtype=torch.float32).sum(dim=0)
+    else:
+        for chunk in query.split(QUERY_CHUNK, dim=2):
+            total += torch.softmax(chunk @ key.mT, dim=-1, dtype=torch.float32).sum(dim=(1, 2))
     return total / (query.shape[1] * query.shape[2])
+
+
+@lru_cache
+def _cpu_multiplies_bfloat16() -> bool:
+    """Whether this CPU has instructions for products of bfloat16; without them they are slower than float32's."""
+    known = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
 
 
 def sampled_queries(count: int, tokens: int, device: torch.device) -> Tensor:

@@ -33,6 +33,16 @@ def test_sampled_queries_estimate_the_exact_score() -> None:
     assert torch.corrcoef(ranks)[0, 1] > 0.95
 
 
+def test_coarse_products_keep_the_ranking_of_an_estimate() -> None:
+    torch.manual_seed(0)
+    query, key = torch.randn(2, 256, 4, 16), torch.randn(2, 900, 4, 16)
+    exact = scores.received_attention(query, key)
+    coarse = scores.received_attention(query, key, estimate=True)
+    torch.testing.assert_close(coarse, exact, rtol=1e-2, atol=0)
+    ranks = torch.stack([exact[0].argsort().argsort(), coarse[0].argsort().argsort()]).float()
+    assert torch.corrcoef(ranks)[0, 1] > 0.999
+
+
 def test_sampling_as_many_queries_as_tokens_is_exact() -> None:
     assert scores.sampled_queries(256, 70, torch.device("cpu")).tolist() == list(range(70))
 
@@ -64,3 +74,39 @@ def test_a_share_of_the_spread_covers_every_quarter_of_the_grid(height: int, wid
     assert abs(chosen.float().mean() - share) < 0.6 / min(height, width)
     for half in (chosen[: height // 2], chosen[height // 2 :], chosen[:, : width // 2], chosen[:, width // 2 :]):
         assert abs(half.float().mean() - share) < 0.3
+
+
+def test_the_entropy_of_attention_to_the_text_is_that_of_the_guided_pairs_mean_map() -> None:
+    """Against the reference's own definition: one map over the text of both halves (spec/methods.md 3.4)."""
+    query, key = torch.randn(2, 40, 3, 8), torch.randn(2, 5, 3, 8)
+    bias = torch.zeros(2, 1, 1, 5)
+    bias[0, ..., 3:] = -10000.0  # padding
+    logits = torch.einsum("bqhd,bkhd->bhqk", query, key) / 8**0.5 + bias
+    maps = logits.softmax(dim=-1).mean(dim=1)  # (2, N, T)
+    pair = torch.cat([maps[0], maps[1]], dim=-1) / 2  # the halves share no column
+    entropy = -(pair * (pair + 1e-7).log()).sum(dim=-1)
+    got = scores.entropy_score(scores.attention_entropy(query, key, bias), halves=True)
+    torch.testing.assert_close(got[0], (1 + entropy) / (1 + entropy).norm())
+
+
+def test_attention_to_one_word_has_the_least_entropy_and_even_attention_the_most() -> None:
+    key = torch.eye(4)[None, :, None]  # four words, one head
+    query = torch.stack([torch.tensor([60.0, 0, 0, 0]), torch.zeros(4)])[None, :, None]
+    one, even = scores.attention_entropy(query, key, None)[0].tolist()
+    half = torch.tensor(0.5)
+    assert abs(one + 0.5 * float(half.log())) < 1e-4  # -1/2 ln 1/2
+    assert abs(even + 4 * 0.125 * float(torch.tensor(0.125).log())) < 1e-4
+
+
+def test_a_sample_without_guidance_scores_as_a_pair_with_the_same_text() -> None:
+    entropies = torch.rand(1, 6)
+    alone = scores.entropy_score(entropies, halves=False)
+    torch.testing.assert_close(alone, scores.entropy_score(entropies.repeat(2, 1), halves=True))
+
+
+def test_halves_that_share_a_score_weigh_alike() -> None:
+    first, second = torch.tensor([[3.0, 4.0]]), torch.tensor([[40.0, 30.0]])
+    shared = scores.combined(torch.cat([first, second]), shared=True)
+    torch.testing.assert_close(shared, torch.full((1, 2), 0.5**0.5))
+    apart = scores.combined(torch.cat([first, second]), shared=False)
+    torch.testing.assert_close(apart, torch.tensor([[0.6, 0.8], [0.8, 0.6]]))

@@ -76,6 +76,15 @@ def test_the_spatial_bonus_leaves_text_tokens_alone() -> None:
     assert lifted.tolist() == [[9.0, 9.0, 1.0, 2.0, 3.0, 8.0]]
 
 
+def test_cells_at_the_edge_of_a_grid_they_do_not_divide_are_smaller() -> None:
+    grid = torch.arange(15.0).view(1, 15)  # 3x5: cells of 2x2, 2x2, 2x1 and 1x2, 1x2, 1x1
+    lifted = SpatialBonus(bonus=1.0, cell=2, grid=(3, 5)).apply(grid)
+    expected = torch.arange(15.0)
+    for best in (6, 8, 9, 11, 13, 14):
+        expected[best] *= 2
+    assert torch.equal(lifted[0], expected)
+
+
 @pytest.mark.parametrize("batch", [1, 3])
 def test_gather_and_scatter_work_on_the_rows_of_each_sample(batch: int) -> None:
     x = torch.randn(batch, 5, 4)
@@ -93,6 +102,10 @@ def test_gather_and_scatter_work_on_the_rows_of_each_sample(batch: int) -> None:
 
 def test_one_index_serves_all_samples() -> None:
     assert row_numbers(torch.tensor([[1, 3]]), batch=2, tokens=5).tolist() == [1, 3, 6, 8]
+
+
+def test_an_index_of_half_the_samples_serves_both_halves() -> None:
+    assert row_numbers(torch.tensor([[1], [3]]), batch=4, tokens=5).tolist() == [1, 8, 11, 18]
 
 
 def test_held_bytes_counts_shared_storage_once() -> None:

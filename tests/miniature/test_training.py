@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dita.miniature import autoencoder, flow, recipe, world
+from dita.miniature import autoencoder, flow, recipe, text, world
 from dita.miniature.loop import Schedule, Trainer
 from dita.miniature.tokenizers import clip_tokenizer, t5_tokenizer
 
@@ -47,7 +47,7 @@ def test_words_have_the_same_numbers_each_time(make) -> None:
 
 
 def test_captions_fit_into_the_native_text_length() -> None:
-    t5, _ = flow.tokens([world.caption(scene) for scene in world.scenes(500, seed=0)])
+    t5, _ = text.tokens([world.caption(scene) for scene in world.scenes(500, seed=0)])
     assert t5.shape == (500, recipe.TEXT_TOKENS)
     assert (t5[:, -1] == t5_tokenizer().pad_token_id).all()
 
@@ -113,7 +113,7 @@ def test_text_lengths_are_drawn_with_their_shares() -> None:
 def micro_trainer(folder: Path, steps: int) -> Trainer:
     pools = {}
     for side in (32, 64):
-        t5, clip = flow.tokens(world.prompts(4))
+        t5, clip = text.tokens(world.prompts(4))
         latents = torch.randn(4, 4, side // 2, side // 2, generator=torch.Generator().manual_seed(side)).half()
         pools[side] = flow.Pool(latents, t5.short(), clip.short())
     how = recipe.FlowRecipe(phases=(recipe.Phase(0.5, 32, 2), recipe.Phase(1.0, 64, 2)), long_text=((64, 0.5),))

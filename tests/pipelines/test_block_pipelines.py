@@ -55,3 +55,9 @@ def test_saved_it_is_a_folder_of_the_stock_class(entry, tmp_path) -> None:
     loaded = accelerated.from_pretrained(tmp_path, method="toca:3:0.7", **absent)
     loaded.set_progress_bar_config(disable=True)
     assert torch.equal(family.call(loaded), expected)
+
+
+def test_the_class_names_of_dit_come_along() -> None:
+    pipe = tiny_dit.tiny_pipeline()
+    pipe.labels = {"white shark": 2}
+    assert AcceleratedDiTPipeline.from_pipe(pipe).get_label_ids(["white shark"]) == [2]

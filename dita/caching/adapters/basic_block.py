@@ -133,8 +133,9 @@ def cached_block(
     block: Any,
     x: Tensor,
     modulation: Modulation,
-    norm_mlp: Any,
     *,
+    norm_attn: Any,
+    norm_mlp: Any,
     attention_mask: Tensor | None = None,
     text: Tensor | None = None,
     text_mask: Tensor | None = None,
@@ -148,8 +149,7 @@ def cached_block(
     m = modulation
 
     def self_attention() -> Tensor:
-        normed = block.norm1.norm(x) if hasattr(block.norm1, "norm") else block.norm1(x)
-        return block.attn1(normed * (1 + m.scale_attn) + m.shift_attn, attention_mask=attention_mask, **extra)
+        return block.attn1(norm_attn(x) * (1 + m.scale_attn) + m.shift_attn, attention_mask=attention_mask, **extra)
 
     attended = self_attention() if slots["attn"].kind is Kind.FULL else slots["attn"].out
     x = torch.addcmul(x, m.gate_attn, attended)

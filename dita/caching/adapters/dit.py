@@ -94,7 +94,14 @@ def block_forward(stock: Forward) -> Forward:
     ) -> Tensor:
         if self._dita.cached:
             modulation = _modulation(self.norm1, timestep, class_labels, hidden_states.dtype)
-            return cached_block(self, hidden_states, modulation, self.norm3, attention_kwargs=cross_attention_kwargs)
+            return cached_block(
+                self,
+                hidden_states,
+                modulation,
+                norm_attn=self.norm1.norm,
+                norm_mlp=self.norm3,
+                attention_kwargs=cross_attention_kwargs,
+            )
         return stock(
             self,
             hidden_states,

@@ -142,14 +142,15 @@ def token_scores(
         return _joint(lengths) if probe.score == "v-norm" else 1 - _joint(lengths)
     query, key = _joint(probe.query), _joint(probe.key)
     query_rotary = rotary
-    if probe.score == "attention-sampled" and query.shape[1] > SAMPLED_QUERIES:
+    estimate = probe.score == "attention-sampled" and query.shape[1] > SAMPLED_QUERIES
+    if estimate:
         sample = sampled_queries(SAMPLED_QUERIES, query.shape[1], query.device)
         query = query.index_select(1, sample)
         if rotary is not None:
             query_rotary = (rotary[0].index_select(0, sample), rotary[1].index_select(0, sample))
     if rotary is not None and query_rotary is not None:
         query, key = rotate(query, query_rotary), rotate(key, rotary)
-    return received_attention(query, key)
+    return received_attention(query, key, estimate)
 
 
 def rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
@@ -231,7 +232,7 @@ def single_forward(stock: Forward) -> Forward:
         slot = self._dita.slots["single"]
         if slot.kind is Kind.FULL and not slot.keep:
             return stock(self, hidden_states, encoder_hidden_states, temb, image_rotary_emb, joint_attention_kwargs)
-        joint = torch.cat([encoder_hidden_states, hidden_states], dim=1)
+        joint = _rejoin(encoder_hidden_states, hidden_states)
         if slot.kind is Kind.FULL:
             joint = _storing_single(self, slot, joint, temb, image_rotary_emb, joint_attention_kwargs or {})
         else:
@@ -262,7 +263,21 @@ def _cached_single(block: Any, slot: Any, joint: Tensor, temb: Tensor) -> Tensor
         return block.proj_out(torch.cat([gather_rows(slot.inner, rows), mlp], dim=2))
 
     out = fill_from_store(slot, joint, compute)
-    return joint.addcmul_(gate, out)  # `joint` is this block's own copy
+    return torch.addcmul(joint, gate, out)
+
+
+def _rejoin(text: Tensor, hidden: Tensor) -> Tensor:
+    """Text and image tokens as one sequence (B, N_text + N_image, C): uncopied where the last block split it so."""
+    whole = (text.shape[0], text.shape[1] + hidden.shape[1], text.shape[2])
+    neighbours = (
+        not torch.compiler.is_compiling()
+        and text.stride() == hidden.stride() == (whole[1] * whole[2], whole[2], 1)
+        and text.untyped_storage().data_ptr() == hidden.untyped_storage().data_ptr()
+        and hidden.storage_offset() == text.storage_offset() + text.shape[1] * whole[2]
+    )
+    if neighbours:
+        return text.as_strided(whole, text.stride())
+    return torch.cat([text, hidden], dim=1)
 
 
 def _clip_half(x: Tensor) -> Tensor:
