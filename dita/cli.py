@@ -1,4 +1,4 @@
-"""The command line: `dita plan`, `dita compare`, `dita methods`. Imports stay lazy: a plan needs no torch."""
+"""The command line: `dita plan`, `compare`, `judge`, `methods`. Imports stay lazy: a plan needs no torch."""
 
 from __future__ import annotations
 
@@ -208,6 +208,57 @@ def convert_opensora(
             )
             pipe.save_pretrained(out)
     typer.echo(f"wrote {out}{os.sep}")
+
+
+@app.command()
+def judge(
+    model: Annotated[str, typer.Option(help="A bundled model of the shapes world.")] = "shapes-flux",
+    method: Annotated[str, typer.Option(help="A short form such as toca:4:0.9, or a JSON file.")] = "plain",
+    prompts: Annotated[int, typer.Option(help="Held-out captions, of all kinds of scene in turn.")] = 256,
+    steps: Annotated[int, typer.Option(help="Denoising steps of the plain pipeline.")] = 28,
+    seed: Annotated[int, typer.Option(help="Of the captions and of the first picture; the next ones count up.")] = 0,
+    batch: Annotated[int, typer.Option(help="Prompts in a call.")] = 16,
+    images: Annotated[
+        Path | None, typer.Option(help="Judge the pictures of this folder of dita compare, or with a manifest.json.")
+    ] = None,
+    json_file: Annotated[Path | None, typer.Option("--json", help="Write the verdicts to this file as JSON.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="bfloat16 on CUDA and float32 elsewhere by default.")] = None,
+    device: Annotated[str | None, typer.Option(help="cuda where there is one, else cpu, by default.")] = None,
+) -> None:
+    """Judge whether pictures of the shapes world show what their prompts say.
+
+    Makes pictures of held-out captions, or takes those of --images; reads each with the ground-truth judge; and prints
+    how often shape, colour, count, relation, size, sign and background are right, and all of them at once.
+    """
+    with _one_line_errors():
+        chosen = _method(method)
+        from dita import judge as job
+        from dita import miniature, models
+
+        _silence_libraries()
+        if images is not None:
+            judgements = job.judge_images(images)
+        else:
+            if not models.is_bundled(model):
+                known = ", ".join(miniature.MINIATURES)
+                raise ValueError(f"model {model!r} does not know the shapes world; the judge is for {known}")
+            pipe, call = models.load(model, dtype, device=device)
+            judgements = [
+                job.judge_model(
+                    pipe, chosen, prompts=prompts, steps=steps, seed=seed, batch=batch, call=call, name=model
+                )
+            ]
+        if json_file is not None:
+            json_file.parent.mkdir(parents=True, exist_ok=True)
+            json_file.write_text(json.dumps([one.as_json() for one in judgements], indent=1) + "\n")
+    console = Console()
+    for one in judgements:
+        console.print(f"\n{job.title(one)}\n", highlight=False)
+        console.print(job.table(one))
+        console.print("")
+        console.print(job.attribute_table(one))
+    if json_file is not None:
+        typer.echo(f"\nwrote {json_file}")
 
 
 @app.command()

@@ -25,6 +25,9 @@ import dita
 from dita import models, report
 from dita.methods import FewerSteps, Method, Plain, parse
 from dita.metrics import Average, average, psnr, ssim
+from dita.miniature import judging
+from dita.miniature.judge.tally import Tally
+from dita.miniature.judge.tally import from_json as tally_from_json
 from dita.version import __version__
 
 ENGINE_FREE = (Plain, FewerSteps)  # timed with nothing attached to the pipeline
@@ -58,7 +61,8 @@ class MethodResult:
     FLOPs are of the transformer calls that ran, for one picture; `tflops` includes `tflops_scores`. `cache_bytes` is
     the measured peak, of the largest batch. `speedup` is of seconds, from pairs of calls for the same batch.
     `seconds_by_kind` is the median of one transformer call in each kind of step. `psnr_each` is in dB, None where the
-    pictures are identical. `images` are paths relative to the results, in the order of the prompts.
+    pictures are identical. `images` are paths relative to the results, in the order of the prompts. `judge` tells how
+    many pictures show what their prompts say; only bundled models have it, for prompts of the shapes world.
     """
 
     label: str
@@ -79,6 +83,7 @@ class MethodResult:
     ssim_each: tuple[float, ...]
     images: tuple[str, ...]
     timings: tuple[Timing, ...]
+    judge: Tally | None = None
 
     @property
     def steps(self) -> str:
@@ -176,8 +181,11 @@ def compare(
     started = datetime.now(timezone.utc).isoformat(timespec="seconds")
     job = _Job(model, prompts, seeds, steps, batch, arguments)
     calls = _run(job, chosen, repeats, warmup, clock, console or Console(stderr=True))
+    name = name or getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__
+    pictures = {_label(method): _pictures(calls[method]) for method in chosen}
+    tallies = judging.tallies(pictures, prompts) if models.is_bundled(name) else {}
     comparison = Comparison(
-        model=name or getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__,
+        model=name,
         prompts=prompts,
         seeds=seeds,
         steps=steps,
@@ -190,9 +198,11 @@ def compare(
         started=started,
         versions=_versions(),
         machine=_machine(),
-        results=tuple(_result(method, calls, job) for method in chosen),
+        results=tuple(
+            dataclasses.replace(_result(method, calls, job), judge=tallies.get(_label(method))) for method in chosen
+        ),
     )
-    report.write(comparison, {_label(method): _pictures(calls[method]) for method in chosen}, out)
+    report.write(comparison, pictures, out)
     return comparison
 
 
@@ -417,4 +427,5 @@ def _result_from_json(data: Mapping[str, Any]) -> MethodResult:
     for key in ("seconds_per_image", "speedup"):
         fields[key] = Spread(**data[key])
     fields["timings"] = tuple(Timing(**timing) for timing in data["timings"])
+    fields["judge"] = tally_from_json(data["judge"]) if data.get("judge") else None
     return MethodResult(**fields)

@@ -234,8 +234,9 @@ class ToCa(Method):
     def cycles(self, shape: Shape) -> dict[str, int]:
         """N of every module."""
         cycles = {site.module: self.cycle for site in shape.sites()}
-        if "cross_attn" in cycles and self.cycle > 1:
-            cycles["cross_attn"] = self.cross_cycle or self.cycle * FAMILIES[shape.family].cross_cycles
+        if "cross_attn" in cycles:
+            published = self.cycle * FAMILIES[shape.family].cross_cycles if self.cycle > 1 else 1
+            cycles["cross_attn"] = self.cross_cycle or published
         return cycles
 
     def plan(self, shape: Shape, steps: int) -> Plan:

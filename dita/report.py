@@ -21,7 +21,7 @@ from rich.table import Table
 
 if TYPE_CHECKING:
     from dita.compare import Comparison, Spread
-    from dita.metrics import Average
+    from dita.metrics import Average, Share
 
 RESULTS, MARKDOWN, PAGE, IMAGES = "results.json", "report.md", "report.html", "images"
 PIXELATED_BELOW = 160  # pictures with fewer pixels a side are shown enlarged, each pixel as a square
@@ -53,6 +53,14 @@ NOTES = (
     ),
 )
 """What the columns mean, as (term, rest of the sentence)."""
+
+JUDGE_NOTE = (
+    "Judge right",
+    "is the share of pictures that show all that their prompts say: shapes, colours, count, relation, said sizes, sign"
+    " and background, read by the shapes world's ground-truth judge. It says how good pictures are, not how close."
+    " Beside it: Wilson's 95 % interval.",
+)
+"""Stands among the notes where pictures were judged."""
 
 _templates = jinja2.Environment(
     loader=jinja2.PackageLoader("dita", "report_template"),
@@ -91,6 +99,7 @@ class Row:
     cache_mb: str
     psnr: Cell
     ssim: Cell
+    judge: Cell
     share: float
 
 
@@ -109,6 +118,7 @@ def rows(comparison: Comparison) -> list[Row]:
             cache_mb=_three_digits(result.cache_bytes / 1e6),
             psnr=_average_cell(result.psnr, ".1f"),
             ssim=_average_cell(result.ssim, ".3f"),
+            judge=_share_cell(result.judge.correct if result.judge else None),
             share=result.seconds_per_image.median / plain_seconds,
         )
         for result in comparison.results
@@ -120,13 +130,16 @@ def terminal_table(comparison: Comparison) -> Table:
     table = Table(header_style="bold", box=None, padding=(0, 1, 0, 0), pad_edge=False, caption_justify="left")
     table.add_column("method", overflow="fold")
     heads = ("steps\nthat ran", "s / image\nmedian", "speed-up\nin s", "TFLOPs\n/image", "FLOPs\nratio")
-    for head in (*heads, "cache\nMB", "PSNR\ndB", "SSIM\n"):
+    judged = _is_judged(comparison)
+    for head in (*heads, "cache\nMB", "PSNR\ndB", "SSIM\n", *(["judge\nright"] if judged else [])):
         table.add_column(head, justify="right", no_wrap=True)
     for row, result in zip(rows(comparison), comparison.results, strict=True):
         time = result.seconds_per_image
         spread = f" ±{50 * (time.high - time.low) / time.median:.0f}%" if time.count > 1 else ""
-        numbers = (row.speedup.value, row.tflops, row.flops_ratio, row.cache_mb, row.psnr.value, row.ssim.value)
-        table.add_row(row.label, row.steps, row.seconds.value + spread, *numbers)
+        numbers = [row.speedup.value, row.tflops, row.flops_ratio, row.cache_mb, row.psnr.value, row.ssim.value]
+        table.add_row(
+            row.label, row.steps, row.seconds.value + spread, *numbers, *([row.judge.value] if judged else [])
+        )
     remarks = ["± is half the distance between the quartiles"]
     remarks += [
         f"{row.label}: {remark}" for row in rows(comparison) for remark in (row.role, row.psnr.remark) if remark
@@ -322,7 +335,8 @@ def _content(comparison: Comparison) -> dict[str, Any]:
         "comparison": comparison,
         "title": title(comparison),
         "rows": table,
-        "notes": NOTES,
+        "notes": (*NOTES, JUDGE_NOTE) if _is_judged(comparison) else NOTES,
+        "judged": _is_judged(comparison),
         "findings": _findings(comparison, table),
         "version": comparison.versions["dita"],
         "hardware": comparison.machine["gpu" if comparison.device.startswith("cuda") else "processor"],
@@ -365,6 +379,17 @@ def _average_cell(average: Average | None, form: str) -> Cell:
     value = f"{average.mean:{form}}"
     remark = f"{average.infinite} identical" if average.infinite else ""
     return Cell(value, f"{average.low:{form}}–{average.high:{form}}", remark)
+
+
+def _is_judged(comparison: Comparison) -> bool:
+    return any(result.judge for result in comparison.results)
+
+
+def _share_cell(share: Share | None) -> Cell:
+    if share is None or share.share is None or share.low is None or share.high is None:
+        return Cell("–")
+    between = f"{100 * share.low:.0f}–{100 * share.high:.0f} %"
+    return Cell(f"{100 * share.share:.0f} %", between, f"{share.right} of {share.count}")
 
 
 def _data_uri(picture: np.ndarray) -> str:

@@ -11,6 +11,9 @@ from torch import Tensor
 QUERY_CHUNK = 256
 """Queries whose attention is held at once: (256, N) of one head on a CPU, (B, H, 256, N) elsewhere, in float32."""
 
+TEXT_QUERY_CHUNK = 256
+"""Queries whose attention to the text is held at once, on any device: a text is short."""
+
 
 def received_attention(query: Tensor, key: Tensor, estimate: bool = False) -> Tensor:
     """Mean attention that each key receives, over heads and queries: s1, (B, N).
@@ -37,7 +40,7 @@ def received_attention(query: Tensor, key: Tensor, estimate: bool = False) -> Te
 @lru_cache
 def _cpu_multiplies_bfloat16() -> bool:
     """Whether this CPU has instructions for products of bfloat16; without them they are slower than float32's."""
-    known = getattr(torch.cpu, "get_capabilities", dict)()
+    known: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
 
 
@@ -62,7 +65,7 @@ def attention_entropy(query: Tensor, key: Tensor, bias: Tensor | None) -> Tensor
     queries = (query * query.shape[-1] ** -0.5).transpose(1, 2)  # (B, H, N, D)
     keys = key.permute(0, 2, 3, 1)  # (B, H, D, T)
     entropies = []
-    for chunk in queries.split(QUERY_CHUNK.get(key.device.type, 256), dim=2):
+    for chunk in queries.split(TEXT_QUERY_CHUNK, dim=2):
         logits = chunk @ keys
         if bias is not None:
             logits = logits + bias

@@ -2,5 +2,6 @@
 
 from dita.metrics.bootstrap import Average, average
 from dita.metrics.fidelity import latent_error, psnr, ssim
+from dita.metrics.proportion import Share, share
 
-__all__ = ["Average", "average", "latent_error", "psnr", "ssim"]
+__all__ = ["Average", "Share", "average", "latent_error", "psnr", "share", "ssim"]

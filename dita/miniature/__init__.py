@@ -2,16 +2,33 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
+    from transformers import CLIPModel
+
+    from dita.miniature.alignment.reward import Reward
+    from dita.miniature.judge import Judge
+    from dita.miniature.judge.features import Features
 
 MINIATURES: dict[str, str] = {
     "shapes-flux": "FLUX (FluxPipeline): captioned drawings of one or two shapes, 64x64 pixels, 256 image tokens",
 }
 """The bundled models: name and what it is."""
+
+EVALUATORS: dict[str, str] = {
+    "shapes-judge": "tells of each attribute of a caption whether a drawing has it right (load_judge)",
+    "shapes-features": "128 features for Frechet distances, of the judge's trunk: its folder is the judge's",
+    "shapes-clip": "CLIPModel of transformers, 64x64 pixels, trained on drawings and captions",
+    "shapes-reward": "ImageReward's architecture, 64x64 pixels, trained on ranked pairs; official weight names",
+}
+"""The bundled networks that judge pictures: name and what it is. Their training: docs/judge.md."""
+
+_FOLDERS = {"shapes-features": "shapes-judge"}
+"""Folders that are named otherwise than what they hold."""
 
 _DEFAULTS: dict[str, dict[str, Any]] = {
     "shapes-flux": {
@@ -24,23 +41,71 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
 }
 
 
-def _check(name: str) -> None:
-    if name not in MINIATURES:
-        raise ValueError(f"no bundled model is named {name!r}: choose one of {', '.join(sorted(MINIATURES))}")
+def _check(name: str, known: Iterable[str]) -> None:
+    if name not in known:
+        raise ValueError(f"no bundled model is named {name!r}: choose one of {', '.join(sorted(known))}")
 
 
 def folder(name: str) -> Path:
-    """The diffusers folder of a bundled model; `from_pretrained` of its pipeline class loads it.
+    """The folder of a bundled model: for `from_pretrained` of its pipeline class, or of one of EVALUATORS.
 
     Raises:
         ValueError: no bundled model has that name.
         FileNotFoundError: the installation lacks the model's files.
     """
-    _check(name)
-    place = Path(__file__).parent / name
-    if not (place / "model_index.json").is_file():
-        raise FileNotFoundError(f"{place} holds no model: install dita with its data, or train it (docs/miniature.md)")
+    _check(name, [*MINIATURES, *EVALUATORS])
+    place = Path(__file__).parent / _FOLDERS.get(name, name)
+    needed = "config.json" if name in EVALUATORS else "model_index.json"
+    if not (place / needed).is_file():
+        page = "judge" if name in EVALUATORS else "miniature"
+        raise FileNotFoundError(f"{place} holds no model: install dita with its data, or train it (docs/{page}.md)")
     return place
+
+
+def load_judge(device: str | torch.device = "cpu") -> Judge:
+    """The ground-truth judge: `judge(pictures, prompts)` gives a Verdict for each picture.
+
+    Raises:
+        FileNotFoundError: the installation lacks its files.
+    """
+    from dita.miniature.judge.judge import load
+
+    return load(folder("shapes-judge"), device)
+
+
+def load_features(device: str | torch.device = "cpu") -> Features:
+    """The feature network: a module of pictures (N, 3, H, W) to (N, 128), for Frechet distances.
+
+    Raises:
+        FileNotFoundError: the installation lacks its files.
+    """
+    from dita.miniature.judge.features import Features
+    from dita.miniature.judge.judge import load_eyes
+
+    return Features(load_eyes(folder("shapes-features"))).to(device)
+
+
+def load_clip(device: str | torch.device = "cpu") -> CLIPModel:
+    """The small CLIP in float32; its tokenizer is `dita.miniature.tokenizers.clip_tokenizer()`.
+
+    Raises:
+        FileNotFoundError: the installation lacks its files.
+    """
+    import torch
+    from transformers import CLIPModel
+
+    return CLIPModel.from_pretrained(str(folder("shapes-clip")), local_files_only=True, dtype=torch.float32).to(device)
+
+
+def load_reward(device: str | torch.device = "cpu") -> Reward:
+    """The small reward model in float32; `dita.miniature.alignment.reward.rewards` applies it.
+
+    Raises:
+        FileNotFoundError: the installation lacks its files.
+    """
+    from dita.miniature.alignment.reward import load
+
+    return load(folder("shapes-reward")).to(device)
 
 
 def defaults(name: str) -> dict[str, Any]:
@@ -49,7 +114,7 @@ def defaults(name: str) -> dict[str, Any]:
     Raises:
         ValueError: no bundled model has that name.
     """
-    _check(name)
+    _check(name, MINIATURES)
     return dict(_DEFAULTS[name])
 
 
@@ -68,6 +133,7 @@ def load(
         ValueError: no bundled model has that name.
         FileNotFoundError: the installation lacks the model's files.
     """
+    _check(name, MINIATURES)
     place = folder(name)
     import diffusers
     import torch

@@ -16,7 +16,7 @@ import transformers
 import typer
 from diffusers import AutoencoderKL
 
-from dita.miniature import autoencoder, export, flow, recipe, text, world
+from dita.miniature import autoencoder, export, flow, recipe, text, train_evaluators, world
 from dita.miniature.loop import Schedule, Trainer, write_whole
 
 app = typer.Typer(add_completion=False, help="Train the miniature models that dita ships.")
@@ -182,6 +182,9 @@ def last_loss(trainer: Trainer, rows: int = 50) -> float | None:
     losses = [float(line.split(",")[1]) for line in trainer.log.read_text().splitlines()[1:][-rows:]]
     return round(sum(losses) / len(losses), 5) if losses else None
 
+
+for command in (train_evaluators.judge, train_evaluators.clip, train_evaluators.reward):
+    app.command()(command)
 
 if __name__ == "__main__":
     app()

@@ -124,9 +124,10 @@ def token_scores(score: str, query: Tensor, key: Tensor, value: Tensor) -> Tenso
         return mean_length(value)
     if score == "kv-norm":
         return 1 - mean_length(value)
-    if score == "attention-sampled" and query.shape[1] > SAMPLED_QUERIES:
+    estimate = score == "attention-sampled" and query.shape[1] > SAMPLED_QUERIES
+    if estimate:
         query = query.index_select(1, sampled_queries(SAMPLED_QUERIES, query.shape[1], query.device))
-    return received_attention(query, key)
+    return received_attention(query, key, estimate)
 
 
 def cached_block(

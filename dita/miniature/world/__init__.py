@@ -12,6 +12,7 @@ from dita.miniature.world.backgrounds import BACKGROUNDS
 from dita.miniature.world.drawing import draw, draw_all
 from dita.miniature.world.glyphs import GLYPHS
 from dita.miniature.world.motion import MOTIONS, Clip, clip_scenes, draw_clip, is_held_out_clip, sample_clip
+from dita.miniature.world.reading import parse
 from dita.miniature.world.sampling import sample_kind, sample_scene
 from dita.miniature.world.scene import Background, Scene, Sign, Thing, attributes
 from dita.miniature.world.sets import clips, evaluation_scenes, pictures, prompts, scenes
@@ -64,6 +65,7 @@ __all__ = [
     "evaluation_scenes",
     "is_held_out",
     "is_held_out_clip",
+    "parse",
     "pictures",
     "prompts",
     "sample_clip",

@@ -1,0 +1,248 @@
+"""The job behind `dita judge`: does a bundled model, with or without acceleration, draw what its prompts say?"""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+import dita
+from dita import miniature
+from dita.methods import FewerSteps, Method, Plain
+from dita.metrics import Share
+from dita.miniature import world
+from dita.miniature.judge import ATTRIBUTES, Verdict
+from dita.miniature.judge.tally import Tally, tally
+
+MANIFEST, COMPARISON = "manifest.json", "results.json"
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """The verdicts on the pictures of one method, with what they were made of.
+
+    `groups` names, for each picture, the row of the table that it counts in: its kind of scene, or a clip's motion.
+    """
+
+    model: str
+    label: str
+    steps: int | None
+    prompts: tuple[str, ...]
+    groups: tuple[str, ...]
+    verdicts: tuple[Verdict, ...]
+
+    @property
+    def all(self) -> Tally:
+        """The shares over all pictures."""
+        return tally(self.verdicts)
+
+    @property
+    def by_group(self) -> dict[str, Tally]:
+        """The shares in each group."""
+        names = sorted(set(self.groups), key=_order)
+        pairs = list(zip(self.groups, self.verdicts, strict=True))
+        return {name: tally([one for group, one in pairs if group == name]) for name in names}
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON-ready data: the shares, and each picture's prompt and verdict."""
+        pictures = [
+            {"prompt": prompt, "group": group, "correct": one.correct, **one.as_dict()}
+            for prompt, group, one in zip(self.prompts, self.groups, self.verdicts, strict=True)
+        ]
+        return {
+            "model": self.model,
+            "method": self.label,
+            "steps": self.steps,
+            "all": asdict(self.all),
+            "groups": {name: asdict(one) for name, one in self.by_group.items()},
+            "pictures": pictures,
+        }
+
+
+def judge_model(
+    pipe: Any,
+    method: Method,
+    *,
+    prompts: int = 256,
+    steps: int = 28,
+    seed: int = 0,
+    batch: int = 16,
+    call: dict[str, Any] | None = None,
+    name: str = "",
+    console: Console | None = None,
+) -> Judgement:
+    """Makes a picture of each of `prompts` held-out captions with `method`, and judges it.
+
+    The captions are of the kinds of scene in turn (for a video pipeline, clips of all motions); picture i starts from
+    noise of `seed` + i. The pipeline is plain afterwards.
+
+    Raises `ValueError` for counts below 1, and for a pipeline that takes no prompts.
+    """
+    for what, value in (("prompts", prompts), ("steps", steps), ("batch", batch)):
+        if value < 1:
+            raise ValueError(f"{what} must be at least 1, got {value}")
+    takes = inspect.signature(pipe.__call__).parameters
+    if "prompt" not in takes:
+        raise ValueError(f"{type(pipe).__name__} takes no prompts: the judge needs captions to judge by")
+    texts, groups = clip_prompts(prompts, seed) if "num_frames" in takes else picture_prompts(prompts, seed)
+    judge = miniature.load_judge()
+    verdicts: list[Verdict] = []
+    arguments = {key: value for key, value in (call or {}).items() if key != "num_inference_steps"}
+    run_steps = method.run_steps(steps) if isinstance(method, FewerSteps) else steps
+    if not isinstance(method, (Plain, FewerSteps)):
+        dita.enable(pipe, method)
+    try:
+        with _silenced(pipe), _progress(console) as progress:
+            bar = progress.add_task(f"{name} {method.label()}", total=prompts)
+            for start in range(0, prompts, batch):
+                part = texts[start : start + batch]
+                generators = [torch.Generator().manual_seed(seed + start + i) for i in range(len(part))]
+                made = pipe(
+                    prompt=part, num_inference_steps=run_steps, generator=generators, output_type="pil", **arguments
+                )
+                frames = getattr(made, "frames", None)
+                verdicts += judge(made.images, part) if frames is None else judge.clips(frames, part)
+                progress.advance(bar, len(part))
+    finally:
+        dita.disable(pipe)
+    return Judgement(name, method.label(), steps, tuple(texts), tuple(groups), tuple(verdicts))
+
+
+def picture_prompts(count: int, seed: int = 0) -> tuple[list[str], list[str]]:
+    """Held-out captions, of the kinds of scene in turn, and their kinds."""
+    scenes = world.evaluation_scenes(count, seed, tuple(world.KINDS))
+    return [world.caption(scene) for scene in scenes], [scene.kind for scene in scenes]
+
+
+def clip_prompts(count: int, seed: int = 0) -> tuple[list[str], list[str]]:
+    """Held-out captions of clips, and their motions."""
+    rng = np.random.default_rng(seed)
+    clips = [world.sample_clip(rng, "held-out") for _ in range(count)]
+    return [world.clip_caption(clip) for clip in clips], [clip.motion for clip in clips]
+
+
+def judge_images(folder: Path) -> list[Judgement]:
+    """The verdicts on pictures that are already there, a Judgement for each method.
+
+    The folder is one that `dita compare` wrote (results.json), or has a manifest.json whose `pictures` name a `file`
+    and a `prompt` each.
+
+    Raises `FileNotFoundError` where there is neither, or a picture is missing; `ValueError` for a file that is not of
+    that form, and for prompts that are not captions of the world.
+    """
+    judge = miniature.load_judge()
+    if (folder / COMPARISON).is_file():
+        data = _read(folder / COMPARISON, "results")
+        return [
+            _judged(
+                judge, data.get("model", ""), one["label"], data["prompts"], [folder / path for path in one["images"]]
+            )
+            for one in data["results"]
+        ]
+    if (folder / MANIFEST).is_file():
+        data = _read(folder / MANIFEST, "pictures")
+        files = [folder / one["file"] for one in data["pictures"]]
+        label = str(data.get("method", folder.name))
+        return [_judged(judge, str(data.get("model", "")), label, [one["prompt"] for one in data["pictures"]], files)]
+    raise FileNotFoundError(f"folder {str(folder)!r} holds neither {COMPARISON} nor {MANIFEST}")
+
+
+def _read(path: Path, needed: str) -> dict[str, Any]:
+    try:
+        data = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{str(path)!r} is not JSON: {error}") from None
+    if not isinstance(data, dict) or not isinstance(data.get(needed), list):
+        raise ValueError(f"{str(path)!r} holds no list {needed!r}: it is not a file that dita wrote")
+    return data
+
+
+def _judged(
+    judge: Callable[[Sequence[Image.Image], Sequence[str]], list[Verdict]],
+    model: str,
+    label: str,
+    prompts: Sequence[str],
+    files: Sequence[Path],
+) -> Judgement:
+    groups = [str(world.parse(prompt)["kind"]) for prompt in prompts]
+    pictures = []
+    for file in files:
+        with Image.open(file) as picture:
+            pictures.append(picture.convert("RGB"))
+    return Judgement(model, label, None, tuple(prompts), tuple(groups), tuple(judge(pictures, prompts)))
+
+
+def table(judgement: Judgement) -> Table:
+    """A line for each group and one for all, with 95 % intervals where all attributes must be right."""
+    made = Table(header_style="bold", box=None, padding=(0, 1, 0, 0), pad_edge=False, caption_justify="left")
+    spoken = [name for name in ATTRIBUTES if name in judgement.all.attributes]
+    made.add_column("prompts")
+    for head in ("n", "all right", "95 %", *(_short(name) for name in spoken)):
+        made.add_column(head, justify="right", no_wrap=True)
+    for name, one in {**judgement.by_group, "all": judgement.all}.items():
+        cells = [_percent(one.attributes.get(attribute)) for attribute in spoken]
+        made.add_row(name, str(one.correct.count), _percent(one.correct), _interval(one.correct), *cells)
+    return made
+
+
+def attribute_table(judgement: Judgement) -> Table:
+    """A line for each attribute: how many prompts speak of it, and how often it is right, with 95 % intervals."""
+    made = Table(header_style="bold", box=None, padding=(0, 2, 0, 0), pad_edge=False, caption_justify="left")
+    made.add_column("attribute")
+    for head in ("n", "right", "95 %"):
+        made.add_column(head, justify="right")
+    for name, one in judgement.all.attributes.items():
+        made.add_row(name, str(one.count), _percent(one), _interval(one))
+    made.caption = "Shares in %, with Wilson's 95 % intervals; – where no prompt speaks of it."
+    return made
+
+
+def title(judgement: Judgement) -> str:
+    """What was judged, in a line."""
+    steps = f", {judgement.steps} steps" if judgement.steps else ""
+    return f"{judgement.model or 'pictures'}, {judgement.label}{steps}: {len(judgement.prompts)} prompts"
+
+
+def _order(group: str) -> tuple[int, str]:
+    known = [*world.KINDS, *world.MOTIONS]
+    return (known.index(group) if group in known else len(known)), group
+
+
+def _short(attribute: str) -> str:
+    return {"relation": "relat.", "background": "backgr."}.get(attribute, attribute)
+
+
+def _percent(one: Share | None) -> str:
+    return "–" if one is None or one.share is None else f"{100 * one.share:.0f}"
+
+
+def _interval(one: Share) -> str:
+    return "–" if one.low is None or one.high is None else f"{100 * one.low:.0f}–{100 * one.high:.0f}"
+
+
+@contextmanager
+def _silenced(pipe: Any) -> Iterator[None]:
+    """Without the pipeline's own progress bar, which would break into ours."""
+    before = dict(getattr(pipe, "_progress_bar_config", {}))
+    pipe.set_progress_bar_config(**{**before, "disable": True})
+    try:
+        yield
+    finally:
+        pipe.set_progress_bar_config(**before)
+
+
+def _progress(console: Console | None) -> Progress:
+    columns = (MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    description = TextColumn("{task.description}")
+    return Progress(description, BarColumn(), *columns, console=console or Console(stderr=True))
