@@ -1,4 +1,4 @@
-"""The command line: `dita plan`, `compare`, `judge`, `methods`. Imports stay lazy: a plan needs no torch."""
+"""The command line: `dita plan`, `compare`, `judge`, `evaluate`, `methods`. Imports are lazy: a plan needs no torch."""
 
 from __future__ import annotations
 
@@ -120,6 +120,16 @@ def compare(
     device: Annotated[str | None, typer.Option(help="cuda where there is one, else cpu, by default.")] = None,
     local_files_only: Annotated[bool, typer.Option(help="Do not use the network.")] = False,
     overwrite: Annotated[bool, typer.Option(help="Write into --out whatever other files it holds.")] = False,
+    metrics: Annotated[
+        str | None, typer.Option(help="More columns: clip,image-reward,lpips (docs/metrics.md).")
+    ] = None,
+    reference: Annotated[Path | None, typer.Option(help="Real pictures or .npz, for fid and its kin.")] = None,
+    weights: Annotated[
+        Path | None, typer.Option(help="Folder that holds the weights of the metrics' networks.")
+    ] = None,
+    network: Annotated[
+        list[str] | None, typer.Option(help="NAME=PATH or NAME=HUB_ID of a metric's network (repeatable).")
+    ] = None,
 ) -> None:
     """Make the same pictures with every method, and report.
 
@@ -129,12 +139,21 @@ def compare(
     with _one_line_errors():
         chosen = [_method(text) for text in methods.split(",") if text.strip()]
         texts = _prompts(prompts)
+        columns = []
+        if metrics is not None:
+            from dita.metrics import catalogue
+
+            columns = catalogue.parse(metrics)
         from dita import models, report
         from dita.compare import compare as run
 
         report.check_folder(out, overwrite)
         if steps is not None and steps < 1:
             raise ValueError(f"steps must be at least 1, got {steps}")
+        networks = None
+        if columns:
+            networks = _networks(weights, network or [], device=device or "cpu")
+            networks.locate(columns)
         progress = Console(stderr=True)
         with progress.status(f"loading {model}"):
             _silence_libraries()
@@ -153,8 +172,13 @@ def compare(
             call={**call, **{key: value for key, value in given.items() if value is not None}},
             name=Path(model).resolve().name if Path(model).is_dir() else model,
             overwrite=overwrite,
+            metrics=columns,
+            networks=networks,
+            reference=reference,
             console=progress,
         )
+    if networks is not None and networks.bundled:
+        typer.echo(networks.stand_ins())
     console = Console()
     console.print(f"\n{report.title(result)}\n", highlight=False)
     console.print(report.terminal_table(result))
@@ -262,6 +286,78 @@ def judge(
 
 
 @app.command()
+def evaluate(
+    pictures: Annotated[Path, typer.Argument(help="Folder of pictures (with the manifest of dita compare), or .npz.")],
+    reference: Annotated[
+        Path | None, typer.Option(help="Real pictures or the plain pipeline's: a folder, or .npz with mu and sigma.")
+    ] = None,
+    plain: Annotated[
+        Path | None, typer.Option(help="The plain pipeline's pictures; --reference where that has the same ids.")
+    ] = None,
+    prompts: Annotated[Path | None, typer.Option(help="JSON or JSON lines: a prompt for each id.")] = None,
+    metrics: Annotated[
+        str | None, typer.Option(help="With commas between (docs/metrics.md); all that is possible by default.")
+    ] = None,
+    weights: Annotated[Path | None, typer.Option(help="Folder that holds the networks' weights.")] = None,
+    network: Annotated[
+        list[str] | None, typer.Option(help="NAME=PATH or NAME=HUB_ID of one network, such as clip=... (repeatable).")
+    ] = None,
+    resize: Annotated[str, typer.Option(help="For Inception: tensorflow, pytorch-fid or clean.")] = "tensorflow",
+    save_statistics: Annotated[
+        Path | None, typer.Option(help="Write mu and sigma of the pictures to this .npz.")
+    ] = None,
+    as_json: Annotated[Path | None, typer.Option("--json", help="Write everything to this file.")] = None,
+    batch: Annotated[int, typer.Option(help="Pictures read at a time.")] = 32,
+    device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    download: Annotated[bool, typer.Option(help="Fetch networks from the hub where they are nowhere else.")] = False,
+) -> None:
+    """Measure how good pictures are: FID, CLIP score, ImageReward, and how close they are to the plain pipeline's.
+
+    Pictures, prompts and plain pictures are paired by id and seed. Pictures that cannot be used are named.
+    """
+    with _one_line_errors():
+        from dita.metrics import catalogue, picture_sets
+
+        chosen = catalogue.parse(metrics) if metrics is not None else None
+        if batch < 1:
+            raise ValueError(f"batch must be at least 1, got {batch}")
+        made = picture_sets.open_pictures(pictures)
+        if prompts is not None:
+            made = picture_sets.with_prompts(made, prompts)
+        beside = picture_sets.open_pictures(plain) if plain is not None else None
+        from dita import evaluate as job
+        from dita import evaluation_report
+
+        _silence_libraries()
+        networks = _networks(weights, network or [], resize=resize, device=device, download=download)
+        if chosen is None:
+            chosen = job.available(made, networks, reference, beside)
+            if not chosen:
+                raise ValueError("nothing can be measured: give --reference, --plain or --prompts, and see --weights")
+        networks.locate(chosen)
+        if networks.bundled:
+            typer.echo(networks.stand_ins())
+        result = job.evaluate(
+            made,
+            chosen,
+            networks,
+            reference=reference,
+            plain=beside,
+            save_statistics=save_statistics,
+            batch=batch,
+            console=Console(stderr=True),
+        )
+        if as_json is not None:
+            as_json.write_text(json.dumps(result.as_json(), indent=1, allow_nan=False) + "\n")
+    Console().print(evaluation_report.table(result))
+    for line in evaluation_report.remarks(result):
+        typer.echo(line)
+    for file in (as_json, save_statistics):
+        if file is not None:
+            typer.echo(f"wrote {file}")
+
+
+@app.command()
 def methods() -> None:
     """List the methods and their parameters."""
     for name, cls in METHODS.items():
@@ -304,6 +400,34 @@ def _silence_libraries() -> None:
     for logging in (diffusers_logging, transformers_logging):
         logging.set_verbosity_error()
         logging.disable_progress_bar()
+
+
+def _networks(
+    weights: Path | None, given: list[str], *, device: str, resize: str = "tensorflow", download: bool = False
+) -> Any:
+    """Where the evaluators' networks come from, as `dita.networks.Networks`."""
+    from dita.metrics.inception import RESIZES
+    from dita.networks import Networks
+
+    chosen = {name: source for name, _, source in (entry.partition("=") for entry in given)}
+    if not all(chosen.values()):
+        raise ValueError(f"--network takes NAME=PATH or NAME=HUB_ID, got {', '.join(given)}")
+    mode = next((mode for mode in RESIZES if mode == resize), None)
+    if mode is None:
+        raise ValueError(f"unknown resize {resize!r}; known: {', '.join(RESIZES)}")
+    return Networks(weights, chosen=chosen, device=_device(device), resize=mode, download=download)
+
+
+def _device(name: str) -> str:
+    import torch
+
+    try:
+        kind = torch.device(name).type
+    except RuntimeError:
+        raise ValueError(f"unknown device {name!r}; give cpu, cuda or cuda:0, for example") from None
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device {name!r} was asked for, but this torch sees no CUDA device; use --device cpu")
+    return name
 
 
 def _method(text: str) -> Method:

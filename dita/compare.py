@@ -23,11 +23,25 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import dita
 from dita import models, report
+from dita.measurement import (
+    Result,
+    measure,
+    measure_pairs,
+    open_reference,
+    references_of,
+    result_from_json,
+    results_of,
+)
 from dita.methods import FewerSteps, Method, Plain, parse
 from dita.metrics import Average, average, psnr, ssim
+from dita.metrics.catalogue import Metric, Need
+from dita.metrics.distribution import Sample
+from dita.metrics.efficiency import Meter
+from dita.metrics.picture_sets import from_memory
 from dita.miniature import judging
 from dita.miniature.judge.tally import Tally
 from dita.miniature.judge.tally import from_json as tally_from_json
+from dita.networks import Networks
 from dita.version import __version__
 
 ENGINE_FREE = (Plain, FewerSteps)  # timed with nothing attached to the pipeline
@@ -45,13 +59,18 @@ class Spread:
 
 @dataclass(frozen=True)
 class Timing:
-    """One timed pipeline call: wall-clock `seconds` for `images` pictures, as number `position` in its round."""
+    """One timed pipeline call: wall-clock `seconds` for `images` pictures, as number `position` in its round.
+
+    `peak_bytes` and `joules` are those of `dita.metrics.efficiency.Meter`, None where nothing reports them.
+    """
 
     repeat: int
     batch: int
     position: int
     images: int
     seconds: float
+    peak_bytes: int | None = None
+    joules: float | None = None
 
 
 @dataclass(frozen=True)
@@ -62,7 +81,8 @@ class MethodResult:
     the measured peak, of the largest batch. `speedup` is of seconds, from pairs of calls for the same batch.
     `seconds_by_kind` is the median of one transformer call in each kind of step. `psnr_each` is in dB, None where the
     pictures are identical. `images` are paths relative to the results, in the order of the prompts. `judge` tells how
-    many pictures show what their prompts say; only bundled models have it, for prompts of the shapes world.
+    many pictures show what their prompts say; only bundled models have it, for prompts of the shapes world. `metrics`
+    are the further ones that were asked for.
     """
 
     label: str
@@ -84,6 +104,23 @@ class MethodResult:
     images: tuple[str, ...]
     timings: tuple[Timing, ...]
     judge: Tally | None = None
+    metrics: tuple[Result, ...] = ()
+
+    @property
+    def images_per_second(self) -> float:
+        """From the median of seconds."""
+        return 1 / self.seconds_per_image.median
+
+    @property
+    def peak_bytes(self) -> int | None:
+        """The most memory that any timed call held, where it was measured."""
+        return max((t.peak_bytes for t in self.timings if t.peak_bytes is not None), default=None)
+
+    @property
+    def joules_per_image(self) -> float | None:
+        """The median over timed calls, where the device reports it."""
+        found = [t.joules / t.images for t in self.timings if t.joules is not None]
+        return statistics.median(found) if found else None
 
     @property
     def steps(self) -> str:
@@ -110,6 +147,8 @@ class Comparison:
     versions: dict[str, str]
     machine: dict[str, Any]
     results: tuple[MethodResult, ...]
+    reference: str | None = None
+    bundled: tuple[str, ...] = ()
 
     def as_json(self) -> dict[str, Any]:
         """JSON-ready data; `from_json` reads it back."""
@@ -120,7 +159,9 @@ def from_json(data: Mapping[str, Any]) -> Comparison:
     """The comparison that `Comparison.as_json` wrote."""
     fields = dict(data)
     fields["results"] = tuple(_result_from_json(result) for result in data["results"])
-    return Comparison(**{**fields, "prompts": tuple(data["prompts"]), "seeds": tuple(data["seeds"])})
+    for key in ("prompts", "seeds", "bundled"):
+        fields[key] = tuple(data.get(key, ()))
+    return Comparison(**fields)
 
 
 def compare(
@@ -137,6 +178,9 @@ def compare(
     call: Mapping[str, Any] | None = None,
     name: str | None = None,
     overwrite: bool = False,
+    metrics: Sequence[Metric] = (),
+    networks: Networks | None = None,
+    reference: str | os.PathLike[str] | None = None,
     console: Console | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Comparison:
@@ -158,6 +202,9 @@ def compare(
         call: more arguments for the pipeline calls, such as `height`; they win over the model's defaults.
         name: what to call the model in the report.
         overwrite: write into `out` whatever else it holds.
+        metrics: further ones of `dita.metrics.catalogue.METRICS`; PSNR and SSIM are always there.
+        networks: where their networks come from.
+        reference: real pictures, or a `.npz` with statistics, for metrics of distributions.
         console: where progress bars go; None is the standard error stream.
         clock: seconds from any origin.
 
@@ -178,12 +225,14 @@ def compare(
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
 
+    measuring = _measuring(metrics, networks, reference)
     started = datetime.now(timezone.utc).isoformat(timespec="seconds")
     job = _Job(model, prompts, seeds, steps, batch, arguments)
     calls = _run(job, chosen, repeats, warmup, clock, console or Console(stderr=True))
     name = name or getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__
     pictures = {_label(method): _pictures(calls[method]) for method in chosen}
     tallies = judging.tallies(pictures, prompts) if models.is_bundled(name) else {}
+    measured = measuring([(_label(m), _pictures(calls[m])) for m in chosen], prompts, seeds)
     comparison = Comparison(
         model=name,
         prompts=prompts,
@@ -199,11 +248,48 @@ def compare(
         versions=_versions(),
         machine=_machine(),
         results=tuple(
-            dataclasses.replace(_result(method, calls, job), judge=tallies.get(_label(method))) for method in chosen
+            dataclasses.replace(_result(method, calls, job), judge=tallies.get(_label(method)), metrics=found)
+            for method, found in zip(chosen, measured, strict=True)
         ),
+        reference=os.fspath(reference) if reference is not None else None,
+        bundled=tuple(networks.bundled) if networks else (),
     )
     report.write(comparison, pictures, out)
     return comparison
+
+
+Measuring = Callable[[Sequence[tuple[str, list[np.ndarray]]], Sequence[str], Sequence[int]], list[tuple[Result, ...]]]
+
+
+def _measuring(
+    metrics: Sequence[Metric], networks: Networks | None, reference: str | os.PathLike[str] | None
+) -> Measuring:
+    """What measures the pictures of all methods, plain first, once everything that it needs is known to be there."""
+    chosen = [metric for metric in metrics if metric.name not in ("psnr", "ssim")]
+    networks = networks or Networks()
+    networks.locate(chosen)
+    needing = [metric.name for metric in chosen if metric.kind == "distribution"]
+    if needing and reference is None:
+        raise ValueError(f"{needing[0]} needs --reference: a folder of real pictures, or a .npz with mu and sigma")
+    references: dict[Need, Sample] = {}
+    if needing and reference is not None:
+        references, _ = references_of(*open_reference(Path(reference)), chosen, networks)
+
+    def measured(
+        methods: Sequence[tuple[str, list[np.ndarray]]], prompts: Sequence[str], seeds: Sequence[int]
+    ) -> list[tuple[Result, ...]]:
+        if not chosen:
+            return [()] * len(methods)
+        sets = [from_memory(label, pictures, prompts, seeds) for label, pictures in methods]
+        plain = measure(sets[0], chosen, networks)
+        alone = [metric for metric in chosen if metric.kind != "paired"]
+        results = [results_of(alone, plain, None, {}, references, networks)]
+        for one in sets[1:]:
+            pairs = measure_pairs(one, sets[0], chosen, networks)
+            results.append(results_of(chosen, measure(one, chosen, networks), plain, pairs, references, networks))
+        return results
+
+    return measured
 
 
 @dataclass(frozen=True)
@@ -264,23 +350,26 @@ def _timed_call(job: _Job, method: Method, timing: Timing, clock: Callable[[], f
     if attach:
         dita.enable(job.pipe, Plain() if stock else method)
     try:
-        _synchronise()
-        start = clock()
-        images = job.pipe(
-            prompt=prompts,
-            num_inference_steps=method.run_steps(job.steps) if stock else job.steps,
-            generator=generators,
-            output_type="pil",
-            **job.arguments,
-        ).images
-        _synchronise()
-        seconds = clock() - start
+        with Meter(getattr(job.pipe, "_execution_device", "cpu")) as meter:
+            _synchronise()
+            start = clock()
+            images = job.pipe(
+                prompt=prompts,
+                num_inference_steps=method.run_steps(job.steps) if stock else job.steps,
+                generator=generators,
+                output_type="pil",
+                **job.arguments,
+            ).images
+            _synchronise()
+            seconds = clock() - start
         summary = dita.summary(job.pipe, show=False) if attach else None
     finally:
         if attach:
             dita.disable(job.pipe)
     kept = images if timing.repeat == 0 else []
-    timing = dataclasses.replace(timing, images=len(images), seconds=seconds)
+    timing = dataclasses.replace(
+        timing, images=len(images), seconds=seconds, peak_bytes=meter.peak_bytes, joules=meter.joules
+    )
     return _Call(timing, [np.asarray(image.convert("RGB")) for image in kept], summary)
 
 
@@ -428,4 +517,5 @@ def _result_from_json(data: Mapping[str, Any]) -> MethodResult:
         fields[key] = Spread(**data[key])
     fields["timings"] = tuple(Timing(**timing) for timing in data["timings"])
     fields["judge"] = tally_from_json(data["judge"]) if data.get("judge") else None
+    fields["metrics"] = tuple(result_from_json(result) for result in data.get("metrics", ()))
     return MethodResult(**fields)

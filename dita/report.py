@@ -19,8 +19,11 @@ import numpy as np
 from PIL import Image
 from rich.table import Table
 
+from dita.metrics.catalogue import METRICS
+from dita.metrics.picture_sets import picture_id, write_manifest
+
 if TYPE_CHECKING:
-    from dita.compare import Comparison, Spread
+    from dita.compare import Comparison, MethodResult, Spread
     from dita.metrics import Average, Share
 
 RESULTS, MARKDOWN, PAGE, IMAGES = "results.json", "report.md", "report.html", "images"
@@ -87,7 +90,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Row:
-    """One method's line of the table, formatted. `share` is its median time over that of the plain pipeline."""
+    """One method's line of the table, formatted.
+
+    `share` is its median time over that of the plain pipeline, `extra` the cells under `extra_heads`.
+    """
 
     label: str
     role: str
@@ -101,6 +107,7 @@ class Row:
     ssim: Cell
     judge: Cell
     share: float
+    extra: tuple[Cell, ...] = ()
 
 
 def rows(comparison: Comparison) -> list[Row]:
@@ -120,9 +127,16 @@ def rows(comparison: Comparison) -> list[Row]:
             ssim=_average_cell(result.ssim, ".3f"),
             judge=_share_cell(result.judge.correct if result.judge else None),
             share=result.seconds_per_image.median / plain_seconds,
+            extra=tuple(_extra_cell(result, name) for name in _extra_names(comparison)),
         )
         for result in comparison.results
     ]
+
+
+def extra_heads(comparison: Comparison) -> list[str]:
+    """Heads of the columns that not every comparison has: memory and energy where measured, metrics as asked for."""
+    fixed = {"memory": "peak MB", "energy": "J / image"}
+    return [fixed.get(name) or METRICS[name].title for name in _extra_names(comparison)]
 
 
 def terminal_table(comparison: Comparison) -> Table:
@@ -133,17 +147,21 @@ def terminal_table(comparison: Comparison) -> Table:
     judged = _is_judged(comparison)
     for head in (*heads, "cache\nMB", "PSNR\ndB", "SSIM\n", *(["judge\nright"] if judged else [])):
         table.add_column(head, justify="right", no_wrap=True)
+    metrics = len(_metric_names(comparison))
+    for head in extra_heads(comparison)[-metrics:] if metrics else ():
+        table.add_column(head.replace(" ", "\n", 1), justify="right", no_wrap=True)
     for row, result in zip(rows(comparison), comparison.results, strict=True):
         time = result.seconds_per_image
         spread = f" ±{50 * (time.high - time.low) / time.median:.0f}%" if time.count > 1 else ""
         numbers = [row.speedup.value, row.tflops, row.flops_ratio, row.cache_mb, row.psnr.value, row.ssim.value]
-        table.add_row(
-            row.label, row.steps, row.seconds.value + spread, *numbers, *([row.judge.value] if judged else [])
-        )
+        more = [row.judge.value] if judged else []
+        more += [cell.value for cell in row.extra[-metrics:]] if metrics else []
+        table.add_row(row.label, row.steps, row.seconds.value + spread, *numbers, *more)
     remarks = ["± is half the distance between the quartiles"]
     remarks += [
         f"{row.label}: {remark}" for row in rows(comparison) for remark in (row.role, row.psnr.remark) if remark
     ]
+    remarks += [fact for _, fact in _metric_notes(comparison, warnings_only=True)]
     table.caption = "\n" + "\n".join(remarks)
     return table
 
@@ -335,8 +353,9 @@ def _content(comparison: Comparison) -> dict[str, Any]:
         "comparison": comparison,
         "title": title(comparison),
         "rows": table,
-        "notes": (*NOTES, JUDGE_NOTE) if _is_judged(comparison) else NOTES,
+        "notes": (*NOTES, *([JUDGE_NOTE] if _is_judged(comparison) else []), *_metric_notes(comparison)),
         "judged": _is_judged(comparison),
+        "extra_heads": extra_heads(comparison),
         "findings": _findings(comparison, table),
         "version": comparison.versions["dita"],
         "hardware": comparison.machine["gpu" if comparison.device.startswith("cuda") else "processor"],
@@ -356,6 +375,55 @@ def _findings(comparison: Comparison, table: Sequence[Row]) -> list[tuple[str, s
         _, closest, row = max(means, key=lambda entry: entry[0])
         found.append(("Closest", f"{closest}: PSNR {row.psnr.value} dB, {row.speedup.value} the speed of plain"))
     return found
+
+
+def _metric_names(comparison: Comparison) -> list[str]:
+    found = {result.metric for method in comparison.results for result in method.metrics}
+    return [name for name in METRICS if name in found]
+
+
+def _extra_names(comparison: Comparison) -> list[str]:
+    memory = any(result.peak_bytes is not None for result in comparison.results)
+    energy = any(result.joules_per_image is not None for result in comparison.results)
+    return ["memory"] * memory + ["energy"] * energy + _metric_names(comparison)
+
+
+def _extra_cell(result: MethodResult, name: str) -> Cell:
+    if name == "memory":
+        return Cell("–" if result.peak_bytes is None else _three_digits(result.peak_bytes / 1e6))
+    if name == "energy":
+        return Cell("–" if result.joules_per_image is None else _three_digits(result.joules_per_image))
+    found = next((metric for metric in result.metrics if metric.metric == name), None)
+    if found is None:
+        return Cell("–")
+    form = METRICS[name].form
+    cell = _average_cell(found.value, form)
+    change = found.difference
+    if change is None or change.mean is None:
+        return cell
+    between = "" if change.low is None else f" ({change.low:+{form}} to {change.high:+{form}})"
+    return Cell(cell.value, cell.range, f"{change.mean:+{form}}{between} against plain")
+
+
+def _metric_notes(comparison: Comparison, *, warnings_only: bool = False) -> list[tuple[str, str]]:
+    """What the further columns mean, and what to distrust in them, as (term, rest of the sentence)."""
+    notes = []
+    for name in _metric_names(comparison):
+        metric = METRICS[name]
+        found = [r for method in comparison.results for r in method.metrics if r.metric == name]
+        by = found[0].identity
+        network = f" By {by.network} (weights {by.weights[:12]}, resize: {by.resize})." if by else ""
+        if not warnings_only:
+            notes.append((f"{metric.title}:", f"{metric.range}, {metric.better} is better ({metric.source}).{network}"))
+        warnings = dict.fromkeys(warning for result in found for warning in result.warnings)
+        notes += [
+            (f"{metric.title}:", f"{metric.title}: {warning}" if warnings_only else warning) for warning in warnings
+        ]
+    if comparison.bundled:
+        names = ", ".join(comparison.bundled)
+        fact = f"{names} stand in for the published networks: their values compare only with each other."
+        notes.append(("Bundled small networks:", f"bundled small networks {fact}" if warnings_only else fact))
+    return notes
 
 
 def _three_digits(value: float) -> str:
@@ -378,7 +446,10 @@ def _average_cell(average: Average | None, form: str) -> Cell:
         return Cell("identical")
     value = f"{average.mean:{form}}"
     remark = f"{average.infinite} identical" if average.infinite else ""
-    return Cell(value, f"{average.low:{form}}–{average.high:{form}}", remark)
+    if average.low is None or average.high is None:
+        return Cell(value, remark=remark)
+    between = "–" if average.low >= 0 else " to "
+    return Cell(value, f"{average.low:{form}}{between}{average.high:{form}}", remark)
 
 
 def _is_judged(comparison: Comparison) -> bool:
@@ -413,12 +484,23 @@ def _write_images(comparison: Comparison, pictures: Mapping[str, Sequence[np.nda
                 target = fresh / Path(path).relative_to(IMAGES)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(picture).save(target, "PNG")
+            _write_manifest(comparison, result, fresh / Path(result.images[0]).relative_to(IMAGES).parent)
         if (out / IMAGES).exists():
             os.replace(out / IMAGES, stale)
         os.replace(fresh, out / IMAGES)
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
         shutil.rmtree(stale, ignore_errors=True)
+
+
+def _write_manifest(comparison: Comparison, result: MethodResult, folder: Path) -> None:
+    """What pairs the pictures of a method with prompts and with other methods: `dita evaluate` reads it."""
+    rows = zip(result.images, comparison.prompts, comparison.seeds, strict=True)
+    pictures = [
+        {"id": picture_id(i), "seed": seed, "prompt": prompt, "file": Path(path).name}
+        for i, (path, prompt, seed) in enumerate(rows)
+    ]
+    write_manifest(folder, pictures, model=comparison.model, method=result.method, steps=comparison.steps)
 
 
 def _write_whole(path: Path, content: bytes) -> None:

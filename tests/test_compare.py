@@ -1,5 +1,6 @@
 import dataclasses
 import json
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,7 +12,11 @@ from rich.console import Console
 import dita
 from dita.compare import compare, from_json
 from dita.methods import FORA, FewerSteps, Plain, ToCa
+from dita.metrics.catalogue import parse as parse_metrics
+from dita.metrics.picture_sets import open_pictures
+from dita.networks import Found, Networks
 from dita.shapes import Kind
+from tests.metrics.tiny_networks import tiny_features
 from tests.tiny_flux import tiny_pipeline
 
 FAST = ToCa(cycle=4, ratio=0.9)
@@ -307,3 +312,69 @@ def test_the_engine_and_a_tiny_flux_go_through_a_comparison(tmp_path):
 
 def read(tmp_path, path):
     return np.asarray(Image.open(tmp_path / "out" / path))
+
+
+# ------------------------------------------------------------------------------------------------- metrics, efficiency
+
+
+class Judging(Networks):
+    """Networks of which Inception is a tiny one."""
+
+    def find(self, need):
+        return Found("tiny", "bundled")
+
+    def features(self, need):
+        return tiny_features()
+
+
+def test_metrics_are_columns_with_paired_differences_to_plain(pipe, tmp_path):
+    real = tmp_path / "real"
+    real.mkdir()
+    for i in range(6):
+        noise = np.random.default_rng(i).integers(0, 256, (16, 16, 3), dtype=np.uint8)
+        Image.fromarray(noise).save(real / f"{i}.png")
+    comparison = run(pipe, tmp_path, [FAST], metrics=parse_metrics("fid,kid,psnr"), networks=Judging(), reference=real)
+    plain, fast = comparison.results
+    assert [m.metric for m in plain.metrics] == [m.metric for m in fast.metrics] == ["kid", "fid"]
+    assert plain.metrics[1].difference is None
+    change = fast.metrics[1].difference
+    assert change.mean == pytest.approx(fast.metrics[1].value.mean - plain.metrics[1].value.mean)
+    assert change.low < change.mean < change.high or change.low == pytest.approx(change.high)
+    assert from_json(json.loads((tmp_path / "out" / "results.json").read_text())) == comparison
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "KID<br>x1000" in page and "against plain" in page and "Look at KID first" in page
+    assert "| KID x1000 | FID |" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_missing_networks_and_references_are_refused_before_anything_runs(pipe, tmp_path):
+    with pytest.raises(ValueError, match="fid needs --reference"):
+        run(pipe, tmp_path, metrics=parse_metrics("fid"), networks=Judging())
+    with pytest.raises(ValueError, match="neither a file or folder nor a hub id"):
+        run(pipe, tmp_path, metrics=parse_metrics("clip"), networks=Networks(chosen={"clip": "/no where"}))
+    assert pipe.calls == []
+
+
+def test_the_pictures_of_each_method_have_a_manifest_that_pairs_them(pipe, tmp_path):
+    run(pipe, tmp_path, [FAST])
+    plain, fast = (open_pictures(tmp_path / "out" / "images" / name) for name in ("plain", "toca-4-0.9"))
+    assert plain.keys == fast.keys == {(f"{i:04d}", i) for i in range(4)}
+    assert [entry.prompt for entry in fast.entries] == PROMPTS
+    assert np.array_equal(fast.entries[2].load(), read(tmp_path, "images/toca-4-0.9/0002.png"))
+
+
+def test_every_timed_call_has_its_peak_of_memory_where_the_system_tells_it(pipe, tmp_path):
+    (plain, *_) = run(pipe, tmp_path, [FAST]).results
+    assert plain.images_per_second == pytest.approx(1 / plain.seconds_per_image.median)
+    if Path("/proc/self/status").exists():
+        assert plain.peak_bytes == max(t.peak_bytes for t in plain.timings) > 1e7
+
+
+def test_results_of_before_there_were_metrics_are_still_read(pipe, tmp_path):
+    comparison = run(pipe, tmp_path, [FAST])
+    data = json.loads((tmp_path / "out" / "results.json").read_text())
+    del data["reference"], data["bundled"]
+    for result in data["results"]:
+        del result["metrics"]
+        for timing in result["timings"]:
+            del timing["peak_bytes"], timing["joules"]
+    assert from_json(data).results[1].psnr == comparison.results[1].psnr

@@ -189,7 +189,7 @@ def test_the_command_refuses_models_that_do_not_know_the_world(command):
 def test_missing_weights_are_named(monkeypatch, tmp_path):
     monkeypatch.setattr(miniature, "__file__", str(tmp_path / "__init__.py"))
     for name in miniature.EVALUATORS:
-        with pytest.raises(FileNotFoundError, match="docs/judge.md"):
+        with pytest.raises(FileNotFoundError, match=r"docs/judge\.md"):
             miniature.folder(name)
     with pytest.raises(ValueError, match="no bundled model is named 'shapes-eye'"):
         miniature.folder("shapes-eye")

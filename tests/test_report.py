@@ -198,7 +198,8 @@ def test_written_files_are_whole_and_nothing_else_remains(comparison, tmp_path):
     assert [path.name for path in written] == ["results.json", "report.md", "report.html"]
     names = {str(p.relative_to(tmp_path / "new" / "out")) for p in (tmp_path / "new" / "out").rglob("*") if p.is_file()}
     images = {image for r in comparison.results for image in r.images}
-    assert names == {"results.json", "report.md", "report.html"} | images
+    manifests = {f"images/{folder}/manifest.json" for folder in {image.split("/")[1] for image in images}}
+    assert names == {"results.json", "report.md", "report.html"} | images | manifests
     json.loads(written[0].read_text(), parse_constant=pytest.fail)  # no NaN or Infinity, which are not JSON
 
 

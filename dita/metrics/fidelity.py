@@ -54,6 +54,15 @@ def ssim(a: Pictures, b: Pictures) -> Values:
     return np.asarray(np.mean(luminance * contrast_structure, axis=(-3, -2, -1)))
 
 
+def largest_difference(a: Pictures, b: Pictures) -> Values:
+    """The largest difference of any pixel and channel of each pair of pictures, in 0..1; 0 where they are identical.
+
+    Returns and raises as `psnr` does.
+    """
+    x, y = _pair(a, b)
+    return np.asarray(np.abs(x - y).max(axis=(-3, -2, -1)))
+
+
 def latent_error(latents: NDArray[Any], plain: NDArray[Any]) -> Values:
     """Relative L2 error |latents - plain| / |plain| of each sample: (B, ...) arrays of one shape give (B,).
 
@@ -71,11 +80,14 @@ def _pair(a: Pictures, b: Pictures) -> tuple[Values, Values]:
         raise ValueError(f"pictures must have one shape, got {a.shape} and {b.shape}")
     if a.ndim not in (3, 4):
         raise ValueError(f"pictures are (H, W, C) or (N, H, W, C), got {a.shape}")
-    return _unit_range(a), _unit_range(b)
+    return as_unit_range(a), as_unit_range(b)
 
 
-def _unit_range(pictures: Pictures) -> Values:
-    """As float64 in [0, 1], before any difference is taken: uint8 would wrap around."""
+def as_unit_range(pictures: Pictures) -> Values:
+    """As float64 in [0, 1], before any difference is taken: uint8 would wrap around.
+
+    Raises `ValueError` for values that are neither uint8 nor floating point in [0, 1].
+    """
     if pictures.dtype == np.uint8:
         return pictures.astype(np.float64) / 255
     if not np.issubdtype(pictures.dtype, np.floating):

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from dita.metrics import Average, average
+from dita.metrics import Average, average, bootstrap, difference
 
 
 def test_the_mean_lies_in_its_interval_and_the_same_seed_gives_the_same_one():
@@ -36,3 +36,30 @@ def test_without_a_finite_value_there_is_no_mean():
 def test_nan_is_refused():
     with pytest.raises(ValueError, match="NaN"):
         average([1.0, float("nan")])
+
+
+def test_a_paired_difference_has_a_much_narrower_interval_than_two_means():
+    rng = np.random.default_rng(0)
+    plain = rng.normal(30, 5, 100)
+    fast = plain - 0.5 + rng.normal(0, 0.1, 100)
+    found = difference(fast, plain)
+    assert found.low < -0.5 < found.high
+    assert found.high - found.low < 0.05 * (average(plain).high - average(plain).low)
+
+
+def test_pairs_with_an_infinite_side_are_counted_apart():
+    assert difference([1.0, np.inf, 3.0], [0.5, 2.0, np.inf]) == Average(0.5, 0.5, 0.5, 1, 2)
+
+
+def test_a_difference_needs_pairs():
+    with pytest.raises(ValueError, match="got 2 and 1"):
+        difference([1.0, 2.0], [1.0])
+    with pytest.raises(ValueError, match="NaN"):
+        difference([1.0], [float("nan")])
+
+
+def test_blocks_of_resamples_do_not_change_an_interval(monkeypatch):
+    values = np.random.default_rng(3).normal(size=50)
+    whole = average(values)
+    monkeypatch.setattr(bootstrap, "_BLOCK", 130)
+    assert average(values) == whole

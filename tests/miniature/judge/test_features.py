@@ -85,5 +85,5 @@ def test_128_numbers_a_picture_whatever_the_batch_the_type_and_the_size(features
 
 @pytest.mark.parametrize("shape", [(3, 64, 64), (1, 64, 64, 3)])
 def test_other_shapes_are_refused(features, shape):
-    with pytest.raises(ValueError, match="pictures must be .N, 3, H, W."):
+    with pytest.raises(ValueError, match=r"pictures must be .N, 3, H, W."):
         features(torch.zeros(shape))

@@ -1,0 +1,242 @@
+"""The other main job: how good pictures are that exist already, against a reference, their prompts, and plain ones."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib.metadata
+import platform
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from dita.measurement import (
+    BATCH,
+    KERNEL_DISTANCES,
+    Measured,
+    Result,
+    Tick,
+    first_problems,
+    key_text,
+    measure,
+    measure_pairs,
+    of_kind,
+    open_reference,
+    references_of,
+    result_from_json,
+    results_of,
+)
+from dita.metrics.catalogue import METRICS, Metric
+from dita.metrics.picture_sets import Key, PictureSet, Problem, without_odd_sizes
+from dita.metrics.statistics_file import write_statistics
+from dita.networks import Networks
+from dita.version import __version__
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Everything that one evaluation found: data that goes to JSON and comes back."""
+
+    pictures: str
+    reference: str | None
+    plain: str | None
+    count: int
+    results: tuple[Result, ...]
+    problems: tuple[Problem, ...]
+    notes: tuple[str, ...]
+    bundled: tuple[str, ...]
+    versions: dict[str, str]
+    started: str
+
+    def as_json(self) -> dict[str, Any]:
+        """JSON-ready data; `from_json` reads it back."""
+        return dataclasses.asdict(self)
+
+
+def from_json(data: Mapping[str, Any]) -> Evaluation:
+    """The evaluation that `Evaluation.as_json` wrote."""
+    fields = dict(data)
+    fields["results"] = tuple(result_from_json(result) for result in data["results"])
+    fields["problems"] = tuple(Problem(**problem) for problem in data["problems"])
+    for key in ("notes", "bundled"):
+        fields[key] = tuple(data[key])
+    return Evaluation(**fields)
+
+
+def evaluate(
+    pictures: PictureSet,
+    metrics: Sequence[Metric],
+    networks: Networks,
+    *,
+    reference: str | Path | PictureSet | None = None,
+    plain: PictureSet | None = None,
+    save_statistics: str | Path | None = None,
+    batch: int = BATCH,
+    console: Console | None = None,
+) -> Evaluation:
+    """Measures `pictures` with `metrics`.
+
+    Args:
+        pictures: what is judged.
+        metrics: of `dita.metrics.catalogue.METRICS`.
+        networks: where their networks come from.
+        reference: for distributions: a folder, a `.npz` with statistics or pictures, or a set.
+        plain: the plain pipeline's pictures, paired by id and seed; by default `reference`, where it shares them.
+        save_statistics: a file for the statistics of `pictures`, to be a `reference` later.
+        batch: pictures read at a time; memory does not grow with their number, but for the features of KID and CMMD.
+        console: where progress bars go; None is the standard error stream.
+
+    Raises `ValueError` where a metric lacks what it compares with, no picture can be used, or sets do not fit.
+    """
+    started = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    networks.locate(metrics)
+    notes: list[str] = []
+    pictures = without_odd_sizes(pictures)
+    reference_set, reference_file = open_reference(reference)
+    plain_set = without_odd_sizes(plain) if plain is not None else _shared(pictures, reference_set)
+    # The reference's distance to itself says nothing: distances have a plain value only where plain is a third set.
+    of_plain = metrics if plain is not None else of_kind(metrics, "text")
+    _check_needs(
+        pictures, metrics, plain_set, has_reference=reference is not None, from_file=reference_file is not None
+    )
+    if save_statistics is not None and not {"fid", "kid"} & {metric.name for metric in metrics}:
+        raise ValueError("--save-statistics needs fid or kid among the metrics")
+    if plain_set is not None and plain is None and of_kind(metrics, "distribution"):
+        notes.append(
+            "the reference is the plain pipeline's own pictures: distances to it are drift, which is not 0 for equally"
+            " good pictures and depends on their number; give real pictures as --reference for quality"
+        )
+    with _progress(console or Console(stderr=True)) as progress:
+        total = len(pictures) + (len(plain_set) * 2 if plain_set else 0) + (len(reference_set) if reference_set else 0)
+        bar = progress.add_task("", total=total)
+
+        def stage(description: str) -> Tick:
+            progress.update(bar, description=description)
+            return lambda count: progress.advance(bar, count)
+
+        tick = stage("reference")
+        references, more = references_of(reference_set, reference_file, metrics, networks, batch=batch, tick=tick)
+        measured = measure(pictures, metrics, networks, batch=batch, tick=stage("pictures"))
+        if not measured.entries:
+            raise ValueError(f"no picture of {pictures.name!r} can be used: {first_problems(measured.problems)}")
+        beside, pairs = None, dict[str, dict[Key, float]]()
+        if plain_set is not None:
+            beside = measure(plain_set, of_plain, networks, batch=batch, tick=stage("plain pictures"))
+            pairs = measure_pairs(pictures, plain_set, metrics, networks, batch=batch, tick=stage("pairs"))
+        progress.update(bar, description="distances", completed=total)
+        results = results_of(metrics, measured, beside, pairs, references, networks)
+    if save_statistics is not None:
+        _save(measured, networks, save_statistics)
+    problems = [*measured.problems, *(beside.problems if beside else ()), *more]
+    notes += _pairing_notes(pictures, plain_set)
+    return Evaluation(
+        pictures=pictures.name,
+        reference=str(getattr(reference, "name", reference)) if reference is not None else None,
+        plain=plain_set.name if plain_set else None,
+        count=len(measured.entries),
+        results=results,
+        problems=tuple(dict.fromkeys(problems)),
+        notes=tuple(notes),
+        bundled=tuple(networks.bundled),
+        versions=_versions(),
+        started=started,
+    )
+
+
+def available(
+    pictures: PictureSet, networks: Networks, reference: str | Path | PictureSet | None, plain: PictureSet | None
+) -> list[Metric]:
+    """The metrics that can be computed from what is given, for a call that names none."""
+    prompted = any(entry.prompt for entry in pictures.entries)
+    reference_set, statistics = open_reference(reference)
+    paired = plain if plain is not None else _shared(pictures, reference_set)
+    chosen = []
+    for metric in METRICS.values():
+        possible = {
+            "paired": paired is not None,
+            "text": prompted,
+            "distribution": reference_set is not None
+            or (statistics is not None and metric.name not in KERNEL_DISTANCES),
+        }
+        if possible[metric.kind] and networks.has(metric):
+            chosen.append(metric)
+    return chosen
+
+
+def _shared(pictures: PictureSet, reference: PictureSet | None) -> PictureSet | None:
+    """The reference as plain pictures, where both know their seeds and share ids; sizes must fit later."""
+    if reference is None or not pictures.keys & reference.keys:
+        return None
+    return without_odd_sizes(reference)
+
+
+def _check_needs(
+    pictures: PictureSet, metrics: Sequence[Metric], plain: PictureSet | None, *, has_reference: bool, from_file: bool
+) -> None:
+    """Raises `ValueError` where a metric lacks what it compares with."""
+    if not pictures.entries:
+        raise ValueError(f"no picture of {pictures.name!r} can be used: {first_problems(pictures.problems)}")
+    for metric in metrics:
+        if metric.kind == "distribution" and not has_reference:
+            raise ValueError(f"{metric.name} needs --reference: a folder of pictures, or a .npz file")
+        if metric.name in KERNEL_DISTANCES and from_file:
+            raise ValueError(f"{metric.name} needs the reference's pictures: mu and sigma alone do not hold them")
+        if metric.kind == "text" and not any(entry.prompt for entry in pictures.entries):
+            raise ValueError(
+                f"{metric.name} needs prompts: {pictures.name!r} has no manifest with them; give --prompts"
+            )
+        if metric.kind == "paired" and (plain is None or not plain.keys & pictures.keys):
+            raise ValueError(
+                f"{metric.name} needs the plain pipeline's pictures of the same ids and seeds: give them as --plain or"
+                " --reference, with a manifest as dita compare writes it, or with the same file names"
+            )
+        if metric.kind == "distribution" and len(pictures) < 2:
+            raise ValueError(f"{metric.name} needs at least 2 pictures, got {len(pictures)} in {pictures.name!r}")
+    if plain is None:
+        return
+    prompts = {entry.key: entry.prompt for entry in plain.entries}
+    for entry in pictures.entries:
+        other = prompts.get(entry.key)
+        if other is not None and entry.prompt is not None and other != entry.prompt:
+            raise ValueError(
+                f"picture {key_text(entry.key)} has the prompt {entry.prompt!r} in {pictures.name!r} and {other!r} in"
+                f" {plain.name!r}: they are not pairs"
+            )
+
+
+def _pairing_notes(pictures: PictureSet, plain: PictureSet | None) -> list[str]:
+    if plain is None:
+        return []
+    notes = []
+    if all(entry.seed is None for entry in pictures.entries):
+        notes.append("paired by file name: there is no manifest that says the seeds")
+    for one, other in ((pictures, plain), (plain, pictures)):
+        alone = sorted(key_text(entry.key) for entry in one.entries if entry.key not in other.keys)
+        if alone:
+            listed = ", ".join(alone[:5]) + (", ..." if len(alone) > 5 else "")
+            notes.append(f"{len(alone)} of {one.name} have no counterpart in {other.name}: {listed}")
+    return notes
+
+
+def _save(measured: Measured, networks: Networks, path: str | Path) -> None:
+    sample = measured.samples["inception"]
+    write_statistics(path, sample.statistics, networks.features("inception").identity)
+
+
+def _versions() -> dict[str, str]:
+    names = ("torch", "transformers", "numpy", "pillow")
+    return {"dita": __version__, "python": platform.python_version()} | {
+        n: importlib.metadata.version(n) for n in names
+    }
+
+
+@contextmanager
+def _progress(console: Console) -> Iterator[Progress]:
+    columns = (MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    with Progress(TextColumn("{task.description:<16}"), BarColumn(), *columns, console=console) as progress:
+        yield progress

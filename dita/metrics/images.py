@@ -1,0 +1,118 @@
+"""Pictures as the networks want them: reading files without guessing, and one PIL preparation for every network.
+
+Never a processor of transformers: what those compute depends on whether torchvision is installed.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image, UnidentifiedImageError
+
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+
+Fit = Literal["crop", "squash", "letterbox"]
+Picture = NDArray[np.uint8]
+
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+
+
+class UnusablePicture(ValueError):
+    """A file that cannot be compared as it is; the message names it and says what to do."""
+
+
+def read(path: str | os.PathLike[str]) -> Picture:
+    """The picture in a file as uint8 (H, W, 3).
+
+    Grey and palette pictures become RGB, and an alpha channel that is opaque everywhere is left out. Raises
+    `UnusablePicture` for what has no single right reading: CMYK, more than 8 bits a channel, transparency, a damaged
+    or missing file.
+    """
+    name = os.fspath(path)
+    try:
+        _refuse_deep_png(Path(path))
+        with Image.open(path) as image:
+            return _as_rgb(image, name)
+    except FileNotFoundError:
+        raise UnusablePicture(f"{name}: there is no such file") from None
+    except UnidentifiedImageError:
+        raise UnusablePicture(f"{name}: is not a picture that Pillow knows") from None
+    except UnusablePicture:
+        raise
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        raise UnusablePicture(f"{name}: is damaged or unreadable ({error})") from None
+
+
+@dataclass(frozen=True)
+class Preparation:
+    """How a picture becomes the input of a network: resized by PIL with antialiasing, scaled to 0..1, normalised.
+
+    `fit` says what happens to pictures that are not square: `crop` scales the shorter side to `size` and cuts the
+    middle out, as torchvision's `Resize` and `CenterCrop` do, bit for bit; `squash` stretches; `letterbox` scales the
+    longer side and pads with black before normalising.
+    """
+
+    size: int
+    fit: Fit = "crop"
+    mean: tuple[float, float, float] = CLIP_MEAN
+    std: tuple[float, float, float] = CLIP_STD
+    resample: Image.Resampling = Image.Resampling.BICUBIC
+
+    def __str__(self) -> str:
+        return f"{self.fit} {self.size} {self.resample.name.lower()}, PIL"
+
+    def __call__(self, pictures: Sequence[Picture | Image.Image]) -> torch.Tensor:
+        """uint8 pictures of any sizes, (H, W, 3) each, as float32 (B, 3, size, size)."""
+        fitted = np.stack([self.fitted(_as_image(picture)) for picture in pictures])
+        scaled = torch.from_numpy(fitted).permute(0, 3, 1, 2).to(torch.float32).div(255)
+        return (scaled - torch.tensor(self.mean)[:, None, None]) / torch.tensor(self.std)[:, None, None]
+
+    def fitted(self, image: Image.Image) -> Picture:
+        """The picture at the network's size, uint8 (size, size, 3); the colour mode is changed after resizing."""
+        width, height = image.size
+        if self.fit == "squash":
+            return np.asarray(image.resize((self.size, self.size), self.resample).convert("RGB"))
+        if self.fit == "letterbox":
+            scale = self.size / max(width, height)
+            small = image.resize((max(1, round(width * scale)), max(1, round(height * scale))), self.resample)
+            canvas = Image.new("RGB", (self.size, self.size))
+            canvas.paste(small.convert("RGB"), ((self.size - small.width) // 2, (self.size - small.height) // 2))
+            return np.asarray(canvas)
+        longer = int(self.size * max(width, height) / min(width, height))
+        sides = (longer, self.size) if width >= height else (self.size, longer)
+        resized = image.resize(sides, self.resample) if sides != (width, height) else image
+        left, top = (round((side - self.size) / 2.0) for side in sides)
+        return np.asarray(resized.crop((left, top, left + self.size, top + self.size)).convert("RGB"))
+
+
+def _as_image(picture: Picture | Image.Image) -> Image.Image:
+    return picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
+
+
+def _as_rgb(image: Image.Image, name: str) -> Picture:
+    if image.mode == "CMYK":
+        raise UnusablePicture(f"{name}: is CMYK, whose colours depend on a profile; convert it to RGB first")
+    if image.mode.startswith(("I", "F")):
+        raise UnusablePicture(f"{name}: has more than 8 bits a channel (mode {image.mode}); save it with 8 first")
+    if "A" in image.mode or "transparency" in image.info:
+        rgba = np.asarray(image.convert("RGBA"))
+        if rgba[..., 3].min() < 255:
+            raise UnusablePicture(f"{name}: has transparent pixels; flatten it onto a background first")
+        return rgba[..., :3].copy()
+    return np.asarray(image.convert("RGB"))
+
+
+def _refuse_deep_png(path: Path) -> None:
+    """Pillow reads 16-bit colour PNG as 8 bits without a word: byte 24 of the file is the bit depth."""
+    with path.open("rb") as file:
+        head = file.read(25)
+    if head[:8] == b"\x89PNG\r\n\x1a\n" and len(head) == 25 and head[24] == 16:
+        raise UnusablePicture(f"{path}: has 16 bits a channel; save it with 8 first")

@@ -1,0 +1,98 @@
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from dita.metrics.images import Preparation, UnusablePicture, read
+
+
+def gradient(height, width):
+    y, x = np.mgrid[:height, :width]
+    return np.stack([x * 255 // max(1, width - 1), y * 255 // max(1, height - 1), (x + y) % 256], -1).astype(np.uint8)
+
+
+def deep_png(path):
+    """A 2x2 colour PNG of 16 bits a channel, which Pillow reads as 8 bits without a word."""
+
+    def chunk(kind, data):
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    rows = b"".join(b"\x00" + bytes(12) for _ in range(2))
+    header = struct.pack(">IIBBBBB", 2, 2, 16, 2, 0, 0, 0)
+    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b"")
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunks)
+
+
+def test_colour_grey_and_palette_files_are_read_as_rgb(tmp_path):
+    picture = gradient(6, 9)
+    Image.fromarray(picture).save(tmp_path / "rgb.png")
+    assert np.array_equal(read(tmp_path / "rgb.png"), picture)
+    Image.fromarray(picture[..., 0]).save(tmp_path / "grey.png")
+    assert np.array_equal(read(tmp_path / "grey.png"), np.repeat(picture[..., :1], 3, axis=2))
+    Image.new("P", (4, 4)).save(tmp_path / "palette.gif")
+    assert read(tmp_path / "palette.gif").shape == (4, 4, 3)
+
+
+def test_an_opaque_alpha_channel_is_left_out_and_transparency_refused(tmp_path):
+    picture = gradient(5, 5)
+    alpha = np.full((5, 5, 1), 255, np.uint8)
+    Image.fromarray(np.concatenate([picture, alpha], axis=2)).save(tmp_path / "opaque.png")
+    assert np.array_equal(read(tmp_path / "opaque.png"), picture)
+    alpha[2, 2] = 254
+    Image.fromarray(np.concatenate([picture, alpha], axis=2)).save(tmp_path / "clear.png")
+    with pytest.raises(UnusablePicture, match=r"clear.png: has transparent pixels; flatten"):
+        read(tmp_path / "clear.png")
+
+
+def test_what_has_no_single_right_reading_is_refused_by_name(tmp_path):
+    Image.new("CMYK", (4, 4)).save(tmp_path / "print.jpg")
+    Image.fromarray(np.full((4, 4), 40000, np.uint16)).save(tmp_path / "deep-grey.png")
+    Image.fromarray(np.full((4, 4), 40000, np.uint16)).save(tmp_path / "deep.tif")
+    deep_png(tmp_path / "deep.png")
+    (tmp_path / "text.png").write_text("not a picture")
+    Image.fromarray(gradient(40, 40)).save(tmp_path / "whole.png")
+    (tmp_path / "cut.png").write_bytes((tmp_path / "whole.png").read_bytes()[:-60])
+    for name, message in (
+        ("print.jpg", "is CMYK"),
+        ("deep-grey.png", "has 16 bits"),
+        ("deep.tif", "more than 8 bits"),
+        ("deep.png", "16 bits a channel"),
+        ("text.png", "not a picture"),
+        ("cut.png", "damaged"),
+        ("nowhere.png", "no such file"),
+    ):
+        with pytest.raises(UnusablePicture, match=message) as error:
+            read(tmp_path / name)
+        assert name in str(error.value)
+
+
+def test_crop_is_torchvisions_resize_and_centre_crop(golden):
+    folder = golden / "metrics" / "imagereward_tiny"
+    expected = np.load(folder / "golden.npz")
+    for name in ("land_150x101", "port_67x143"):
+        found = Preparation(224).fitted(Image.open(folder / f"img_{name}.png"))
+        assert np.array_equal(found, expected[f"crop224_{name}"])
+
+
+@pytest.mark.parametrize("fit", ["crop", "squash", "letterbox"])
+@pytest.mark.parametrize("size", [(40, 40), (17, 90), (90, 17), (1, 1), (1, 300)])
+def test_every_fit_gives_the_networks_square_for_any_shape(fit, size):
+    picture = gradient(*size)
+    out = Preparation(32, fit=fit, mean=(0, 0, 0), std=(1, 1, 1))([picture])
+    assert out.shape == (1, 3, 32, 32)
+    assert out.min() >= 0 and out.max() <= 1
+
+
+def test_letterbox_pads_with_black_and_squash_does_not():
+    white = np.full((10, 40, 3), 255, np.uint8)
+    boxed = Preparation(40, fit="letterbox").fitted(Image.fromarray(white))
+    assert boxed[:15].max() == 0 and boxed[25:].max() == 0 and boxed[15:25].min() == 255
+    assert Preparation(40, fit="squash").fitted(Image.fromarray(white)).min() == 255
+
+
+def test_values_are_scaled_and_normalised():
+    out = Preparation(4, mean=(0.5, 0.25, 0.0), std=(0.5, 0.25, 1.0))([np.full((4, 4, 3), 255, np.uint8)])
+    assert out[0, :, 0, 0].tolist() == [1.0, 3.0, 1.0]
+    assert str(Preparation(4)) == "crop 4 bicubic, PIL"
