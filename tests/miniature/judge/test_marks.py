@@ -91,8 +91,7 @@ def test_an_unsure_kind_is_other():
     scene = world.evaluation_scenes(1, 0, ("one",))[0]
     answer = ideal([marks(scene)], [("plain", "white")])
     unsure = {
-        name: LayerAnswer(one.presence, one.kind / 100, one.colour, one.geometry)
-        for name, one in answer.layers.items()
+        name: LayerAnswer(one.presence, one.kind / 100, one.colour, one.geometry) for name, one in answer.layers.items()
     }
     (seen,) = readings(Answer(unsure, answer.background))
     assert [mark.kind for mark in seen.objects] == [OTHER]
