@@ -281,6 +281,7 @@ def judge(
         console.print(job.table(one))
         console.print("")
         console.print(job.attribute_table(one))
+    typer.echo(f"\n{job.LEGEND}")
     if json_file is not None:
         typer.echo(f"\nwrote {json_file}")
 
