@@ -1,7 +1,7 @@
 """What the ToCa paper and its code set for each model family: schedules, ratio profiles, scores, spatial bonus.
 
 A family's adapter says where its modules are; this table says how the published methods treat them. Sources: the ToCa
-repository, one port a family (spec/methods.md 2, 3, 4 and 5).
+repository, one port a family.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class Family:
         return steps - 1 - step if self.counts_down else step
 
     def phases(self, steps: int, cycle: int, *, warmup: int, varying: bool, strict: bool) -> list[Phase]:
-        """What each step of a run is (spec/methods.md 2.1, 3.1, 5.1).
+        """What each step of a run is.
 
         cycle: N, at least 1. warmup: full steps at the start, at least 1. varying: N follows N(s) where the family has
         one (the reference turns it off where no token is ever computed). strict: keep the steps that are full in the
@@ -181,7 +181,7 @@ FAMILIES: dict[str, Family] = {
         cross_cycles=2,
         attention_score="entropy",
         # 1 - (1 - b) a for cross-attention, which is below 0 and so no token at all, and 1 + b a for the MLP, with the
-        # published a = 1.5 and b = 0.33 (spec/methods.md 4.3)
+        # published a = 1.5 and b = 0.33
         toca=Profile(step=(1.0, 0.0), layer=(1.0, 0.0), weights={"cross_attn": -0.005, "mlp": 1.495}),
         linear_layerwise=Profile(step=(1.9, -1.8), layer=(1.6, -1.2), weights=_PIXART_WEIGHTS),
     ),

@@ -150,14 +150,14 @@ class ToCa(Method):
 
     Fields:
         cycle: N, full steps are N apart (at least 1; 1 is the plain pipeline). On PixArt and DiT it is the N that the
-            papers' N(s) varies over the run (spec/methods.md 2.1, 3.1).
+            papers' N(s) varies over the run.
         ratio: R, the caching ratio in [0, 1]: 0.9 computes 10 % of the tokens on a cached step, before `schedule`.
-        score: what makes a token worth computing (spec/methods.md 1.3). `attention`: the attention it receives, exact,
+        score: what makes a token worth computing (section 3.2). `attention`: the attention it receives, exact,
             by a second pass, and on PixArt and Open-Sora the entropy of its attention to the text; `attention-sampled`:
             the same from 256 queries (the entropy is exact); `k-norm`, `v-norm`: large keys, values; `kv-norm`: small
             values; `norm`: large hidden states; `similarity`: least like the stored output; `random`; `uniform`: spread
             evenly over the grid, and over the frames of a video, another offset each time.
-        schedule: how the share of computed tokens varies over steps, layers and modules (spec/methods.md 1.4); `toca`
+        schedule: how the share of computed tokens varies over steps, layers and modules (section 3.3); `toca`
             is the paper's for each family, on DiT that for 50 DDIM steps or, beyond 100 steps, for 250 DDPM steps.
         age_weight: lambda_3 (section 3.2, s3): added to a score for each `cycle` steps that the token was not computed.
         spatial_bonus, spatial_grid: s4: in each cell of grid x grid image tokens, of each frame, the best one's score

@@ -1,4 +1,4 @@
-"""Numbers per token that say how much each wants to be computed again (ToCa section 3.2; spec/methods.md 1.3)."""
+"""Numbers per token that say how much each wants to be computed again (ToCa section 3.2)."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def attention_entropy(query: Tensor, key: Tensor, bias: Tensor | None) -> Tensor
 
     query: (B, N, H, D), key: (B, T, H, D), as they enter the attention product; bias: added to the scores, broadcast
     to (B, H, N, T). Halved, because s2 of the reference is the entropy of the mean of a guided pair's two maps, which
-    share no column (spec/methods.md 3.4): `entropy_score` adds the pair up.
+    share no column: `entropy_score` adds the pair up.
     """
     queries = (query * query.shape[-1] ** -0.5).transpose(1, 2)  # (B, H, N, D)
     keys = key.permute(0, 2, 3, 1)  # (B, H, D, T)

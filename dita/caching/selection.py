@@ -1,4 +1,4 @@
-"""From scores to the token numbers that cached steps compute (ToCa; spec/methods.md 1.2)."""
+"""From scores to the token numbers that cached steps compute (ToCa section 3.2)."""
 
 from __future__ import annotations
 
