@@ -157,7 +157,7 @@ class ToCa(Method):
             the same from 256 queries (the entropy is exact); `k-norm`, `v-norm`: large keys, values; `kv-norm`: small
             values; `norm`: large hidden states; `similarity`: least like the stored output; `random`; `uniform`: spread
             evenly over the grid, and over the frames of a video, another offset each time.
-        schedule: how the share of computed tokens varies over steps, layers and modules (section 3.3); `toca`
+        schedule: how the share of computed tokens varies over steps, layers and modules; `toca`
             is the paper's for each family, on DiT that for 50 DDIM steps or, beyond 100 steps, for 250 DDPM steps.
         age_weight: lambda_3 (section 3.2, s3): added to a score for each `cycle` steps that the token was not computed.
         spatial_bonus, spatial_grid: s4: in each cell of grid x grid image tokens, of each frame, the best one's score
