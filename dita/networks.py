@@ -307,7 +307,7 @@ def bundled_features(name: str, device: str | torch.device = "cpu") -> FeatureNe
     if "model_type" in json.loads((folder / "config.json").read_text()):
         return features.transformers_features(folder, device=device)
     # The module takes pictures in 0..1; resizing is PIL's, as for every other network.
-    module = vars(miniature)["load_features"](device)
+    module = miniature.load_features(device)
     preparation = Preparation(BUNDLED_SIDE, fit="squash", mean=(0, 0, 0), std=(1, 1, 1))
     identity = Identity(name, sha256(folder), str(preparation))
     return features.module_features(module, module.width, preparation, identity)
