@@ -189,6 +189,52 @@ def compare(
 
 
 @app.command()
+def convert_opensora(
+    out: Annotated[Path, typer.Option(help="Folder for the pipeline in the diffusers layout: new or empty.")],
+    transformer: Annotated[
+        str, typer.Option(help="Official STDiT3 weights: a safetensors file, a folder, or a hub id.")
+    ] = "hpcai-tech/OpenSora-STDiT-v3",
+    vae: Annotated[
+        str, typer.Option(help="Official video autoencoder: a safetensors file, a folder, or a hub id.")
+    ] = "hpcai-tech/OpenSora-VAE-v1.2",
+    text_encoder: Annotated[
+        str, typer.Option(help="T5 v1.1 XXL as safetensors, with tokenizer: a folder or a hub id; or none.")
+    ] = "PixArt-alpha/pixart_sigma_sdxlvae_T5_diffusers",
+    dtype: Annotated[str | None, typer.Option(help="Of transformer and autoencoder; as stored by default.")] = None,
+    text_encoder_dtype: Annotated[str, typer.Option(help="Of T5: float32 as trained with, or bfloat16.")] = "float32",
+    local_files_only: Annotated[bool, typer.Option(help="Do not use the network.")] = False,
+) -> None:
+    """Convert the official Open-Sora 1.2 files to a pipeline that diffusers loads.
+
+    Every tensor is mapped by its name: a missing or extra one is an error. Only safetensors are read.
+    """
+    with _one_line_errors():
+        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+            raise ValueError(f"--out {str(out)!r} is not empty; give a new folder")
+        from dita import models
+
+        chosen = {"dtype": dtype, "text_encoder_dtype": text_encoder_dtype}
+        for name, value in chosen.items():
+            if value is not None and value not in models.DTYPES:
+                raise ValueError(f"unknown {name} {value!r}; known: {', '.join(models.DTYPES)}")
+        _silence_libraries()
+        import torch
+
+        from dita.pipelines.opensora import OpenSoraPipeline
+
+        with Console(stderr=True).status("converting"):
+            pipe = OpenSoraPipeline.from_original(
+                transformer,
+                vae=vae,
+                text_encoder=None if text_encoder == "none" else text_encoder,
+                **{name: getattr(torch, value) for name, value in chosen.items() if value is not None},
+                local_files_only=local_files_only,
+            )
+            pipe.save_pretrained(out)
+    typer.echo(f"wrote {out}{os.sep}")
+
+
+@app.command()
 def judge(
     model: Annotated[str, typer.Option(help="A bundled model of the shapes world.")] = "shapes-flux",
     method: Annotated[str, typer.Option(help="A short form such as toca:4:0.9, or a JSON file.")] = "plain",
@@ -235,6 +281,7 @@ def judge(
         console.print(job.table(one))
         console.print("")
         console.print(job.attribute_table(one))
+    typer.echo(f"\n{job.LEGEND}")
     if json_file is not None:
         typer.echo(f"\nwrote {json_file}")
 

@@ -1,7 +1,7 @@
 """What the ToCa paper and its code set for each model family: schedules, ratio profiles, scores, spatial bonus.
 
 A family's adapter says where its modules are; this table says how the published methods treat them. Sources: the ToCa
-repository, one port a family (spec/methods.md 2, 3 and 5).
+repository, one port a family.
 """
 
 from __future__ import annotations
@@ -50,6 +50,8 @@ class Family:
         counter: the phase of a cycle: True restarts it at every full step; False is the step number modulo N.
         counts_down: the reference numbers the steps S-1 ... 0, which moves the modulo and turns the ratio profiles.
         warmup: full steps at the start of a run that computes tokens in its cached steps.
+        reuse_warmup: the same for a run that computes none, as FORA's.
+        cross_cycles: N of cross-attention over that of the other modules.
         stretch: w of N(s), which divides N by 1 - w + 2 w s/S (steps counted down: 1 + w - 2 w s/S); 0 keeps N.
         fine_window: (from, to) as shares of S, in the reference's own count, where N(s) is 2.
         attention_score: what the score `attention` is: s1, the attention a token receives, or s2, the entropy of its
@@ -66,6 +68,8 @@ class Family:
     linear_layerwise: Profile
     counts_down: bool = False
     warmup: int = 1
+    reuse_warmup: int = 1
+    cross_cycles: int = 1
     stretch: float = 0.0
     fine_window: tuple[float, float] | None = None
     attention_score: Literal["received", "entropy"] = "received"
@@ -82,7 +86,7 @@ class Family:
         return steps - 1 - step if self.counts_down else step
 
     def phases(self, steps: int, cycle: int, *, warmup: int, varying: bool, strict: bool) -> list[Phase]:
-        """What each step of a run is (spec/methods.md 2.1, 3.1, 5.1).
+        """What each step of a run is.
 
         cycle: N, at least 1. warmup: full steps at the start, at least 1. varying: N follows N(s) where the family has
         one (the reference turns it off where no token is ever computed). strict: keep the steps that are full in the
@@ -167,6 +171,19 @@ FAMILIES: dict[str, Family] = {
         toca=DDIM50,
         toca_long=DDPM250,
         linear_layerwise=DDPM250,
+    ),
+    "opensora": Family(
+        name="opensora",
+        depth={"spatial": 28, "temporal": 28},
+        counter=False,
+        warmup=3,
+        reuse_warmup=3,
+        cross_cycles=2,
+        attention_score="entropy",
+        # 1 - (1 - b) a for cross-attention, which is below 0 and so no token at all, and 1 + b a for the MLP, with the
+        # published a = 1.5 and b = 0.33
+        toca=Profile(step=(1.0, 0.0), layer=(1.0, 0.0), weights={"cross_attn": -0.005, "mlp": 1.495}),
+        linear_layerwise=Profile(step=(1.9, -1.8), layer=(1.6, -1.2), weights=_PIXART_WEIGHTS),
     ),
 }
 """Every family by the name that shapes and adapters carry."""

@@ -27,6 +27,9 @@ from dita.miniature.judge.tally import Tally, tally
 
 MANIFEST, COMPARISON = "manifest.json", "results.json"
 
+LEGEND = "Shares in %, with Wilson's 95 % intervals; – where no prompt speaks of the attribute."
+"""Explains the numbers of both tables."""
+
 
 @dataclass(frozen=True)
 class Judgement:
@@ -204,7 +207,6 @@ def attribute_table(judgement: Judgement) -> Table:
         made.add_column(head, justify="right")
     for name, one in judgement.all.attributes.items():
         made.add_row(name, str(one.count), _percent(one), _interval(one))
-    made.caption = "Shares in %, with Wilson's 95 % intervals; – where no prompt speaks of it."
     return made
 
 

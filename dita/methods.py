@@ -117,8 +117,8 @@ class FewerSteps(Method):
 class FORA(Method):
     """Whole-step caching (FORA, arXiv 2407.01425): a full step, then `cycle` - 1 that reuse every module's output.
 
-    The first step is full. FLUX counts from the last full step; PixArt and DiT take the steps whose number is a
-    multiple of `cycle`, DiT counting down to 0, so that its last step is full.
+    The first step is full, on Open-Sora the first three. FLUX counts from the last full step; the others take the
+    steps whose number is a multiple of `cycle`, DiT counting down to 0, so that its last step is full.
     """
 
     name: ClassVar[str] = "fora"
@@ -133,9 +133,11 @@ class FORA(Method):
         full = full_step(shape)
         reuse: Step = {site: Action(Kind.REUSE, 0) for site in full}
         _check_steps(steps)
-        phases = FAMILIES[shape.family].phases(steps, self.cycle, warmup=1, varying=False, strict=False)
+        settings = FAMILIES[shape.family]
+        warmup = settings.reuse_warmup
+        phases = settings.phases(steps, self.cycle, warmup=warmup, varying=False, strict=False)
         plan = Plan(self, shape, tuple(full if phase is Phase.FULL else reuse for phase in phases), steps)
-        _warn_of_a_plan_that_saves_nothing(plan, self.cycle, warmup=1)
+        _warn_of_a_plan_that_saves_nothing(plan, self.cycle, warmup)
         return plan
 
 
@@ -148,21 +150,22 @@ class ToCa(Method):
 
     Fields:
         cycle: N, full steps are N apart (at least 1; 1 is the plain pipeline). On PixArt and DiT it is the N that the
-            papers' N(s) varies over the run (spec/methods.md 2.1, 3.1).
+            papers' N(s) varies over the run.
         ratio: R, the caching ratio in [0, 1]: 0.9 computes 10 % of the tokens on a cached step, before `schedule`.
-        score: what makes a token worth computing (spec/methods.md 1.3). `attention`: the attention it receives, exact,
-            by a second pass, and on PixArt the entropy of its attention to the text; `attention-sampled`: the same from
-            256 queries (on PixArt exact); `k-norm`, `v-norm`: large keys, values; `kv-norm`: small values; `norm`:
-            large hidden states; `similarity`: least like the stored output; `random`; `uniform`: spread evenly over
-            the grid, another offset each time.
-        schedule: how the share of computed tokens varies over steps, layers and modules (spec/methods.md 1.4); `toca`
+        score: what makes a token worth computing (section 3.2). `attention`: the attention it receives, exact,
+            by a second pass, and on PixArt and Open-Sora the entropy of its attention to the text; `attention-sampled`:
+            the same from 256 queries (the entropy is exact); `k-norm`, `v-norm`: large keys, values; `kv-norm`: small
+            values; `norm`: large hidden states; `similarity`: least like the stored output; `random`; `uniform`: spread
+            evenly over the grid, and over the frames of a video, another offset each time.
+        schedule: how the share of computed tokens varies over steps, layers and modules; `toca`
             is the paper's for each family, on DiT that for 50 DDIM steps or, beyond 100 steps, for 250 DDPM steps.
         age_weight: lambda_3 (section 3.2, s3): added to a score for each `cycle` steps that the token was not computed.
-        spatial_bonus, spatial_grid: s4: in each cell of grid x grid image tokens, the best one's score is multiplied by
-            1 + bonus. None is the paper's setting: none on FLUX, 0.4 and 4 on PixArt, 0.6 and 2 on DiT. 0 turns it off.
-        warmup: full steps at the start; None is the reference's: 3 on FLUX (1 where no token is ever computed, R = 1),
-            else 1.
-        cross_cycle: N of cross-attention where it differs from `cycle`.
+        spatial_bonus, spatial_grid: s4: in each cell of grid x grid image tokens, of each frame, the best one's score
+            is multiplied by 1 + bonus. None is the paper's setting: none on FLUX and Open-Sora, 0.4 and 4 on PixArt,
+            0.6 and 2 on DiT. 0 turns it off.
+        warmup: full steps at the start; None is the reference's: 3 on FLUX (1 where no token is ever computed, R = 1)
+            and on Open-Sora, else 1.
+        cross_cycle: N of cross-attention; None is the reference's: twice `cycle` on Open-Sora, else `cycle`.
         seed: of the random and uniform scores.
         strict: reproduce the quirks of the reference code, for parity: the layer divisor 27 at every depth; on PixArt
             and DiT steps that are full in the first layer only; on PixArt tokens scored anew in cached steps; where
@@ -222,21 +225,25 @@ class ToCa(Method):
         return self.strict and self.scores_entropy(shape)
 
     def keeps_scores(self, shape: Shape) -> bool:
-        other_cycle = self.cross_cycle not in (None, self.cycle) and any(
-            s.module == "cross_attn" for s in shape.sites()
-        )
+        other_cycle = len(set(self.cycles(shape).values())) > 1
         return self.score in PROBED_SCORES and (other_cycle or self.rescores(shape))
 
     def shares_halves(self, shape: Shape) -> bool:
         return shape.rows > shape.batch and (not self.strict or self.scores_entropy(shape))
 
+    def cycles(self, shape: Shape) -> dict[str, int]:
+        """N of every module."""
+        cycles = {site.module: self.cycle for site in shape.sites()}
+        if "cross_attn" in cycles:
+            published = self.cycle * FAMILIES[shape.family].cross_cycles if self.cycle > 1 else 1
+            cycles["cross_attn"] = self.cross_cycle or published
+        return cycles
+
     def plan(self, shape: Shape, steps: int) -> Plan:
         _check_steps(steps)
         settings = FAMILIES[shape.family]
-        warmup = self.warmup or (settings.warmup if self.fresh_ratio else 1)
-        cycles = {site.module: self.cycle for site in shape.sites()}
-        if self.cross_cycle is not None and "cross_attn" in cycles:
-            cycles["cross_attn"] = self.cross_cycle
+        warmup = self.warmup or (settings.warmup if self.fresh_ratio else settings.reuse_warmup)
+        cycles = self.cycles(shape)
         phases = {
             cycle: settings.phases(steps, cycle, warmup=warmup, varying=self.fresh_ratio > 0, strict=self.strict)
             for cycle in cycles.values()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
@@ -9,7 +10,16 @@ from pathlib import Path
 from typing import Any
 
 from dita import miniature
-from dita.shapes import NAMED_SHAPES, AnyShape, DiTShape, FluxShape, PixArtShape, named_shape, with_text_tokens
+from dita.shapes import (
+    NAMED_SHAPES,
+    AnyShape,
+    DiTShape,
+    FluxShape,
+    OpenSoraShape,
+    PixArtShape,
+    named_shape,
+    with_text_tokens,
+)
 
 DTYPES = ("float32", "bfloat16", "float16")
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -91,6 +101,10 @@ def shape_from_config(
     Raises `ValueError` for an unsupported transformer class, and for sizes that do not fit.
     """
     found = transformer.get("_class_name")
+    if found == "OpenSoraTransformer3DModel":
+        return opensora_shape_from_config(
+            transformer, vae, name=name, batch=batch, height=height, width=width, text_tokens=text_tokens
+        )
     if found not in ("PixArtTransformer2DModel", "DiTTransformer2DModel"):
         return flux_shape_from_config(
             transformer, vae, name=name, batch=batch, height=height, width=width, text_tokens=text_tokens
@@ -151,7 +165,7 @@ def flux_shape_from_config(
     if found != "FluxTransformer2DModel":
         raise ValueError(
             f"{name!r} has a transformer of class {found!r}; a plan supports FluxTransformer2DModel,"
-            " PixArtTransformer2DModel and DiTTransformer2DModel"
+            " PixArtTransformer2DModel, DiTTransformer2DModel and OpenSoraTransformer3DModel"
         )
     if batch < 1:
         raise ValueError(f"batch must be at least 1, got {batch}")
@@ -179,6 +193,46 @@ def flux_shape_from_config(
         guidance=guidance,
         element_bytes=element_bytes,
     )
+
+
+def opensora_shape_from_config(
+    transformer: dict[str, Any],
+    vae: dict[str, Any],
+    *,
+    name: str,
+    batch: int = 1,
+    height: int | None = None,
+    width: int | None = None,
+    latent_frames: int = 15,
+    text_tokens: int | None = None,
+) -> OpenSoraShape:
+    """The sizes that the `config.json` of an Open-Sora transformer and of its autoencoder give.
+
+    `height` and `width` are in nominal pixels and default to each other, or to 240x426; 15 latent frames are 2 seconds.
+    Raises `ValueError` for a batch below 1 or a size without a whole patch.
+    """
+    if batch < 1:
+        raise ValueError(f"batch must be at least 1, got {batch}")
+    cell = 2 ** (len(vae.get("spatial_block_out_channels", (0,) * 4)) - 1)  # pixels of a latent cell
+    patch = transformer["patch_size"]
+    height, width = (240, 426) if height is None and width is None else _sides(height, width, 0)
+    if min(height, width) < cell:
+        raise ValueError(f"height and width of {name!r} must be at least {cell} pixels, got {height}x{width}")
+    model_width = transformer["num_attention_heads"] * transformer["attention_head_dim"]
+    shape = OpenSoraShape(
+        name=name,
+        layers=transformer["num_layers"],
+        width=model_width,
+        mlp_width=int(transformer["mlp_ratio"] * model_width),
+        frames=latent_frames,
+        grid=(-(-(height // cell) // patch), -(-(width // cell) // patch)),
+        batch=batch,
+        patch=patch,
+        in_channels=transformer["in_channels"],
+        out_channels=transformer["out_channels"],
+        caption_width=transformer["caption_channels"],
+    )
+    return shape if text_tokens is None else dataclasses.replace(shape, text_tokens=text_tokens)
 
 
 def is_bundled(model: str | os.PathLike[str]) -> bool:
@@ -215,11 +269,14 @@ def _resolve(model: str | os.PathLike[str]) -> str | Path:
 def _from_pretrained(source: str | Path, dtype: Any, local_files_only: bool) -> Any:
     import diffusers
 
+    pipeline = diffusers.DiffusionPipeline
+    if isinstance(source, Path) and _read_config(source, "model_index.json").get("_class_name") == "OpenSoraPipeline":
+        from dita.pipelines.opensora import OpenSoraPipeline as pipeline  # dita's own, which diffusers does not know
     renamed = tuple(int(part) for part in diffusers.__version__.split(".")[:2]) >= (0, 42)
     arguments = {"dtype" if renamed else "torch_dtype": dtype}
     local = local_files_only or isinstance(source, Path)
     try:
-        return diffusers.DiffusionPipeline.from_pretrained(source, local_files_only=local, **arguments)
+        return pipeline.from_pretrained(source, local_files_only=local, **arguments)
     except OSError as error:
         where = "is not in the local cache" if local and not isinstance(source, Path) else "cannot be loaded"
         reason = " ".join(str(error).split())
@@ -232,12 +289,12 @@ def _default_call(source: str | Path) -> dict[str, Any]:
     return {}
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
+def _read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
+    path = folder / name
     try:
         data = json.loads(path.read_text())
     except FileNotFoundError:
-        raise ValueError(f"folder {str(folder)!r} holds no config.json: it is not in the diffusers layout") from None
+        raise ValueError(f"folder {str(folder)!r} holds no {name}: it is not in the diffusers layout") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"{str(path)!r} is not JSON: {error}") from None
     return dict(data)

@@ -5,6 +5,7 @@ Nothing is downloaded unless it is asked for.
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ from dita.metrics.checkpoints import sha256
 from dita.metrics.clip import ClipScorer, load_clip, load_open_clip
 from dita.metrics.features import FeatureNetwork, Identity
 from dita.metrics.image_reward import RewardScorer, load_image_reward
+from dita.metrics.images import Preparation
 from dita.metrics.inception import Resize
 from dita.models import HUB_ID
 
@@ -77,6 +79,7 @@ CLIP_TOKENIZERS = (
     "openai/clip-vit-large-patch14",
     "openai/clip-vit-base-patch32",
 )
+BUNDLED_SIDE = 64  # pixels a side of dita's own drawings
 BERT_TOKENIZER = "google-bert/bert-base-uncased"
 
 
@@ -296,8 +299,18 @@ class Networks:
 
 
 def bundled_features(name: str, device: str | torch.device = "cpu") -> FeatureNetwork:
-    """The feature network of a bundled folder: a vision network of transformers, whose pooled output it is."""
-    return features.transformers_features(miniature.folder(name), device=device)
+    """The feature network of a bundled folder: dita's own (`miniature.load_features`), or one of transformers.
+
+    Raises `ValueError` and `FileNotFoundError` as `miniature.folder` does.
+    """
+    folder = miniature.folder(name)
+    if "model_type" in json.loads((folder / "config.json").read_text()):
+        return features.transformers_features(folder, device=device)
+    # The module takes pictures in 0..1; resizing is PIL's, as for every other network.
+    module = miniature.load_features(device)
+    preparation = Preparation(BUNDLED_SIDE, fit="squash", mean=(0, 0, 0), std=(1, 1, 1))
+    identity = Identity(name, sha256(folder), str(preparation))
+    return features.module_features(module, module.width, preparation, identity)
 
 
 def _given(source: str, where: str, origin: Origin, *, may_be_hub_id: bool) -> Found:

@@ -91,7 +91,30 @@ class Plan:
         if self.steps[step][source].kind is not Kind.FULL:
             return False
         sites = (site for site in self.shape.sites() if (site.stack, site.layer) == (stack, layer))
-        return any(any(self.cycle_tokens(step, site)) for site in sites)
+        return self.scores_later(step, stack, layer) or any(any(self.cycle_tokens(step, site)) for site in sites)
+
+    def scores_later(self, step: int, stack: str, layer: int) -> bool:
+        """Whether a site of a block selects tokens at a later step, before the block's scored module is full again.
+
+        So it is where modules have cycles of their own: cross-attention is scored, say, and the MLP is full sooner.
+        """
+        return step < len(self.steps) and (stack, layer) in self._scored_later[step]
+
+    @cached_property
+    def _scored_later(self) -> tuple[frozenset[tuple[str, int]], ...]:
+        score = getattr(self.method, "score", None)
+        later: set[tuple[str, int]] = set()
+        per_step: list[frozenset[tuple[str, int]]] = []
+        for step, actions in reversed(list(enumerate(self.steps))) if score is not None else ():
+            per_step.append(frozenset(later))
+            coming = self._coming[step]
+            for site, action in actions.items():
+                if action.kind is Kind.FULL and any(coming.get(site, ())):
+                    later.add((site.stack, site.layer))
+            for site, action in actions.items():
+                if action.kind is Kind.FULL and site.module == self.shape.score_source(site.stack, str(score)):
+                    later.discard((site.stack, site.layer))
+        return tuple(reversed(per_step)) or (frozenset(),) * len(self.steps)
 
     def flops(self, accounting: Accounting = "post-projection") -> float:
         """FLOPs of the run's transformer calls, scores not included. `pre-projection` is the ToCa repository's way."""
@@ -184,9 +207,10 @@ class Plan:
         return computed / total if total else 1.0
 
     def tokens(self) -> dict[str, list[int]]:
-        """Tokens per layer for each selecting module, at the first cached step that computes any."""
+        """Tokens per layer for each selecting module, at the first step that selects any."""
         cached = [step for step, kind in zip(self.steps, self.kinds, strict=True) if kind is not Kind.FULL]
-        step = next((step for step in cached if any(a.tokens for a in step.values())), cached[0] if cached else {})
+        partial = (step for step in cached if any(a.kind is Kind.PARTIAL for a in step.values()))
+        step = next(partial, cached[0] if cached else {})
         counts: dict[str, list[int]] = {}
         for site, action in step.items():
             if self.shape.selects(site.module):

@@ -47,7 +47,7 @@ def fresh_share(
     steps: int,
     cycle: int,
 ) -> float:
-    """Share of tokens to compute, before clipping to [0, 1] (spec/methods.md 1.4, 2.2, 3.2 and 5.2).
+    """Share of tokens to compute, before clipping to [0, 1] (the profiles of the ToCa repository).
 
     `fresh_ratio` is r = 1 - R, `position` what `layer_position` returns, `step` counts from 0 in execution order.
     `toca` and `linear-layerwise` are products of a step's, a layer's and a module's share, which differ by family;

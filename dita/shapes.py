@@ -357,6 +357,102 @@ class DiTShape:
         return stored * self.image_tokens * self.width * self.element_bytes * self.rows * self.branches
 
 
+@dataclass(frozen=True)
+class OpenSoraShape:
+    """Open-Sora 1.2 (STDiT3): pairs of a spatial and a temporal block, each of self-attention, text and MLP.
+
+    `frames` and `grid` (height, width) count patches of the latent video. With guidance (`guided`) a transformer call
+    holds two halves of `batch` samples each. `text_tokens`: 20 is a prompt of common length; padding is not
+    computed. FLOPs are those of a call without reference frames.
+    """
+
+    family: ClassVar[str] = "opensora"
+    stacks: ClassVar[tuple[str, ...]] = ("spatial", "temporal")
+
+    name: str = "opensora-1.2-480p-2s"
+    layers: int = 28
+    width: int = 1152
+    mlp_width: int = 4608
+    text_tokens: int = 20
+    frames: int = 15
+    grid: tuple[int, int] = (30, 53)
+    batch: int = 1
+    guided: bool = True
+    branches: int = 1
+    patch: int = 2
+    in_channels: int = 4
+    out_channels: int = 8
+    caption_width: int = 4096
+    element_bytes: int = 2
+
+    @property
+    def rows(self) -> int:
+        return self.batch * (2 if self.guided else 1)
+
+    @property
+    def frame_tokens(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def image_tokens(self) -> int:
+        return self.frames * self.frame_tokens
+
+    def depth(self, stack: str) -> int:
+        return self.layers
+
+    def sites(self) -> tuple[Site, ...]:
+        return tuple(
+            Site(stack, i, m)
+            for i in range(self.layers)
+            for stack in self.stacks
+            for m in ("attn", "cross_attn", "mlp")
+        )
+
+    def tokens(self, module: str) -> int:
+        return self.image_tokens
+
+    def selects(self, module: str) -> bool:
+        return module != "attn"
+
+    def flops(self, site: Site, kind: Kind, tokens: int, accounting: Accounting = "post-projection") -> float:
+        c = self.width
+        if site.module == "cross_attn":
+            keys_values = 4 * self.text_tokens * c * c
+            per_sample = tokens * (4 * c * c + 4 * self.text_tokens * c) + (keys_values if tokens else 0)
+            if kind is Kind.REUSE:  # the ToCa repository projects the text even for no query at all
+                per_sample = keys_values if accounting == "pre-projection" else 0
+        elif site.module == "attn":
+            length, sequences = self.frame_tokens, self.frames
+            if site.stack == "temporal":
+                length, sequences = sequences, length
+            per_sample = sequences * _self_attention_flops(length, c) if kind is Kind.FULL else 0
+        else:
+            per_sample = tokens * 4 * c * self.mlp_width
+        return float(per_sample * self.rows * self.branches)
+
+    def step_flops(self) -> float:
+        c = self.width
+        conditioning = 2 * (2 * 256 * c + 2 * c * c) + 2 * c * 6 * c  # of time and frame rate
+        caption = 2 * self.text_tokens * (self.caption_width * c + c * c)
+        image = _patch_flops(self.image_tokens, self.patch, self.in_channels + self.out_channels, c)
+        return float((conditioning + caption + image) * self.rows * self.branches)
+
+    def score_source(self, stack: str, score: str) -> str:
+        return "cross_attn" if score in ("attention", "attention-sampled") else "attn"
+
+    def score_flops(self, site: Site, score: str, tokens: int | None = None) -> float:
+        if score in ("attention", "attention-sampled") and site.module == "cross_attn":  # its map once more
+            queries = self.image_tokens if tokens is None else tokens
+            return float(2 * queries * self.text_tokens * self.width * self.rows)
+        if score in ("k-norm", "v-norm", "kv-norm") and site.module == "attn":  # keys or values once more
+            return float(2 * self.image_tokens * self.width * self.width * self.rows)
+        return 0.0
+
+    def feature_bytes(self, site: Site, kinds: frozenset[Kind]) -> int:
+        stored = bool(kinds & {Kind.PARTIAL, Kind.REUSE})
+        return stored * self.image_tokens * self.width * self.element_bytes * self.rows * self.branches
+
+
 def _self_attention_flops(tokens: int, width: int) -> int:
     """Projections in and out, scores and weighted values, of one sample."""
     return 8 * tokens * width * width + 4 * tokens * tokens * width
@@ -370,7 +466,28 @@ def _patch_flops(tokens: int, patch: int, channels: int, width: int) -> int:
 SAMPLED_QUERIES = 256
 """Queries that the score `attention-sampled` looks at (spec: 256 of 4608 cost under 1 % of a step)."""
 
-AnyShape = FluxShape | PixArtShape | DiTShape
+AnyShape = FluxShape | PixArtShape | DiTShape | OpenSoraShape
+
+_OPENSORA_LANDSCAPES = {
+    "144p": (144, 256),
+    "240p": (240, 426),
+    "360p": (360, 640),
+    "480p": (480, 854),
+    "720p": (720, 1280),
+}
+_OPENSORA_LATENT_FRAMES = {"2s": 15, "4s": 30, "8s": 60, "16s": 120}
+
+
+def _opensora_shapes() -> dict[str, OpenSoraShape]:
+    """Every landscape video (9:16) of 144p to 720p, 2 to 16 seconds."""
+    shapes = {}
+    for resolution, (height, width) in _OPENSORA_LANDSCAPES.items():
+        grid = (-(-(height // 8) // 2), -(-(width // 8) // 2))  # whole latent cells of 8 pixels, patches of 2, padded
+        for duration, frames in _OPENSORA_LATENT_FRAMES.items():
+            name = f"opensora-1.2-{resolution}-{duration}"
+            shapes[name] = OpenSoraShape(name=name, frames=frames, grid=grid)
+    return shapes
+
 
 NAMED_SHAPES: dict[str, AnyShape] = {
     "flux-dev": FluxShape(),
@@ -381,6 +498,7 @@ NAMED_SHAPES: dict[str, AnyShape] = {
     "pixart-sigma-2k": PixArtShape(name="pixart-sigma-2k", grid=(128, 128)),
     "dit-xl-2-256": DiTShape(),
     "dit-xl-2-512": DiTShape(name="dit-xl-2-512", grid=(32, 32)),
+    **_opensora_shapes(),
 }
 
 
@@ -403,6 +521,8 @@ def named_shape(
         raise ValueError(f"batch must be at least 1, got {batch}")
     shape = NAMED_SHAPES[name]
     if height is not None or width is not None:
+        if isinstance(shape, OpenSoraShape):
+            raise ValueError(f"the size of {name!r} is in its name; known: {', '.join(_opensora_shapes())}")
         size = (height or width or 0, width or height or 0)
         if any(side < 16 or side % 16 for side in size):
             raise ValueError(f"height and width must be multiples of 16 pixels, got {size[0]}x{size[1]}")

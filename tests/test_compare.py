@@ -2,6 +2,7 @@ import dataclasses
 import json
 from pathlib import Path
 from types import SimpleNamespace
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from dita.compare import compare, from_json
 from dita.methods import FORA, FewerSteps, Plain, ToCa
 from dita.metrics.catalogue import parse as parse_metrics
 from dita.metrics.picture_sets import open_pictures
+from dita.miniature import world
 from dita.networks import Found, Networks
 from dita.shapes import Kind
 from tests.metrics.tiny_networks import tiny_features
@@ -129,6 +131,39 @@ def test_plain_and_fewer_steps_are_timed_with_nothing_attached(pipe, tmp_path):
     pipe.cost = lambda pipe, method, steps: attached.append(pipe.attached) or 1
     run(pipe, tmp_path, [FAST, FewerSteps(0.5)], prompts=["a"])
     assert attached == [Plain(), FAST, Plain(), None, FAST, None]
+
+
+class Painter(StandIn):
+    """Draws the scenes of its prompts; under a cache, without their objects."""
+
+    scenes: ClassVar = {world.caption(scene): scene for scene in world.evaluation_scenes(4, 0, ("one", "two"))}
+
+    def __call__(self, prompt, **arguments):
+        self.clock.now += 1
+        self.calls.append(SimpleNamespace(method=self.attached, prompts=prompt, steps=28))
+        known = [self.scenes.get(p, world.Scene((), world.Background("plain", ("white",)))) for p in prompt]
+        drawn = known if not isinstance(self.attached, ToCa) else [dataclasses.replace(s, things=()) for s in known]
+        return SimpleNamespace(images=[Image.fromarray(world.draw(scene)) for scene in drawn])
+
+
+def test_pictures_of_a_bundled_model_are_judged_by_the_prompts_that_the_world_knows(engine, tmp_path):
+    prompts = [*Painter.scenes, "an astronaut"]
+    comparison = run(Painter(Clock(), cost), tmp_path, prompts=prompts, name="shapes-flux")
+    plain, fast = (result.judge for result in comparison.results)
+    assert (plain.correct.right, plain.correct.count) == (4, 4)
+    assert (fast.correct.right, fast.correct.count) == (0, 4)
+    assert fast.attributes["background"].right == 4 and fast.attributes["count"].right == 0
+    data = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert data["results"][1]["judge"]["correct"]["count"] == 4
+    assert from_json(data) == comparison
+    assert "judge right" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_other_models_and_other_prompts_are_not_judged(engine, tmp_path):
+    named = run(Painter(Clock(), cost), tmp_path / "a", prompts=list(Painter.scenes), name="another")
+    unknown = run(Painter(Clock(), cost), tmp_path / "b", name="shapes-flux")
+    assert {result.judge for result in (*named.results, *unknown.results)} == {None}
+    assert "judge" not in (tmp_path / "a" / "out" / "report.md").read_text()
 
 
 def test_the_warm_up_is_not_timed(pipe, tmp_path):

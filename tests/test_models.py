@@ -99,7 +99,9 @@ def test_a_folder_without_configuration_is_refused(tmp_path):
 
 
 def test_an_unknown_shape_lists_the_known_ones(bundled):
-    with pytest.raises(ValueError, match=r"unknown model 'flux-pro'.*flux-dev, flux-schnell, .*dit-xl-2-512, toy-flux"):
+    with pytest.raises(
+        ValueError, match=r"unknown model 'flux-pro'.*flux-dev, flux-schnell, .*opensora-1.2-720p-16s, toy-flux"
+    ):
         models.shape("flux-pro")
 
 

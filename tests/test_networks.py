@@ -1,12 +1,13 @@
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from dita import miniature
 from dita.metrics.catalogue import METRICS
-from dita.networks import PLACES, Networks
+from dita.networks import PLACES, Networks, bundled_features
 from tests.metrics.tiny_networks import save_tiny_dino, save_tiny_reward
 
 
@@ -126,3 +127,20 @@ def test_the_documentation_lists_every_metric_and_every_network_as_the_code_has_
         assert f"| `{m.name}` | {m.kind} | {m.range} | {m.better} | {m.source} |" in text
     for name, place in PLACES.items():
         assert f"| `{name}` | {', '.join(f'`{n}`' for n in place.names)} | `{place.variable}` |" in text
+
+
+def test_the_bundled_feature_network_of_dita_itself_takes_pictures_in_unit_range(monkeypatch, tmp_path):
+    class Ours(torch.nn.Module):
+        width = 3
+
+        def forward(self, pictures):
+            return pictures.mean(dim=(2, 3))
+
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    bundle(monkeypatch, {"shapes-features": tmp_path})
+    monkeypatch.setattr(miniature, "load_features", lambda device: Ours(), raising=False)
+    network = bundled_features("shapes-features")
+    white = np.full((10, 30, 3), 255, np.uint8)
+    assert network([white]).tolist() == [[1, 1, 1]]
+    assert network.identity.resize == "squash 64 bicubic, PIL" and len(network.identity.weights) == 64

@@ -10,7 +10,8 @@ from rich.console import Console
 
 from dita import report
 from dita.compare import Comparison, MethodResult, Spread, Timing
-from dita.metrics import Average
+from dita.metrics import Average, share
+from dita.miniature.judge.tally import Tally
 
 PROMPTS = ("a red circle", "a <b>bold</b> & blue | star")
 
@@ -129,6 +130,34 @@ def test_large_pictures_are_scaled_down_and_link_to_the_file(comparison):
     assert [a["href"] for a in elements.all("a")][:2] == ["images/plain/0000.png", "images/steps-0.5/0000.png"]
     assert all(image["src"].startswith("data:image/jpeg") for image in elements.all("img"))
     assert not Elements(report.page(comparison, pictures(comparison, 64))).all("a")
+
+
+@pytest.fixture
+def judged(comparison):
+    """The comparison, with pictures that were judged: 9 and 4 of 10 right, and none of the fewer-steps baseline's."""
+    tallies = (Tally(share(9, 10), {"sign": share(3, 4)}), None, Tally(share(4, 10), {"sign": share(0, 4)}))
+    pairs = zip(comparison.results, tallies, strict=True)
+    return dataclasses.replace(comparison, results=tuple(dataclasses.replace(r, judge=t) for r, t in pairs))
+
+
+def test_where_pictures_were_judged_the_share_stands_beside_psnr_and_ssim(judged):
+    markdown, page = report.markdown(judged), report.page(judged, pictures(judged))
+    head = next(line for line in markdown.splitlines() if line.startswith("| method"))
+    assert head.endswith("| PSNR dB | SSIM | judge right |")
+    rows = [line for line in markdown.splitlines() if line.startswith("| `")]
+    assert rows[0].endswith("| 90 % (60–98 %, 9 of 10) |") and rows[1].endswith("| – |")
+    assert len({line.count("|") for line in [head, *rows]}) == 1
+    assert "9 of 10" in Elements(page).text and "ground-truth judge" in Elements(page).text
+
+
+def test_the_terminal_table_has_a_column_for_the_judge_only_where_pictures_were_judged(comparison, judged):
+    def printed(one):
+        console = Console(width=100, file=io.StringIO(), record=True)
+        console.print(report.terminal_table(one))
+        return console.export_text()
+
+    assert "judge" not in printed(comparison)
+    assert "judge" in printed(judged) and "90 %" in printed(judged)
 
 
 @pytest.mark.parametrize("metric", ["psnr", "ssim"])

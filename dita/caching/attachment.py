@@ -168,9 +168,14 @@ class PipelineAttachment(_Attachment):
                 "this transformer is sampling already: run the pipelines that share it one after another"
             )
         run: Run | None = None
+        earlier: list[Summary] = []
 
         def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
             nonlocal run
+            if run is not None and run.step >= run.steps:  # a call that samples several times, such as clip after clip
+                self.last = run.finish().after(earlier.pop() if earlier else None)
+                earlier.append(self.last)
+                run = None
             if run is None:
                 taken, requested = _steps_ahead(self.pipe.scheduler, factor)
                 run = Run(
@@ -208,7 +213,7 @@ class PipelineAttachment(_Attachment):
             for handle in handles:
                 handle.remove()
             if run is not None:
-                self.last = run.finish()
+                self.last = run.finish().after(earlier.pop() if earlier else None)
 
 
 class TransformerAttachment(_Attachment):

@@ -39,7 +39,7 @@ class Branch:
         self.fresh = True  # nothing stored yet
         self.full = full_step(shape)
         self.selected: dict[Site, list[Tensor | None]] = {}
-        self.grid: tuple[int, int] | None = None
+        self.grid: tuple[int, ...] | None = None
         self.device = device
 
     def held_bytes(self) -> int:
@@ -178,7 +178,7 @@ class Run:
         keeps_scores = self.method.keeps_scores(branch.shape)
         for (stack, layer, _), state in zip(self._blocks, branch.states, strict=True):
             state.cached = False
-            chooses = rescores = False
+            chooses, rescores = branch.plan.scores_later(self.step, stack, layer), False
             for module, slot in state.slots.items():
                 site = Site(stack, layer, module)
                 coming = self._coming(branch, site)
@@ -390,14 +390,15 @@ class _Clock:
         return event
 
 
-def _check_cells(grid: tuple[int, int] | None, cell: int, given: bool) -> None:
+def _check_cells(grid: tuple[int, ...] | None, cell: int, given: bool) -> None:
     """Cells of the paper's size may be smaller at the edge of a picture; a size that the user gave must fit."""
     if grid is None:
         raise ValueError("spatial_bonus needs image tokens that form one grid; set spatial_bonus=0 for this pipeline")
-    if given and (grid[0] % cell or grid[1] % cell):
+    height, width = grid[-2:]
+    if given and (height % cell or width % cell):
         raise ValueError(
             f"spatial_bonus works in cells of {cell}x{cell} image tokens, which do not divide this picture's"
-            f" {grid[0]}x{grid[1]} tokens; choose another spatial_grid, another picture size, or spatial_bonus=0"
+            f" {height}x{width} tokens; choose another spatial_grid, another picture size, or spatial_bonus=0"
         )
 
 

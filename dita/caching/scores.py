@@ -1,4 +1,4 @@
-"""Numbers per token that say how much each wants to be computed again (ToCa section 3.2; spec/methods.md 1.3)."""
+"""Numbers per token that say how much each wants to be computed again (ToCa section 3.2)."""
 
 from __future__ import annotations
 
@@ -60,7 +60,7 @@ def attention_entropy(query: Tensor, key: Tensor, bias: Tensor | None) -> Tensor
 
     query: (B, N, H, D), key: (B, T, H, D), as they enter the attention product; bias: added to the scores, broadcast
     to (B, H, N, T). Halved, because s2 of the reference is the entropy of the mean of a guided pair's two maps, which
-    share no column (spec/methods.md 3.4): `entropy_score` adds the pair up.
+    share no column: `entropy_score` adds the pair up.
     """
     queries = (query * query.shape[-1] ** -0.5).transpose(1, 2)  # (B, H, N, D)
     keys = key.permute(0, 2, 3, 1)  # (B, H, D, T)
@@ -118,17 +118,25 @@ def random_scores(tokens: int, seed: tuple[int, ...], device: torch.device) -> T
     return torch.rand(tokens, generator=generator).to(device)
 
 
-def spread(tokens: int, grid: tuple[int, int] | None, device: torch.device) -> Tensor:
+STRIDES = {
+    1: (0.6180339887498949,),
+    2: (0.7548776662466927, 0.5698402909980532),
+    3: (0.8191725133961645, 0.6710436067037893, 0.5497004779019703),
+}
+"""Powers of 1 / g, g the root of g^(d+1) = g + 1: those of the golden ratio, and of the R2 and R3 sequences."""
+
+
+def spread(tokens: int, grid: tuple[int, ...] | None, device: torch.device) -> Tensor:
     """A value in [0, 1) per token such that tokens of nearby values lie far apart: (N,).
 
-    The R2 sequence over a grid, the golden-ratio sequence over a line: any interval of values of length p holds about
-    p * N tokens, spread evenly.
+    `grid` is (height, width), or (frames, height, width), in tokens; None is a line. Any interval of values of length
+    p holds about p * N tokens, spread evenly in space and time: a low-discrepancy sequence along every axis.
     """
-    if grid is None:
-        return torch.arange(tokens, device=device, dtype=torch.float64).mul(0.6180339887498949).frac().float()
-    rows = torch.arange(grid[0], device=device, dtype=torch.float64)[:, None] * 0.7548776662466927
-    columns = torch.arange(grid[1], device=device, dtype=torch.float64) * 0.5698402909980532
-    return (rows + columns).frac().reshape(-1).float()
+    sides = grid or (tokens,)
+    total = torch.zeros((), device=device, dtype=torch.float64)
+    for side, stride in zip(sides, STRIDES[len(sides)], strict=True):
+        total = total[..., None] + torch.arange(side, device=device, dtype=torch.float64) * stride
+    return total.frac().reshape(-1).float()
 
 
 def _mix(parts: tuple[int, ...]) -> int:

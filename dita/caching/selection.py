@@ -1,7 +1,8 @@
-"""From scores to the token numbers that cached steps compute (ToCa; spec/methods.md 1.2)."""
+"""From scores to the token numbers that cached steps compute (ToCa section 3.2)."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -14,20 +15,20 @@ from torch import Tensor
 class SpatialBonus:
     """s4: the best token of each cell of `cell` x `cell` image tokens gets its score multiplied by 1 + `bonus`.
 
-    The image tokens are those from `start` on, `grid` (height, width) of them in rows. Where the cell does not divide
-    the grid, the last cells of a row and the last row of cells are smaller.
+    The image tokens are those from `start` on, `grid` (height, width) of them in rows, or (frames, height, width) frame
+    by frame. Where the cell does not divide the grid, the last cells of a row and the last row of cells are smaller.
     """
 
     bonus: float
     cell: int
-    grid: tuple[int, int]
+    grid: tuple[int, ...]
     start: int = 0
 
     def apply(self, scores: Tensor) -> Tensor:
         """(..., N) -> (..., N)."""
-        height, width = self.grid
+        height, width = self.grid[-2:]
         g = self.cell
-        stop = self.start + height * width
+        stop = self.start + math.prod(self.grid)
         image = scores[..., self.start : stop].unflatten(-1, self.grid)
         padding = (0, -width % g, 0, -height % g)
         if any(padding):
@@ -36,7 +37,7 @@ class SpatialBonus:
         flat = cells.flatten(-2)
         factor = torch.ones_like(flat).scatter_(-1, flat.argmax(dim=-1, keepdim=True), 1 + self.bonus)
         image = (flat * factor).unflatten(-1, (g, g)).transpose(-3, -2).flatten(-4, -3).flatten(-2)
-        image = image[..., :height, :width].flatten(-2)
+        image = image[..., :height, :width].flatten(-len(self.grid))
         return torch.cat([scores[..., : self.start], image, scores[..., stop:]], dim=-1)
 
 

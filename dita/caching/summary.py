@@ -55,9 +55,16 @@ class Summary:
     selections: dict[tuple[int, Site], Tensor] = field(default_factory=dict)
     repeats: float = 1.0
 
+    def after(self, earlier: Summary | None) -> Summary:
+        """Both as one: what a call executed that samples several times. Selections are those of the last time."""
+        if earlier is not None:
+            self.executed = earlier.executed + self.executed
+            self.cache_bytes = max(self.cache_bytes, earlier.cache_bytes)
+        return self
+
     @property
     def steps(self) -> int:
-        return len({call.step for call in self.executed})
+        return len(self.kinds)
 
     @property
     def kinds(self) -> tuple[Kind, ...]:

@@ -19,6 +19,7 @@ from dita.metrics.frechet import FeatureStatistics, frechet_distance, frechet_di
 from dita.metrics.images import Picture
 from dita.metrics.kernels import cmmd, kid
 
+BLOCK = 1024  # pictures whose features a collector has room for at first
 TRUSTED_RATIO = 10  # pictures for each feature, below which FID's bias drowns it
 BOOTSTRAP_WIDTH = 256  # features up to which a difference of FIDs is bootstrapped: beyond, it takes minutes
 BOOTSTRAP_RESAMPLES = 200
@@ -45,19 +46,32 @@ class Collector:
     def __init__(self, network: FeatureNetwork, *, keep: bool) -> None:
         self.network, self.keep = network, keep
         self._statistics = FeatureStatistics.empty(network.width)
-        self._kept: list[torch.Tensor] = []
+        # One block that doubles: many small ones between a network's activations would keep the heap from shrinking.
+        self._kept = torch.empty(BLOCK, network.width)
 
     def add(self, pictures: Sequence[Picture]) -> None:
         """Takes uint8 pictures (H, W, 3) in."""
         features = self.network(pictures)
-        self._statistics = self._statistics + FeatureStatistics.of(features)
         if self.keep:
-            self._kept.append(features)
+            self._hold(features)
+        self._statistics = self._statistics + FeatureStatistics.of(features)
 
     def sample(self) -> Sample:
         """What was gathered so far."""
-        kept = torch.cat(self._kept) if self._kept else None
+        kept = self._kept[: self._count] if self.keep else None
         return Sample(self.network.identity, self._statistics, kept)
+
+    @property
+    def _count(self) -> int:
+        return self._statistics.count or 0
+
+    def _hold(self, features: torch.Tensor) -> None:
+        end = self._count + len(features)
+        if end > len(self._kept):
+            larger = torch.empty(max(end, 2 * len(self._kept)), features.shape[1])
+            larger[: self._count] = self._kept[: self._count]
+            self._kept = larger
+        self._kept[self._count : end] = features
 
 
 def collect(network: FeatureNetwork, batches: Iterable[Sequence[Picture]], *, keep: bool = False) -> Sample:

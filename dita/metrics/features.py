@@ -39,7 +39,8 @@ class FeatureNetwork:
     def __call__(self, pictures: Sequence[Picture]) -> torch.Tensor:
         """Features (B, width) on the CPU of uint8 pictures (H, W, 3). Raises `ValueError` where they are not finite."""
         with torch.inference_mode(), exact_float32():
-            features = self.extract(pictures).float().cpu()
+            # A copy: a slice, such as a class token, would keep the whole activation alive as long as it is kept.
+            features = self.extract(pictures).to("cpu", torch.float32, copy=True)
         if features.shape != (len(pictures), self.width):
             expected = (len(pictures), self.width)
             raise ValueError(f"{self.identity.network} gave features of {tuple(features.shape)}, expected {expected}")

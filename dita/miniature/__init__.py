@@ -21,7 +21,7 @@ MINIATURES: dict[str, str] = {
 
 EVALUATORS: dict[str, str] = {
     "shapes-judge": "tells of each attribute of a caption whether a drawing has it right (load_judge)",
-    "shapes-features": "128 features for Frechet distances, of the judge's trunk: its folder is the judge's",
+    "shapes-features": "256 features for Frechet distances, of the judge's trunk: its folder is the judge's",
     "shapes-clip": "CLIPModel of transformers, 64x64 pixels, trained on drawings and captions",
     "shapes-reward": "ImageReward's architecture, 64x64 pixels, trained on ranked pairs; official weight names",
 }
@@ -74,7 +74,7 @@ def load_judge(device: str | torch.device = "cpu") -> Judge:
 
 
 def load_features(device: str | torch.device = "cpu") -> Features:
-    """The feature network: a module of pictures (N, 3, H, W) to (N, 128), for Frechet distances.
+    """The feature network: a module of pictures (N, 3, H, W) to (N, 256), for Frechet distances.
 
     Raises:
         FileNotFoundError: the installation lacks its files.

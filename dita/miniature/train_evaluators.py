@@ -59,7 +59,7 @@ def judge(
 
 
 def clip(
-    steps: Steps = 1000,
+    steps: Steps = 450,
     seed: Seed = 0,
     threads: Threads = 0,
     run: Run = Path("runs/shapes-clip"),
@@ -82,7 +82,7 @@ def clip(
 
 
 def reward(
-    steps: Steps = 1000,
+    steps: Steps = 500,
     seed: Seed = 0,
     threads: Threads = 0,
     start: Annotated[Path, typer.Option(help="Run folder of clip, whose vision tower is the start.")] = Path(

@@ -46,9 +46,10 @@ class Accelerated:
 
         No weight is copied or cast (diffusers' own `from_pipe` casts them, those of `pipeline` too).
         """
-        expected, _ = cls._get_signature_keys(cls)  # type: ignore[attr-defined]
-        components = {name: value for name, value in (pipeline.components | kwargs).items() if name in expected}
-        pipe = cls(**components)
+        expected, settings = cls._get_signature_keys(cls)  # type: ignore[attr-defined]
+        given = {**{name: pipeline.config.get(name) for name in settings if name in pipeline.config}, **kwargs}
+        arguments = {**pipeline.components, **given}
+        pipe = cls(**{name: value for name, value in arguments.items() if name in expected or name in settings})
         pipe.set_progress_bar_config(**getattr(pipeline, "_progress_bar_config", {}))  # type: ignore[attr-defined]
         if hasattr(pipeline, "default_sample_size"):
             pipe.default_sample_size = pipeline.default_sample_size  # type: ignore[attr-defined]

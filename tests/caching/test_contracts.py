@@ -8,10 +8,12 @@ import torch
 import dita
 from dita.methods import SCORES
 from dita.shapes import Kind
-from tests import tiny_dit, tiny_flux, tiny_pixart
+from tests import tiny_dit, tiny_flux, tiny_opensora, tiny_pixart
 
 
-@pytest.fixture(params=[tiny_flux, tiny_pixart, tiny_dit], ids=lambda module: module.FAMILY, scope="module")
+@pytest.fixture(
+    params=[tiny_flux, tiny_pixart, tiny_dit, tiny_opensora], ids=lambda module: module.FAMILY, scope="module"
+)
 def family(request):
     """The module that makes tiny pipelines and transformers of one family, and calls them."""
     return request.param
@@ -84,9 +86,8 @@ def test_enabling_again_replaces_the_method(family, pipe) -> None:
     assert summary.method == dita.FORA(4)
     assert summary.kinds == dita.FORA(4).plan(summary.shape, 8).kinds
     dita.disable(pipe)
-    module = (
-        family.blocks(pipe.transformer)[0].attn if family is tiny_flux else pipe.transformer.transformer_blocks[0].ff
-    )
+    block = family.blocks(pipe.transformer)[0]
+    module = block.attn if family is tiny_flux else block.ff
     assert "_dita_base" not in vars(type(module)), "no class was swapped twice"
 
 
@@ -117,7 +118,7 @@ def test_the_seed_of_random_selection_matters(family, pipe) -> None:
 def test_fora_is_toca_without_tokens(family, pipe) -> None:
     dita.enable(pipe, "fora:3")
     expected = family.call(pipe)
-    dita.enable(pipe, dita.ToCa(3, 1.0))
+    dita.enable(pipe, dita.ToCa(3, 1.0, cross_cycle=3))
     assert torch.equal(family.call(pipe), expected)
 
 
@@ -141,12 +142,14 @@ def test_a_cycle_computes_every_token_before_any_twice(family) -> None:
     """With a heavy age term, selection is a round-robin (spec/methods.md 1.5)."""
     pipe = family.tiny_pipeline()
     dita.enable(pipe, dita.ToCa(5, 0.75, schedule="constant", age_weight=100.0, spatial_bonus=0.0), record=True)
-    family.call(pipe, steps=7)
-    selections = dita.summary(pipe, show=False).selections
+    family.call(pipe, steps=10)
+    summary = dita.summary(pipe, show=False)
+    selections = summary.selections
     site = next(site for _, site in selections if site.module == "mlp")
-    first = min(step for step, _ in selections)
+    steps = {step for step, selected in selections if selected == site}
+    first = next(step for step in sorted(steps) if steps.issuperset(range(step, step + 4)))
     chosen = torch.cat([selections[step, site][0] for step in range(first, first + 4)])
-    assert sorted(chosen.tolist()) == list(range(256 // 4))
+    assert sorted(chosen.tolist()) == list(range(summary.shape.tokens("mlp")))
 
 
 # ------------------------------------------------------------------------------------------------ one instance only
@@ -168,7 +171,7 @@ def test_two_pipelines_with_different_methods_do_not_touch_each_other(family, pl
 
 
 def test_pipelines_that_share_a_transformer_keep_their_own_method(family, pipe, plain) -> None:
-    twin = type(pipe)(**pipe.components)
+    twin = type(pipe)(**pipe.components, **getattr(family, "SETTINGS", {}))
     twin.set_progress_bar_config(disable=True)
     dita.enable(twin, "toca:4:0.9")
     accelerated = family.call(twin)
@@ -241,7 +244,8 @@ def test_another_resolution_in_the_next_call(family, pipe) -> None:
     dita.enable(pipe, "toca:4:0.9")
     first = family.call(pipe)
     family.call(pipe, height=16, width=48)
-    assert dita.summary(pipe, show=False).shape.image_tokens == 4 * 12
+    tokens = {tiny_opensora: tiny_opensora.FRAMES * 1 * 3}.get(family, 4 * 12)
+    assert dita.summary(pipe, show=False).shape.image_tokens == tokens
     assert torch.equal(family.call(pipe), first)
 
 
@@ -295,7 +299,9 @@ def test_a_bare_transformer_with_two_calls_a_step(family) -> None:
     dita.enable(model, "fora:3", steps=7, calls_per_step=2)
     sample_bare(family, model, 7, calls=2)
     summary = dita.summary(model, show=False)
-    assert [c.kind is Kind.FULL for c in summary.executed] == [*[True, True, *[False] * 4] * 2, True, True]
+    kinds = dita.FORA(3).plan(summary.shape, 7).kinds
+    assert [call.kind for call in summary.executed] == [kind for kind in kinds for _ in range(2)]
+    assert kinds.count(Kind.REUSE) >= 2
 
 
 def test_the_store_is_freed_at_the_end_of_the_run(family) -> None:

@@ -25,6 +25,14 @@ def test_batches_of_pictures_become_one_sample():
     assert fid(found, collect(network, [noisy(images)], keep=True)).value > 0
 
 
+def test_kept_features_are_all_there_in_order_however_many(monkeypatch):
+    monkeypatch.setattr(distribution, "BLOCK", 4)
+    network, images = tiny_features(), pictures(23)
+    found = collect(network, [images[i : i + 5] for i in range(0, 23, 5)], keep=True)
+    torch.testing.assert_close(found.features, network(images))
+    assert collect(network, [images]).features is None
+
+
 def test_a_result_carries_counts_and_identity():
     found = fid(sample(50), sample(60, 1))
     assert (found.metric, found.count, found.reference_count, found.identity) == ("fid", 50, 60, HERE)

@@ -29,6 +29,11 @@ def test_dinov2s_features_are_its_class_token_on_stretched_pictures(dino):
     torch.testing.assert_close(network(images), expected)
 
 
+def test_features_do_not_keep_the_activations_alive_that_they_are_a_slice_of(dino):
+    features = transformers_features(dino)(pictures(3))
+    assert features.untyped_storage().nbytes() == 3 * 24 * 4
+
+
 def test_the_size_and_normalisation_of_a_folder_are_used(dino):
     path = dino / "preprocessor_config.json"
     path.write_text(json.dumps({"size": {"height": 28, "width": 28}, "image_mean": [0, 0, 0], "image_std": [1, 1, 1]}))

@@ -60,8 +60,11 @@ class Adapter(Protocol):
         """Of the scores (..., N) that a block's probe collected, those of the tokens of one of its modules."""
         ...
 
-    def grid(self, model: Any, inputs: dict[str, Any]) -> tuple[int, int] | None:
-        """(height, width) in image tokens; None where the image tokens form no grid. May wait for the device."""
+    def grid(self, model: Any, inputs: dict[str, Any]) -> tuple[int, ...] | None:
+        """(height, width), of a video (frames, height, width), in image tokens; None where they form no grid.
+
+        May wait for the device.
+        """
         ...
 
     def image_start(self, module: str, shape: Any) -> int | None:
@@ -80,9 +83,10 @@ def adapter_for(model: nn.Module) -> Adapter:
     """The adapter of `model`. Raises `UnsupportedModelError` that lists the supported families."""
     from dita.caching.adapters.dit import DiTAdapter
     from dita.caching.adapters.flux import FluxAdapter
+    from dita.caching.adapters.opensora import OpenSoraAdapter
     from dita.caching.adapters.pixart import PixArtAdapter
 
-    adapters: tuple[Adapter, ...] = (FluxAdapter(), PixArtAdapter(), DiTAdapter())
+    adapters: tuple[Adapter, ...] = (FluxAdapter(), PixArtAdapter(), DiTAdapter(), OpenSoraAdapter())
     for adapter in adapters:
         if adapter.handles(model):
             return adapter

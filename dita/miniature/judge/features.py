@@ -10,10 +10,10 @@ from dita.miniature.judge.network import SIDE, Eyes
 
 
 class Features(nn.Module):
-    """Pictures (N, 3, H, W), uint8 or floats in [0, 1], to features (N, 128) in float32.
+    """Pictures (N, 3, H, W), uint8 or floats in [0, 1], to features (N, 256) in float32.
 
-    The means over the picture of the trunk's last features (96: what is seen where) and of its finest ones (32: edges
-    and grain, which blur and noise change). Pictures of other sizes are resized, averaging as they shrink.
+    Mean and deviation over the picture of the trunk's last features (96 each: what is seen) and of its finest ones (32
+    each: edges and grain, which blur and noise change). Pictures of other sizes are resized, averaging as they shrink.
 
     Raises:
         ValueError: another shape or type of input.
@@ -22,7 +22,7 @@ class Features(nn.Module):
     def __init__(self, eyes: Eyes) -> None:
         super().__init__()
         self.trunk = eyes.trunk
-        self.width = eyes.widths.quarter + eyes.widths.half
+        self.width = 2 * (eyes.widths.quarter + eyes.widths.half)
         self.eval().requires_grad_(False)
 
     @torch.no_grad()
@@ -36,4 +36,4 @@ class Features(nn.Module):
         if pictures.shape[2:] != (SIDE, SIDE):
             pictures = functional.interpolate(pictures.float(), (SIDE, SIDE), mode="bilinear", antialias=True)
         fine, last = self.trunk.levels(pictures.float() * 2 - 1)
-        return torch.cat([last.mean(dim=(2, 3)), fine.mean(dim=(2, 3))], dim=1)
+        return torch.cat([part for level in (last, fine) for part in (level.mean((2, 3)), level.std((2, 3)))], dim=1)

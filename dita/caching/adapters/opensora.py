@@ -1,0 +1,241 @@
+"""Open-Sora 1.2: the sites of STDiT3's spatial and temporal blocks, and what a block does in a cached step."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dita.caching.adapters.basic_block import ENTROPY, halves_are_equal
+from dita.caching.class_swap import Forward, MakeForward
+from dita.caching.scores import attention_entropy, mean_length
+from dita.caching.sites import fill_from_store, keeping_forward
+from dita.caching.state import BlockState, scatter_rows
+from dita.shapes import Kind, OpenSoraShape
+
+MODULES = ("attn", "cross_attn", "mlp")
+MODEL = "OpenSoraTransformer3DModel"
+
+
+class OpenSoraAdapter:
+    """Sites of each block of the stacks `spatial` and `temporal`: `attn`, `cross_attn` (to the text) and `mlp`.
+
+    Tokens are all patches of the video, frame by frame. Stored self-attention lies as its module returns it: a row for
+    each frame in the spatial blocks, for each place in the temporal ones.
+    """
+
+    family = "opensora"
+
+    def handles(self, model: nn.Module) -> bool:
+        # by name: the model is dita's own and stands above the engine, which imports nothing from there
+        return any(cls.__name__ == MODEL for cls in type(model).__mro__)
+
+    def shape(self, model: Any, inputs: dict[str, Any]) -> OpenSoraShape:
+        config = model.config
+        frames, height, width = self.grid(model, inputs)
+        dim = config.num_attention_heads * config.attention_head_dim
+        return OpenSoraShape(
+            name="opensora",
+            layers=config.num_layers,
+            width=dim,
+            mlp_width=int(config.mlp_ratio * dim),
+            text_tokens=inputs["encoder_hidden_states"].shape[1],
+            frames=frames,
+            grid=(height, width),
+            batch=inputs["hidden_states"].shape[0],
+            guided=False,
+            patch=config.patch_size,
+            in_channels=config.in_channels,
+            out_channels=config.out_channels,
+            caption_width=config.caption_channels,
+            # of the features, not of the latents: those become float32 at the first step
+            element_bytes=model.scale_shift_table.element_size(),
+        )
+
+    def guided(self, shape: OpenSoraShape, inputs: dict[str, Any]) -> OpenSoraShape:
+        if not halves_are_equal(inputs):
+            return shape
+        return dataclasses.replace(shape, batch=shape.batch // 2, guided=True)
+
+    def tokens_in(self, inputs: dict[str, Any]) -> Tensor:
+        return inputs["hidden_states"]
+
+    def blocks(self, model: Any) -> list[tuple[str, int, nn.Module]]:
+        pairs = zip(model.spatial_blocks, model.temporal_blocks, strict=True)
+        return [
+            (stack, i, block)
+            for i, pair in enumerate(pairs)
+            for stack, block in zip(OpenSoraShape.stacks, pair, strict=True)
+        ]
+
+    def modules(self, stack: str) -> tuple[str, ...]:
+        return MODULES
+
+    def forwards(self, stack: str, block: Any) -> list[tuple[nn.Module, MakeForward]]:
+        return [
+            (block, block_forward),
+            (block.attn1, self_attention_forward),
+            (block.attn2, cross_attention_forward),
+            (block.ff, keeping_forward),
+        ]
+
+    def bind(self, stack: str, block: Any, state: BlockState) -> None:
+        # straight into __dict__: nn.Module's own attribute setting costs a microsecond a module
+        for module in (block, block.attn1, block.attn2):
+            module.__dict__["_dita"] = state
+        block.ff.__dict__["_dita"] = state.slots["mlp"]
+
+    def probed_score(self, score: str) -> str:
+        return ENTROPY if score in ("attention", "attention-sampled") else score
+
+    def module_scores(self, stack: str, module: str, shape: OpenSoraShape, scores: Tensor) -> Tensor:
+        """(L, rows, N): lengths of keys and values come as self-attention's sequences, frames or places apart."""
+        if stack == "temporal" and scores.shape[-1] != shape.image_tokens:
+            return scores.unflatten(1, (shape.rows, -1)).transpose(-1, -2).flatten(-2)
+        return scores.reshape(len(scores), shape.rows, shape.image_tokens)
+
+    def grid(self, model: Any, inputs: dict[str, Any]) -> tuple[int, int, int]:
+        frames, height, width = inputs["hidden_states"].shape[-3:]
+        patch = model.config.patch_size
+        return frames, -(-height // patch), -(-width // patch)
+
+    def image_start(self, module: str, shape: OpenSoraShape) -> int | None:
+        return 0
+
+    def attention_backend(self, model: nn.Module) -> Any:
+        return None  # the model dispatches itself
+
+
+def self_attention_forward(stock: Forward) -> Forward:
+    """Self-attention: keeps its output, and measures keys or values where a score asks for them."""
+
+    def forward(
+        self: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor | None = None,
+        attention_mask: Tensor | None = None,
+        rotary: Any = None,
+    ) -> Tensor:
+        state: BlockState = self._dita
+        out = stock(self, hidden_states, encoder_hidden_states, attention_mask, rotary)
+        score = state.probe.score
+        if score is not None and score != ENTROPY:
+            projection = self.to_k if score == "k-norm" else self.to_v
+            lengths = mean_length(projection(hidden_states).unflatten(-1, (self.heads, -1)))
+            state.probe.scores = 1 - lengths if score == "kv-norm" else lengths
+        if state.slots["attn"].keep:
+            state.slots["attn"].out = out
+        return out
+
+    return forward
+
+
+def cross_attention_forward(stock: Forward) -> Forward:
+    """Cross-attention to the text: keeps its output, and the entropy of its map where asked to."""
+
+    def forward(
+        self: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        attention_mask: Tensor | None = None,
+        rotary: Any = None,
+    ) -> Tensor:
+        state: BlockState = self._dita
+        slot, probe = state.slots["cross_attn"], state.probe
+        if probe.score == ENTROPY:
+            query, key, value = self.processor.prepare(self, hidden_states, encoder_hidden_states, rotary)
+            out = self.processor.attend(self, query, key, value, attention_mask)
+            entropies = attention_entropy(query, key, _bias(attention_mask, query.dtype))
+            if slot.kind is Kind.FULL:
+                probe.scores = entropies
+            else:  # the rows that a partial step computes anew
+                assert probe.scores is not None and slot.rows is not None
+                scatter_rows(probe.scores[..., None], slot.rows, entropies[..., None])
+        else:
+            out = stock(self, hidden_states, encoder_hidden_states, attention_mask, rotary)
+        if slot.keep:
+            slot.out = out
+        return out
+
+    return forward
+
+
+def _bias(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """A mask of the text, True for tokens that are there, (B, L), as what is added to the scores, (B, 1, 1, L)."""
+    if mask is None:
+        return None
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, -torch.inf)[:, None, None]
+
+
+def block_forward(stock: Forward) -> Forward:
+    """A block: the stock forward in full steps, `cached_block` otherwise."""
+
+    def forward(
+        self: Any,
+        hidden_states: Tensor,
+        encoder_hidden_states: Tensor,
+        modulation: Tensor,
+        num_frames: int,
+        encoder_attention_mask: Tensor | None = None,
+        rotary: Any = None,
+    ) -> Tensor:
+        run = cached_block if self._dita.cached else stock
+        return run(self, hidden_states, encoder_hidden_states, modulation, num_frames, encoder_attention_mask, rotary)
+
+    return forward
+
+
+def cached_block(
+    block: Any,
+    hidden_states: Tensor,
+    text: Tensor,
+    modulation: Tensor,
+    num_frames: int,
+    text_mask: Tensor | None,
+    rotary: Any,
+) -> Tensor:
+    """A block some of whose sites are cached, (B, N, C) -> (B, N, C); each site does what its slot says.
+
+    Stored outputs are those in front of the gates; shifts, scales and gates are today's, and each frame's own where
+    frames differ in their timestep.
+    """
+    slots, batch = block._dita.slots, hidden_states.shape[0]
+    shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = block.modulations(modulation)
+    x = hidden_states.unflatten(1, (num_frames, -1))  # (B, T, S, C)
+
+    slot = slots["attn"]
+    if slot.kind is Kind.FULL:
+        attended = block.attn1(block.fold(block.norm1(x) * (1 + scale_attn) + shift_attn), rotary=rotary)
+    else:
+        attended = slot.out
+    x = torch.addcmul(x, gate_attn, block.unfold(attended, batch)).flatten(1, 2)
+
+    slot = slots["cross_attn"]
+    if slot.kind is Kind.FULL:
+        x += block.attn2(x, text, text_mask)
+    else:
+        x += fill_from_store(slot, x, lambda _, chosen: block.attn2(chosen, text, text_mask))
+
+    def chosen_mlp(rows: Tensor, chosen: Tensor) -> Tensor:
+        shift, scale = (_of_rows(values, rows, x) for values in (shift_mlp, scale_mlp))
+        return block.ff(block.norm2(chosen) * (1 + scale) + shift)
+
+    slot = slots["mlp"]
+    if slot.kind is Kind.FULL:
+        by_frame = x.unflatten(1, (num_frames, -1))
+        out = block.ff((block.norm2(by_frame) * (1 + scale_mlp) + shift_mlp).flatten(1, 2))
+    else:
+        out = fill_from_store(slot, x, chosen_mlp)
+    by_frame = x.unflatten(1, (num_frames, -1))
+    return by_frame.addcmul_(gate_mlp, out.unflatten(1, (num_frames, -1))).flatten(1, 2)
+
+
+def _of_rows(values: Tensor, rows: Tensor, x: Tensor) -> Tensor:
+    """Of `values` (B, 1 or T, 1, C), one for each frame or one for all, those of the rows (B * k): (B, 1 or k, C)."""
+    batch, frames = values.shape[:2]
+    if frames == 1:
+        return values[:, 0]
+    frame_tokens = x.shape[1] // frames
+    return values.flatten(0, 2).index_select(0, rows // frame_tokens).unflatten(0, (batch, -1))
