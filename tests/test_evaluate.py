@@ -245,6 +245,10 @@ def test_an_evaluation_goes_to_json_and_comes_back(folders, tiny):
 
 
 def test_by_default_all_that_is_possible_is_measured(folders, tiny, monkeypatch):
+    def absent(name):
+        raise FileNotFoundError(name)
+
+    monkeypatch.setattr("dita.miniature.folder", absent)  # no bundled stand-ins
     fast = open_pictures(folders.fast)
     names = [m.name for m in available(fast, tiny, folders.plain, None)]
     assert names == ["kid", "fid", "clip", "image-reward", "psnr", "ssim", "clip-image"]

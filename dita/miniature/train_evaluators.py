@@ -82,7 +82,7 @@ def clip(
 
 
 def reward(
-    steps: Steps = 500,
+    steps: Steps = 800,
     seed: Seed = 0,
     threads: Threads = 0,
     start: Annotated[Path, typer.Option(help="Run folder of clip, whose vision tower is the start.")] = Path(

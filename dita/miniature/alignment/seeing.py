@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -47,8 +46,3 @@ def matrices(module: nn.Module) -> tuple[list[nn.Parameter], list[nn.Parameter]]
     inner = {part.weight for name, part in module.named_modules() if isinstance(part, nn.Linear) and "head" not in name}
     mine = [weight for weight in module.parameters() if weight.requires_grad]
     return [w for w in mine if w in inner], [w for w in mine if w not in inner]
-
-
-def as_bf16(device: str = "cpu") -> torch.autocast:
-    """Automatic mixed precision in bfloat16."""
-    return torch.autocast(device, torch.bfloat16)

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import numpy as np
 
 from dita.miniature import world
 from dita.miniature.judge.damages import DAMAGES
 from dita.miniature.judge.judge import Judge
-from dita.miniature.judge.verdict import ATTRIBUTES, Verdict
+from dita.miniature.judge.tally import tally
 from dita.miniature.world.tables import Picture
-
-
-def shares(verdicts: Sequence[Verdict]) -> dict[str, float]:
-    """Share of right verdicts for each attribute that any of them speaks of, and for all attributes together."""
-    rows = [one.as_dict() for one in verdicts]
-    known = {name: [row[name] for row in rows if row[name] is not None] for name in ATTRIBUTES}
-    found = {name: sum(map(bool, values)) / len(values) for name, values in known.items() if values}
-    return found | {"correct": sum(one.correct for one in verdicts) / max(1, len(verdicts))}
 
 
 def accuracy(
@@ -34,17 +25,9 @@ def accuracy(
     `change` may disturb the pictures (N, H, W, 3) before they are judged.
     """
     pictures, prompts = world.pictures(count, seed, split=split)
-    return shares(judge(change(pictures) if change else pictures, prompts))
-
-
-def confusion(judge: Judge, count: int = 512, seed: int = 8, split: str = "held-out") -> Counter[str]:
-    """What the judge got wrong on real drawings: "kind/attribute" and how often."""
-    scenes = world.scenes(count, seed, split)
-    verdicts = judge(world.draw_all(scenes), [world.caption(scene) for scene in scenes])
-    wrong: Counter[str] = Counter()
-    for scene, one in zip(scenes, verdicts, strict=True):
-        wrong.update(f"{scene.kind}/{name}" for name, value in one.as_dict().items() if value is False)
-    return wrong
+    found = tally(judge(change(pictures) if change else pictures, prompts))
+    shares = {name: one.share for name, one in {**found.attributes, "correct": found.correct}.items()}
+    return {name: share for name, share in shares.items() if share is not None}
 
 
 def strictness(judge: Judge, count: int = 256, seed: int = 9, split: str = "held-out") -> dict[str, float]:
