@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from dita.miniature import autoencoder, flow, recipe, text, world
+from dita.miniature.layout import COLOURS, FIGURES, layout
 from dita.miniature.loop import Schedule, Trainer
 from dita.miniature.tokenizers import clip_tokenizer, t5_tokenizer
 
@@ -95,6 +96,18 @@ def test_plain_attention_is_attention() -> None:
     assert not torch.allclose(causal, expected)
 
 
+def test_the_layout_says_what_lies_where() -> None:
+    plain = world.Background("plain", ("white",))
+    ring = world.Thing("ring", "red", "large", 0.25, 0.25, 0.2)
+    sign = world.Sign("K7", "blue", 0.5, 0.75, 0.7, 0.4, 0.3)
+    figure, colour = layout([world.Scene((ring,), plain), world.Scene((), plain, sign=sign)], 16).unbind(-1)
+    figure, colour = figure.view(2, 16, 16), colour.view(2, 16, 16)
+    assert FIGURES[figure[0, 4, 4]] == "ring" and COLOURS[colour[0, 4, 4]] == "red"  # the hole is the ring's
+    assert FIGURES[figure[0, 12, 12]] == COLOURS[colour[0, 12, 12]] == "background"
+    assert [FIGURES[figure[1, 12, column]] for column in (3, 6, 9)] == ["panel", "K", "7"]
+    assert COLOURS[colour[1, 12, 6]] == "blue"
+
+
 def test_noise_levels_lie_between_zero_and_one() -> None:
     s = flow.noise_levels(1000, recipe.FlowRecipe(), torch.Generator().manual_seed(0))
     assert s.shape == (1000,)
@@ -110,19 +123,21 @@ def test_text_lengths_are_drawn_with_their_shares() -> None:
     assert 0.06 < 1 - drawn.count(32) / 4000 < 0.10
 
 
-def micro_trainer(folder: Path, steps: int) -> Trainer:
+def micro_trainer(folder: Path, steps: int, layout_weight: float = 0.1) -> Trainer:
     pools = {}
+    scenes = world.scenes(4, seed=0)
     for side in (32, 64):
-        t5, clip = text.tokens(world.prompts(4))
+        t5, clip = text.tokens([world.caption(scene) for scene in scenes])
         latents = torch.randn(4, 4, side // 2, side // 2, generator=torch.Generator().manual_seed(side)).half()
-        pools[side] = flow.Pool(latents, t5.short(), clip.short())
-    how = recipe.FlowRecipe(phases=(recipe.Phase(0.5, 32, 2), recipe.Phase(1.0, 64, 2)), long_text=((64, 0.5),))
+        pools[side] = flow.Pool(latents, t5.short(), clip.short(), layout(scenes, side // 4))
+    phases = (recipe.Phase(0.5, 32, 2), recipe.Phase(1.0, 64, 2))
+    how = recipe.FlowRecipe(phases=phases, long_text=((64, 0.5),), layout_weight=layout_weight)
     model = flow.build(seed=0)
     return Trainer(model, flow.FlowLoss(model, pools, how), Schedule(steps, warm_up=1), folder, "flow")
 
 
 def test_an_untrained_transformer_predicts_zero(micro: None, tmp_path: Path) -> None:
-    trainer = micro_trainer(tmp_path, steps=2)
+    trainer = micro_trainer(tmp_path, steps=2, layout_weight=0)
     loss = trainer.loss(torch.Generator().manual_seed(0), 1.0)
     assert float(loss.detach()) == pytest.approx(
         2.0, rel=0.15
