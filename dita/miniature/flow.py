@@ -14,7 +14,7 @@ from torch.overrides import TorchFunctionMode
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
 from dita.miniature import autoencoder, recipe, world
-from dita.miniature.layout import COLOURS, FIGURES, layout
+from dita.miniature.layout import Layout, Reader, layout
 from dita.miniature.loop import Group, write_whole
 from dita.miniature.text import tokens
 from dita.miniature.tokenizers import CLIP_LENGTH, clip_tokenizer, t5_tokenizer
@@ -26,7 +26,7 @@ class Flux(nn.Module):
     def __init__(self, transformer: FluxTransformer2DModel, t5: T5EncoderModel, clip: CLIPTextModel) -> None:
         super().__init__()
         self.transformer, self.t5, self.clip = transformer, t5, clip
-        self.reader = nn.Linear(transformer.inner_dim, len(FIGURES) + len(COLOURS))
+        self.reader = Reader(transformer.inner_dim)
 
 
 def build(seed: int = 0) -> Flux:
@@ -94,13 +94,12 @@ def groups(flux: Flux) -> list[Group]:
 
 @dataclass(frozen=True)
 class Pool:
-    """Scaled latents (N, 4, h, w); captions as token ids: `t5` (N, TEXT_TOKENS) and `clip` (N, CLIP_LENGTH); layouts
-    (N, tokens, 2)."""
+    """Scaled latents (N, 4, h, w); captions as ids: `t5` (N, TEXT_TOKENS) and `clip` (N, CLIP_LENGTH); layouts."""
 
     latents: Tensor
     t5: Tensor
     clip: Tensor
-    layout: Tensor
+    layout: Layout
 
 
 def pool(vae: AutoencoderKL, count: int, side: int, seed: int, file: Path) -> Pool:
@@ -114,9 +113,11 @@ def pool(vae: AutoencoderKL, count: int, side: int, seed: int, file: Path) -> Po
             scenes += drawn
         t5, clip = tokens([world.caption(scene) for scene in scenes])
         content = {"latents": torch.cat(latents), "t5": t5.short(), "clip": clip.short()}
-        content["layout"] = layout(scenes, side // 4)
+        content |= vars(layout(scenes, side // 4))
         write_whole(file, lambda part: torch.save(content, part))
-    return Pool(**torch.load(file, weights_only=True))
+    kept = torch.load(file, weights_only=True)
+    where = Layout(**{name: kept.pop(name) for name in ("figure", "colour", "place")})
+    return Pool(**kept, layout=where)
 
 
 def pack(latents: Tensor) -> Tensor:
@@ -176,9 +177,6 @@ class FlowLoss:
     def __init__(self, flux: Flux, pools: dict[int, Pool], how: recipe.FlowRecipe, compiled: bool = False) -> None:
         self.flux, self.pools, self.how = flux, pools, how
         self.native = torch.compile(flux.transformer) if compiled else flux.transformer
-        blocks = flux.transformer.single_transformer_blocks
-        blocks[len(blocks) // 3].register_forward_hook(self._see)
-        self._seen: Tensor | None = None
         self.empty_t5, self.empty_clip = (ids[0] for ids in tokens([""]))
 
     def __call__(self, random: torch.Generator, progress: float) -> Tensor:
@@ -201,7 +199,10 @@ class FlowLoss:
         pooled = self.flux.clip(clip.to(device)).pooler_output
         transformer = self.native if length == recipe.TEXT_TOKENS else self.flux.transformer
         attention = PlainAttention() if device.type == "cpu" else nullcontext()
-        with torch.autocast(device.type, torch.bfloat16), attention:
+        blocks = self.flux.transformer.single_transformer_blocks
+        seen: list[Tensor] = []
+        watch = blocks[len(blocks) // 3].register_forward_hook(lambda _, __, out: seen.append(out[1]))
+        with torch.autocast(device.type, torch.bfloat16), attention, watch:
             velocity = transformer(
                 hidden_states=x,
                 encoder_hidden_states=text,
@@ -211,15 +212,7 @@ class FlowLoss:
                 txt_ids=torch.zeros(length, 3, device=device),
                 return_dict=False,
             )[0]
-            assert self._seen is not None
-            read = self.flux.reader(self._seen)
-        flow = nn.functional.mse_loss(velocity.float(), target)
-        if not self.how.layout_weight:
-            return flow
-        truth = data.layout[rows].long().to(device)
-        parts = read.float().split((len(FIGURES), len(COLOURS)), dim=-1)
-        told = [nn.functional.cross_entropy(part.mT, truth[..., i]) for i, part in enumerate(parts)]
-        return flow + self.how.layout_weight * torch.stack(told).sum()
-
-    def _see(self, _: nn.Module, __: Any, out: tuple[Tensor, Tensor]) -> None:
-        self._seen = out[1]
+            loss = nn.functional.mse_loss(velocity.float(), target)
+            if self.how.layout_weight:
+                loss = loss + self.how.layout_weight * self.flux.reader.loss(seen[0], data.layout[rows].to(device))
+        return loss

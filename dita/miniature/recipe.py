@@ -96,14 +96,14 @@ class FlowRecipe:
         cost a quarter there.
     noise_mean, noise_std: the noise level is s = sigmoid(n), n normal; in a share `noise_uniform` of cases, uniform.
     drop_caption: share of captions replaced by the empty one, for classifier-free guidance.
-    layout_weight: weight of the cross entropies of the layout, read in the middle of the transformer.
+    layout_weight: weight of what the layout's head misses (`layout.Reader`), read in the middle of the transformer.
     long_text: in the last phase, the share of steps at each longer padding of the captions.
     """
 
-    phases: tuple[Phase, ...] = (Phase(0.45, PICTURE // 2, 32), Phase(1.0, PICTURE, 16))
+    phases: tuple[Phase, ...] = (Phase(0.3, PICTURE // 2, 32), Phase(1.0, PICTURE, 16))
     pool: int = 32768
-    noise_mean: float = 0.4
-    noise_std: float = 1.1
+    noise_mean: float = 0.8
+    noise_std: float = 1.2
     noise_uniform: float = 0.1
     drop_caption: float = 0.1
     layout_weight: float = 0.1

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dita.miniature import autoencoder, flow, recipe, text, world
-from dita.miniature.layout import COLOURS, FIGURES, layout
+from dita.miniature import autoencoder, flow, recipe, text, train, world
+from dita.miniature.layout import COLOURS, FIGURES, Reader, layout
 from dita.miniature.loop import Schedule, Trainer
 from dita.miniature.tokenizers import clip_tokenizer, t5_tokenizer
 
@@ -100,12 +100,30 @@ def test_the_layout_says_what_lies_where() -> None:
     plain = world.Background("plain", ("white",))
     ring = world.Thing("ring", "red", "large", 0.25, 0.25, 0.2)
     sign = world.Sign("K7", "blue", 0.5, 0.75, 0.7, 0.4, 0.3)
-    figure, colour = layout([world.Scene((ring,), plain), world.Scene((), plain, sign=sign)], 16).unbind(-1)
-    figure, colour = figure.view(2, 16, 16), colour.view(2, 16, 16)
+    where = layout([world.Scene((ring,), plain), world.Scene((), plain, sign=sign)], 16)
+    figure, colour, place = where.figure.view(2, 16, 16), where.colour.view(2, 16, 16), where.place.view(2, 16, 16, 2)
     assert FIGURES[figure[0, 4, 4]] == "ring" and COLOURS[colour[0, 4, 4]] == "red"  # the hole is the ring's
     assert FIGURES[figure[0, 12, 12]] == COLOURS[colour[0, 12, 12]] == "background"
     assert [FIGURES[figure[1, 12, column]] for column in (3, 6, 9)] == ["panel", "K", "7"]
     assert COLOURS[colour[1, 12, 6]] == "blue"
+    assert place[0, 4, 6].tolist() == pytest.approx([0.78125, 0.15625])  # right of the ring's middle, a little below
+    assert place[0, 12, 12].tolist() == [0, 0]
+    assert place[1, 12, 3].tolist() == pytest.approx([(3.5 / 16 - 0.5) / 0.35, (12.5 / 16 - 0.75) / 0.2], abs=1e-3)
+
+
+def test_a_reader_that_knows_the_layout_misses_nothing() -> None:
+    where = layout(world.scenes(3, seed=0), 8)
+    told = [
+        nn.functional.one_hot(part.long(), n) * 50.0
+        for part, n in ((where.figure, len(FIGURES)), (where.colour, len(COLOURS)))
+    ]
+    known = torch.cat([*told, where.place.float()], dim=-1)
+    reader = Reader(known.shape[-1])
+    nn.init.eye_(reader.weight)
+    nn.init.zeros_(reader.bias)
+    assert float(reader.loss(known, where).detach()) == pytest.approx(0, abs=1e-6)
+    moved = known + torch.tensor([0.0] * (known.shape[-1] - 2) + [0.5, 0.5])
+    assert float(reader.loss(moved, where).detach()) == pytest.approx(0.5)
 
 
 def test_noise_levels_lie_between_zero_and_one() -> None:
@@ -113,7 +131,7 @@ def test_noise_levels_lie_between_zero_and_one() -> None:
     assert s.shape == (1000,)
     assert float(s.min()) > 0
     assert float(s.max()) < 1
-    assert 0.5 < float(s.mean()) < 0.7
+    assert 0.6 < float(s.mean()) < 0.7
 
 
 def test_text_lengths_are_drawn_with_their_shares() -> None:
@@ -162,6 +180,14 @@ def test_a_resumed_run_ends_in_the_same_bits(micro: None, one_thread: None, tmp_
         assert torch.equal(mine, theirs)
     for mine, theirs in zip(resumed.weights, unbroken.weights, strict=True):
         assert torch.equal(mine, theirs)
+
+
+def test_the_averaged_model_can_be_taken_in_the_middle_of_a_training(micro: None, tmp_path: Path) -> None:
+    trainer = micro_trainer(tmp_path, steps=2)
+    trainer.advance()
+    model = train.averaged(trainer)
+    assert not any(weight.requires_grad for weight in model.parameters())
+    assert trainer.advance()[0] > 0
 
 
 def line_trainer(folder: Path, steps: int, seed: int = 0) -> Trainer:
