@@ -64,7 +64,7 @@ def keep_freed_memory() -> bool:
         return False
     trim_threshold, top_pad, mmap_threshold = -1, -2, -3  # M_* of malloc.h
     settings = ((trim_threshold, 2**31 - 1), (top_pad, 2**27), (mmap_threshold, 2**30))
-    return all([mallopt(parameter, value) for parameter, value in settings])
+    return all(mallopt(parameter, value) for parameter, value in settings)
 
 
 def _synchronise(device: torch.device) -> None:
