@@ -268,7 +268,7 @@ def _cached_single(block: Any, slot: Any, joint: Tensor, temb: Tensor) -> Tensor
     return torch.addcmul(joint, gate, out)
 
 
-def last_chunks(linear: nn.Module, x: Tensor, wanted: int, of: int) -> tuple[Tensor, ...]:
+def last_chunks(linear: Any, x: Tensor, wanted: int, of: int) -> tuple[Tensor, ...]:
     """The last `wanted` of `of` equal chunks of `linear(x)`, by only that part of its weights.
 
     A modulation is a product of one row with a large matrix: on small pictures, reading that matrix is a tenth of a
