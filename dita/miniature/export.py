@@ -52,6 +52,8 @@ def write_folder(pipe: Any, folder: Path, facts: dict[str, Any], index: dict[str
     for config in fresh.rglob("*config.json"):
         told = json.loads(config.read_text())
         told.pop("_name_or_path", None)
+        if told.get("dtype") == "float16":  # transformers would load it so, beside diffusers' models in float32
+            told["dtype"] = "float32"
         config.write_text(json.dumps(told, indent=2) + "\n")
     shutil.rmtree(folder, ignore_errors=True)
     fresh.rename(folder)

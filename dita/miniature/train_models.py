@@ -137,7 +137,7 @@ def opensora(
     batch: Annotated[int, typer.Option(help="Clips a step.")] = 16,
     rate: Rate = 1e-3,
     vae: Vae = HERE / "shapes-flux",
-    vae_steps: Annotated[int, typer.Option(help="Steps of the temporal autoencoder's training.")] = 1500,
+    vae_steps: Annotated[int, typer.Option(help="Steps of the temporal autoencoder's training.")] = 3000,
     vae_minutes: Annotated[float | None, typer.Option(help="End it after so many minutes.")] = None,
     pool: Annotated[int, typer.Option(help="Clips to encode.")] = 8192,
     seed: Seed = 0,

@@ -141,10 +141,11 @@ def test_the_command_writes_logs_samples_and_facts(folder: Path) -> None:
 
 
 def test_the_stock_pipeline_draws_from_the_folder_and_dita_accelerates_it(folder: Path) -> None:
-    pipe = PixArtAlphaPipeline.from_pretrained(str(folder / "out"), **{autoencoder.DTYPE_ARGUMENT: torch.float32})
+    pipe = PixArtAlphaPipeline.from_pretrained(str(folder / "out"))
     pipe.set_progress_bar_config(disable=True)
     assert type(pipe) is PixArtAlphaPipeline
     assert pipe.vae.config.shift_factor is None
+    assert pipe.transformer.dtype == pipe.text_encoder.dtype == torch.float32
     call = miniature.defaults("shapes-pixart") | {"num_inference_steps": 4, "output_type": "np"}
     prompts = ["a red circle on a white background", "two blue stars on a black background"]
 
