@@ -138,7 +138,7 @@ def compare(
     """
     with _one_line_errors():
         chosen = [_method(text) for text in methods.split(",") if text.strip()]
-        texts = _prompts(prompts)
+        texts = _prompts(prompts, model)
         columns = []
         if metrics is not None:
             from dita.metrics import catalogue
@@ -455,7 +455,7 @@ def _changed(method: Method, changes: dict[str, Any]) -> Method:
     return from_json({**method.as_json(), **changes})
 
 
-def _prompts(given: list[str]) -> list[str]:
+def _prompts(given: list[str], model: str) -> list[str]:
     """The prompts that `--prompts` names: a count, a file, or the texts themselves."""
     if len(given) > 1:
         return given
@@ -463,9 +463,9 @@ def _prompts(given: list[str]) -> list[str]:
     if re.fullmatch(r"-?\d+", text):
         if int(text) < 1:
             raise ValueError(f"--prompts must be at least 1, got {text}")
-        from dita.miniature.world import prompts
+        from dita import miniature
 
-        return prompts(int(text), seed=0)
+        return miniature.prompts(model if model in miniature.MINIATURES else "shapes-flux", int(text))
     if Path(text).is_file():
         lines = [line.strip() for line in Path(text).read_text().splitlines()]
         if not any(lines):

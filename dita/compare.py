@@ -18,11 +18,13 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 import dita
 from dita import models, report
+from dita.asking import asking
 from dita.measurement import (
     Result,
     measure,
@@ -353,24 +355,34 @@ def _timed_call(job: _Job, method: Method, timing: Timing, clock: Callable[[], f
         with Meter(getattr(job.pipe, "_execution_device", "cpu")) as meter:
             _synchronise()
             start = clock()
-            images = job.pipe(
-                prompt=prompts,
+            made = job.pipe(
+                **asking(job.pipe, prompts),
                 num_inference_steps=method.run_steps(job.steps) if stock else job.steps,
                 generator=generators,
                 output_type="pil",
                 **job.arguments,
-            ).images
+            )
             _synchronise()
             seconds = clock() - start
         summary = dita.summary(job.pipe, show=False) if attach else None
     finally:
         if attach:
             dita.disable(job.pipe)
+    images = made.images if hasattr(made, "images") else [_film(frames) for frames in made.frames]
     kept = images if timing.repeat == 0 else []
     timing = dataclasses.replace(
         timing, images=len(images), seconds=seconds, peak_bytes=meter.peak_bytes, joules=meter.joules
     )
     return _Call(timing, [np.asarray(image.convert("RGB")) for image in kept], summary)
+
+
+def _film(frames: Sequence[Image.Image]) -> Image.Image:
+    """The frames of a clip side by side: what is kept of it, compared and shown."""
+    width, height = frames[0].size
+    strip = Image.new("RGB", (len(frames) * width, height))
+    for i, frame in enumerate(frames):
+        strip.paste(frame, (i * width, 0))
+    return strip
 
 
 def _synchronise() -> None:

@@ -19,9 +19,10 @@ from rich.table import Table
 
 import dita
 from dita import miniature
+from dita.asking import asking
 from dita.methods import FewerSteps, Method, Plain
 from dita.metrics import Share
-from dita.miniature import world
+from dita.miniature import classes, world
 from dita.miniature.judge import ATTRIBUTES, Verdict
 from dita.miniature.judge.tally import Tally, tally
 
@@ -87,18 +88,16 @@ def judge_model(
 ) -> Judgement:
     """Makes a picture of each of `prompts` held-out captions with `method`, and judges it.
 
-    The captions are of the kinds of scene in turn (for a video pipeline, clips of all motions); picture i starts from
-    noise of `seed` + i. The pipeline is plain afterwards.
+    The captions are of the kinds of scene in turn (for a video pipeline, clips of all motions; for a class-conditional
+    one, the names of its classes, none of which is held out); picture i starts from noise of `seed` + i. The pipeline
+    is plain afterwards.
 
     Raises `ValueError` for counts below 1, and for a pipeline that takes no prompts.
     """
     for what, value in (("prompts", prompts), ("steps", steps), ("batch", batch)):
         if value < 1:
             raise ValueError(f"{what} must be at least 1, got {value}")
-    takes = inspect.signature(pipe.__call__).parameters
-    if "prompt" not in takes:
-        raise ValueError(f"{type(pipe).__name__} takes no prompts: the judge needs captions to judge by")
-    texts, groups = clip_prompts(prompts, seed) if "num_frames" in takes else picture_prompts(prompts, seed)
+    texts, groups = _prompts(pipe, prompts, seed)
     judge = miniature.load_judge()
     verdicts: list[Verdict] = []
     arguments = {key: value for key, value in (call or {}).items() if key != "num_inference_steps"}
@@ -112,7 +111,11 @@ def judge_model(
                 part = texts[start : start + batch]
                 generators = [torch.Generator().manual_seed(seed + start + i) for i in range(len(part))]
                 made = pipe(
-                    prompt=part, num_inference_steps=run_steps, generator=generators, output_type="pil", **arguments
+                    **asking(pipe, part),
+                    num_inference_steps=run_steps,
+                    generator=generators,
+                    output_type="pil",
+                    **arguments,
                 )
                 frames = getattr(made, "frames", None)
                 verdicts += judge(made.images, part) if frames is None else judge.clips(frames, part)
@@ -120,6 +123,18 @@ def judge_model(
     finally:
         dita.disable(pipe)
     return Judgement(name, method.label(), steps, tuple(texts), tuple(groups), tuple(verdicts))
+
+
+def _prompts(pipe: Any, count: int, seed: int) -> tuple[list[str], list[str]]:
+    takes = inspect.signature(pipe.__call__).parameters
+    if "num_frames" in takes:
+        return clip_prompts(count, seed)
+    if "prompt" in takes:
+        return picture_prompts(count, seed)
+    if not getattr(pipe, "labels", None):
+        raise ValueError(f"{type(pipe).__name__} takes no prompts: the judge needs captions to judge by")
+    names = classes.prompts(count, seed)
+    return names, ["one"] * count
 
 
 def picture_prompts(count: int, seed: int = 0) -> tuple[list[str], list[str]]:

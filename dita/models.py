@@ -68,8 +68,10 @@ def shape(
     """
     if model in NAMED_SHAPES:
         return named_shape(model, batch=batch, height=height, width=width, text_tokens=text_tokens)
+    frames = None
     if model in miniature.MINIATURES:
         folder, call = miniature.folder(model), miniature.defaults(model)
+        frames = call.get("num_frames")
         if height is None and width is None:
             height, width = call.get("height"), call.get("width")
         text_tokens = text_tokens or call.get("max_sequence_length")
@@ -83,7 +85,11 @@ def shape(
     config = _read_config(folder / "transformer" if (folder / "transformer").is_dir() else folder)
     vae = _read_config(folder / "vae") if (folder / "vae").is_dir() else {}
     name = model if model in miniature.MINIATURES else folder.resolve().name
-    return shape_from_config(config, vae, name=name, batch=batch, height=height, width=width, text_tokens=text_tokens)
+    made = shape_from_config(config, vae, name=name, batch=batch, height=height, width=width, text_tokens=text_tokens)
+    if frames is not None and isinstance(made, OpenSoraShape):
+        halvings = sum(vae.get("temporal_downsample", (False, True, True)))
+        made = dataclasses.replace(made, frames=-(-frames // 2**halvings))
+    return made
 
 
 def shape_from_config(

@@ -18,12 +18,16 @@ if TYPE_CHECKING:
 MINIATURES: dict[str, str] = {
     "shapes-flux": "FLUX (FluxPipeline): captioned drawings of one or two shapes, 64x64 pixels, 256 image tokens",
     "shapes-pixart": "PixArt-alpha (PixArtAlphaPipeline): the same drawings with guidance, 256 image tokens",
+    "shapes-dit": "DiT (DiTPipeline): one shape on a plain background, by its class, with guidance, 256 image tokens",
+    "shapes-opensora": "Open-Sora 1.2 (OpenSoraPipeline): clips of 16 frames, one moving shape, 4 x 64 video tokens",
 }
 """The bundled models: name and what it is."""
 
 _PIPELINES: dict[str, tuple[str, str]] = {
     "shapes-flux": ("diffusers", "FluxPipeline"),
     "shapes-pixart": ("diffusers", "PixArtAlphaPipeline"),
+    "shapes-dit": ("diffusers", "DiTPipeline"),
+    "shapes-opensora": ("dita.pipelines.opensora", "OpenSoraPipeline"),
 }
 """The pipeline class of each: module and name."""
 
@@ -54,6 +58,16 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
         "max_sequence_length": 32,
         "use_resolution_binning": False,  # its table begins at 256 pixels
         "clean_caption": False,  # it is for captions of the web
+    },
+    "shapes-dit": {"num_inference_steps": 50, "guidance_scale": 4.0},
+    "shapes-opensora": {
+        "height": 64,
+        "width": 64,
+        "num_frames": 16,
+        "num_inference_steps": 30,
+        "guidance_scale": 7.0,
+        "aesthetic_score": None,  # no caption of the world has one
+        "clean_caption": False,  # nor what is cleaned
     },
 }
 
@@ -136,6 +150,20 @@ def defaults(name: str) -> dict[str, Any]:
     """
     _check(name, MINIATURES)
     return dict(_DEFAULTS[name])
+
+
+def prompts(name: str, count: int, seed: int = 0) -> list[str]:
+    """`count` prompts that the model knows: captions, or names of classes; the same for the same seed.
+
+    Raises:
+        ValueError: no bundled model has that name, or a `count` for which there are not enough captions.
+    """
+    _check(name, MINIATURES)
+    from dita.miniature import classes, world
+
+    if name == "shapes-dit":
+        return classes.prompts(count, seed)
+    return world.clip_prompts(count, seed) if name == "shapes-opensora" else world.prompts(count, seed)
 
 
 def load(

@@ -11,6 +11,7 @@ import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline
 from PIL import Image
 
+from dita.asking import asking
 from dita.miniature import flow, recipe
 from dita.miniature.tokenizers import clip_tokenizer, t5_tokenizer
 
@@ -51,6 +52,8 @@ def write_folder(pipe: Any, folder: Path, facts: dict[str, Any], index: dict[str
     for config in fresh.rglob("*config.json"):
         told = json.loads(config.read_text())
         told.pop("_name_or_path", None)
+        if told.get("dtype") == "float16":  # transformers would load it so, beside diffusers' models in float32
+            told["dtype"] = "float32"
         config.write_text(json.dumps(told, indent=2) + "\n")
     shutil.rmtree(folder, ignore_errors=True)
     fresh.rename(folder)
@@ -63,13 +66,16 @@ def mebibytes(folder: Path) -> float:
 
 def sample(
     pipe: Any, captions: list[str], steps: int = 28, seed: int = 0, call: dict[str, Any] | None = None
-) -> list[Image.Image]:
-    """One picture a caption, 16 at a time; picture i starts from noise of seed + i; `call` are further arguments."""
-    made: list[Image.Image] = []
+) -> list[Any]:
+    """One picture a caption, or list of frames, 16 at a time; number i starts from noise of seed + i.
+
+    `call` are further arguments of the pipeline.
+    """
+    made: list[Any] = []
     for start in range(0, len(captions), 16):
         part = captions[start : start + 16]
         noise = [torch.Generator().manual_seed(seed + start + i) for i in range(len(part))]
-        made += pipe(part, num_inference_steps=steps, generator=noise, **(call or {})).images
+        made += pipe(**asking(pipe, part), num_inference_steps=steps, generator=noise, **(call or {}))[0]
     return made
 
 

@@ -15,24 +15,31 @@ from dita.miniature.judge.tally import Tally, tally
 def tallies(pictures: Mapping[str, Sequence[np.ndarray]], prompts: Sequence[str]) -> dict[str, Tally]:
     """How many pictures (uint8, square) of each method, by its label, show what their prompts say.
 
+    A clip is a picture of its square frames side by side.
     Prompts that are no captions of the world are left out; empty where none is one, or the judge is not installed.
     """
-    known = [i for i, prompt in enumerate(prompts) if _is_caption(prompt)]
-    if not known:
+    said = {i: known for i, prompt in enumerate(prompts) if (known := _attributes(prompt))}
+    if not said:
         return {}
     try:
         judge = miniature.load_judge()
     except FileNotFoundError:
         return {}
-    chosen = [prompts[i] for i in known]
-    return {
-        label: tally(judge([Image.fromarray(group[i]) for i in known], chosen)) for label, group in pictures.items()
-    }
+    chosen = [prompts[i] for i in said]
+    if any("motion" in known for known in said.values()):
+        return {
+            label: tally(judge.clips([_frames(group[i]) for i in said], chosen)) for label, group in pictures.items()
+        }
+    return {label: tally(judge([Image.fromarray(group[i]) for i in said], chosen)) for label, group in pictures.items()}
 
 
-def _is_caption(prompt: str) -> bool:
+def _attributes(prompt: str) -> dict[str, str | int]:
+    """What a caption says; nothing for other prompts."""
     try:
-        world.parse(prompt)
+        return world.parse(prompt)
     except ValueError:
-        return False
-    return True
+        return {}
+
+
+def _frames(clip: np.ndarray) -> list[Image.Image]:
+    return [Image.fromarray(frame) for frame in np.split(clip, clip.shape[1] // clip.shape[0], axis=1)]

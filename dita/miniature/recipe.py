@@ -83,6 +83,42 @@ PIXART: dict[str, Any] = dict(
     use_additional_conditions=False,
 )
 
+DIT: dict[str, Any] = dict(
+    num_attention_heads=4,
+    attention_head_dim=32,
+    in_channels=4,
+    out_channels=8,
+    num_layers=8,
+    sample_size=32,
+    patch_size=2,
+    num_embeds_ada_norm=1000,
+)
+
+OPENSORA: dict[str, Any] = dict(
+    num_layers=4,
+    num_attention_heads=4,
+    attention_head_dim=32,
+    in_channels=4,
+    out_channels=8,
+    patch_size=4,
+    caption_channels=128,
+    caption_max_length=32,
+    base_size=64,
+)
+
+VIDEO_VAE: dict[str, Any] = dict(
+    spatial_block_out_channels=(16, 32),
+    spatial_layers_per_block=1,
+    norm_num_groups=8,
+    temporal_block_out_channels=(16, 32, 32),
+    temporal_layers_per_block=1,
+    temporal_norm_num_groups=8,
+    temporal_downsample=(True, True),
+)
+
+FRAMES = 16
+"""Frames of a clip, which are 4 latent frames."""
+
 PICTURE = 64
 """Native side of a picture in pixels: 32x32 latents, 16x16 = 256 image tokens."""
 
@@ -155,6 +191,19 @@ class VaeRecipe:
     """How the autoencoder learns: L1 + L2 of the picture and a faint pull of the latents to a unit Gaussian."""
 
     batch: int = 48
+    kl: float = 1e-5
+
+
+@dataclass(frozen=True)
+class VideoVaeRecipe:
+    """How the temporal autoencoder learns: on windows of `window` x `window` latent cells of whole clips.
+
+    clips: whose 2D latents are encoded once.
+    """
+
+    batch: int = 8
+    window: int = 16
+    clips: int = 1024
     kl: float = 1e-5
 
 

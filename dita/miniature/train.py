@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -133,7 +134,15 @@ def report(
     }
 
 
-for command in (train_models.pixart, train_evaluators.judge, train_evaluators.clip, train_evaluators.reward):
+COMMANDS: tuple[Callable[..., None], ...] = (
+    train_models.pixart,
+    train_models.dit,
+    train_models.opensora,
+    train_evaluators.judge,
+    train_evaluators.clip,
+    train_evaluators.reward,
+)
+for command in COMMANDS:
     app.command()(command)
 
 if __name__ == "__main__":

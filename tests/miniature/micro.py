@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
+from typer.testing import CliRunner
 
-from dita.miniature import autoencoder, recipe
+from dita.miniature import autoencoder, recipe, train
 from dita.miniature.loop import Trainer
 
 MICRO_VAE = {"block_out_channels": [8, 8]}
@@ -19,6 +20,7 @@ def shrink(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(recipe, "VAE", recipe.VAE | MICRO_VAE)
     monkeypatch.setattr(autoencoder, "MEASURED", 8)
     monkeypatch.setattr(recipe, "T5", recipe.T5 | {"num_layers": 1})
+    monkeypatch.setattr(recipe.TextRecipe, "__init__", two_steps(recipe.TextRecipe.__init__))
 
 
 def write_autoencoder(folder: Path, shift: float = 0.4) -> None:
@@ -48,6 +50,17 @@ def same_bits_after_a_break(make, folder: Path) -> None:
         assert torch.equal(mine, theirs)
 
 
-def first_loss(trainer: Trainer) -> Tensor:
-    """The loss of the last phase, before any training."""
-    return trainer.loss(torch.Generator().manual_seed(0), 1.0).detach()
+def trained_by_command(place: Path, name: str, *options: str) -> None:
+    """Runs `train NAME` for two steps into `place`/out, and its export a second time; on sizes made small before."""
+    command = [name, "--steps", "2", "--batch", "2", "--pool", "4", "--vae", str(place / "flux"), "--threads", "1"]
+    command += ["--run", str(place / "run"), "--out", str(place / "out"), *options]
+    threads = torch.get_num_threads()
+    for more in ([], ["--export-only"]):
+        result = CliRunner().invoke(train.app, [*command, *more], catch_exceptions=False)
+        assert result.exit_code == 0, result.output
+    torch.set_num_threads(threads)
+
+
+def two_steps(plain: Callable[..., None]) -> Callable[..., None]:
+    """Another `__init__` of a recipe: two steps of two samples."""
+    return lambda self: plain(self, steps=2, batch=2)

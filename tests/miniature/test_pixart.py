@@ -1,23 +1,21 @@
 """The recipe of shapes-pixart, on sizes that take no time: what it trains is what the stock pipeline runs."""
 
 import json
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from diffusers import DPMSolverMultistepScheduler, PixArtAlphaPipeline
-from typer.testing import CliRunner
 
 import dita
 from dita import miniature, models
-from dita.miniature import autoencoder, noise, pixart, recipe, text, train, train_models, world
+from dita.miniature import autoencoder, noise, pixart, recipe, text, train_models, world
 from dita.miniature.denoising import NoiseLoss
 from dita.miniature.layout import layout
 from dita.miniature.loop import Schedule, Trainer
 from dita.miniature.pools import Pool
-from tests.miniature.micro import same_bits_after_a_break, shrink, write_autoencoder
+from tests.miniature.micro import same_bits_after_a_break, shrink, trained_by_command, write_autoencoder
 
 
 @pytest.fixture
@@ -125,19 +123,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with pytest.MonkeyPatch.context() as monkeypatch:
         shrink(monkeypatch)
         monkeypatch.setattr(recipe, "PIXART", recipe.PIXART | {"num_layers": 2})
-        monkeypatch.setattr(recipe.TextRecipe, "__init__", _two_steps(recipe.TextRecipe.__init__))
         monkeypatch.setattr(world, "prompts", lambda *_, **__: ["a red circle on a white background"])
         write_autoencoder(place / "flux")
-        command = ["pixart", "--steps", "2", "--batch", "2", "--pool", "4", "--vae", str(place / "flux")]
-        command += ["--run", str(place / "run"), "--out", str(place / "out"), "--threads", "1"]
-        for more in ([], ["--export-only"]):
-            result = CliRunner().invoke(train.app, [*command, *more], catch_exceptions=False)
-            assert result.exit_code == 0, result.output
+        trained_by_command(place, "pixart")
     return place
-
-
-def _two_steps(plain: Callable[..., None]) -> Callable[..., None]:
-    return lambda self: plain(self, steps=2, batch=2)
 
 
 def test_the_command_writes_logs_samples_and_facts(folder: Path) -> None:
@@ -152,10 +141,11 @@ def test_the_command_writes_logs_samples_and_facts(folder: Path) -> None:
 
 
 def test_the_stock_pipeline_draws_from_the_folder_and_dita_accelerates_it(folder: Path) -> None:
-    pipe = PixArtAlphaPipeline.from_pretrained(str(folder / "out"), **{autoencoder.DTYPE_ARGUMENT: torch.float32})
+    pipe = PixArtAlphaPipeline.from_pretrained(str(folder / "out"))
     pipe.set_progress_bar_config(disable=True)
     assert type(pipe) is PixArtAlphaPipeline
     assert pipe.vae.config.shift_factor is None
+    assert pipe.transformer.dtype == pipe.text_encoder.dtype == torch.float32
     call = miniature.defaults("shapes-pixart") | {"num_inference_steps": 4, "output_type": "np"}
     prompts = ["a red circle on a white background", "two blue stars on a black background"]
 

@@ -15,7 +15,7 @@ from dita.miniature.world.motion import MOTIONS, Clip, clip_scenes, draw_clip, i
 from dita.miniature.world.reading import parse
 from dita.miniature.world.sampling import sample_kind, sample_scene
 from dita.miniature.world.scene import Background, Scene, Sign, Thing, attributes
-from dita.miniature.world.sets import clips, evaluation_scenes, pictures, prompts, scenes
+from dita.miniature.world.sets import clip_prompts, clips, evaluation_scenes, pictures, prompts, scenes
 from dita.miniature.world.shapes import PLURALS, SHAPES
 from dita.miniature.world.split import SPLITS, is_held_out
 from dita.miniature.world.tables import (
@@ -57,6 +57,7 @@ __all__ = [
     "attributes",
     "caption",
     "clip_caption",
+    "clip_prompts",
     "clip_scenes",
     "clips",
     "draw",

@@ -73,3 +73,21 @@ def evaluation_scenes(count: int, seed: int, kinds: Sequence[str], split: str = 
             raise ValueError(f"count={count}: after {len(chosen)}, no further {scene.kind!r} caption was found")
         chosen.setdefault(caption(scene), scene)
     return list(chosen.values())
+
+
+def clip_prompts(count: int, seed: int = 0, *, split: str = "train") -> list[str]:
+    """`count` different captions of clips, the same for the same seed.
+
+    Raises:
+        ValueError: an unknown split, or a `count` for which there are not enough different captions.
+    """
+    rng = np.random.default_rng([seed, 0x9E3779B9])
+    chosen: dict[str, None] = {}
+    repeated = 0
+    while len(chosen) < count:
+        said = clip_caption(sample_clip(rng, split))
+        repeated = repeated + 1 if said in chosen else 0
+        if repeated == TRIES:
+            raise ValueError(f"count={count}: after {len(chosen)}, no further caption of a clip was found")
+        chosen.setdefault(said)
+    return list(chosen)
