@@ -83,6 +83,7 @@ def clip(
 
 def reward(
     steps: Steps = 800,
+    seeing_steps: Annotated[int, typer.Option(help="Steps of the first stage.")] = 3000,
     seed: Seed = 0,
     threads: Threads = 0,
     start: Annotated[Path, typer.Option(help="Run folder of clip, whose vision tower is the start.")] = Path(
@@ -92,19 +93,29 @@ def reward(
     out: Out = HERE / "shapes-reward",
     export_only: ExportOnly = False,
 ) -> None:
-    """Trains shapes-reward, from the vision tower of shapes-clip. A second call with the same --run goes on."""
+    """Trains shapes-reward: from the vision tower of shapes-clip, first to see, then to rank.
+
+    A second call with the same --run goes on where the first was stopped.
+    """
     _set_threads(threads)
     learner = small_reward.Learner(small_reward.build(seed))
     first = start / "clip.pt"
     if not first.is_file():
         raise typer.BadParameter(f"{first} does not exist: train clip first", param_hint="--start")
     learner.start_from_clip(torch.load(first, map_location="cpu", weights_only=True)["weights"])
+    sight = nn.ModuleList([learner.reward.vision, learner.seeing_head])
+    seeing = Schedule(seeing_steps, rate=1e-3, warm_up=50, decay=0.4, ema=0.99, save_every=100)
+    groups = learner.groups(*sight)
+    first_trainer = Trainer(sight, lambda random, _: learner.seeing_loss(random), seeing, run, "seeing", seed, groups)
+    _train(first_trainer, export_only)
+    sight.load_state_dict(first_trainer.averaged())
     trainer = Trainer(learner, learner.loss, _attention_schedule(steps), run, "reward", seed, learner.groups())
     _train(trainer, export_only)
     learner = _averaged(trainer, learner)
     small_reward.fit_scale(learner.reward)
     results = {"held_out_pairwise": _rounded(small_reward.ranking(learner.reward))}
-    facts = _facts(trainer, small_reward.BATCH, learner.reward) | results
+    stage = {"seeing_steps": first_trainer.step, "seeing_minutes": round(first_trainer.seconds / 60, 1)}
+    facts = _facts(trainer, small_reward.BATCH, learner.reward) | stage | results
     small_reward.write_folder(learner.reward, out, facts)
     _say(out, results)
 

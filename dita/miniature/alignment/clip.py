@@ -98,7 +98,7 @@ class Learner(nn.Module):
             said = self.clip.text_model(**tokens(captions + wrong)).pooler_output
             image = functional.normalize(self.clip.visual_projection(seen.pooler_output).float(), dim=-1)
             text = functional.normalize(self.clip.text_projection(said).float(), dim=-1)
-            side_task = self.head(seen.last_hidden_state[:, 1:], scenes)
+            side_task = self.head.loss(seen.last_hidden_state[:, 1:], scenes)
         logits = self.clip.logit_scale.exp().clamp(max=100) * image @ text.mT  # (N, 2N)
         by_image = functional.cross_entropy(logits, torch.arange(count))
         by_text = functional.cross_entropy(logits[:, :count].mT, torch.arange(count))

@@ -29,7 +29,9 @@ from dita.miniature.alignment.damage import damaged
 from dita.miniature.alignment.perturbation import perturbed
 from dita.miniature.alignment.seeing import SeeingHead, matrices, weight_at
 from dita.miniature.autoencoder import to_tensor, world_seed
+from dita.miniature.judge import training as judge_training
 from dita.miniature.judge.disturbances import disturbed
+from dita.miniature.judge.network import loss as marks_loss
 from dita.miniature.loop import Group
 from dita.miniature.tokenizers import LETTERS
 
@@ -140,10 +142,11 @@ class Learner(nn.Module):
         super().__init__()
         self.reward, self.seeing_head = reward, SeeingHead(WIDTH)
 
-    def groups(self) -> list[Group]:
-        """Muon for the inner matrices, AdamW for the rest."""
-        inner, rest = matrices(self)
-        return [Group(tuple(inner), scale=3.0, muon=True), Group(tuple(rest))]
+    def groups(self, *parts: nn.Module) -> list[Group]:
+        """Muon for the inner matrices of `parts` (by default all of it), AdamW for the rest."""
+        pairs = [matrices(part) for part in parts or (self,)]
+        inner, rest = (tuple(weight for pair in pairs for weight in pair[i]) for i in (0, 1))
+        return [Group(inner, scale=3.0, muon=True), Group(rest)]
 
     def start_from_clip(self, clip: Mapping[str, Tensor]) -> None:
         """Takes over a trained CLIP learner's vision tower and side task, by the names of their weights.
@@ -152,6 +155,13 @@ class Learner(nn.Module):
         """
         self.seeing_head.load_state_dict({k.removeprefix("head."): v for k, v in clip.items() if k.startswith("head.")})
         self.reward.vision.load_state_dict(_vision_from_clip(clip), strict=True)
+
+    def seeing_loss(self, random: torch.Generator, count: int = BATCH) -> Tensor:
+        """The loss of the first stage, on the judge's own pictures: the side task alone."""
+        pictures, targets, background = judge_training.batch(count, random)
+        with torch.autocast("cpu", torch.bfloat16):
+            said = self.seeing_head(self.reward.see(normalised(pictures))[:, 1:])
+        return marks_loss(said, targets, background)
 
     def loss(self, random: torch.Generator, progress: float, count: int = BATCH) -> Tensor:
         """The mean of -log sigmoid(better - worse) over ranked pairs (arXiv 2304.05977, section 2.2).
@@ -169,7 +179,7 @@ class Learner(nn.Module):
         ids, mask = tokens(right + wrong + right[1:] + right[:1] + right)
         with torch.autocast("cpu", torch.bfloat16):
             clean, worse = self.reward.see(normalised(pictures)).split(count)
-            side_task = self.seeing_head(clean[:, 1:], scenes)
+            side_task = self.seeing_head.loss(clean[:, 1:], scenes)
             scores = self.reward.score(torch.cat([clean, clean, clean, worse]), ids, mask)
         best, *others = scores.split(count)
         ranked = torch.stack([-functional.logsigmoid(best - other).mean() for other in others]).mean()

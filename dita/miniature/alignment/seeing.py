@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from dita.miniature import world
 from dita.miniature.judge.marks import GRID, LAYERS, background_target, layer_target, marks
-from dita.miniature.judge.network import BACKGROUND_PARTS, CELL_PARTS, answer, expect_nothing, loss
+from dita.miniature.judge.network import BACKGROUND_PARTS, CELL_PARTS, Answer, answer, expect_nothing, loss
 
 
 class SeeingHead(nn.Module):
@@ -24,16 +24,19 @@ class SeeingHead(nn.Module):
         assert self.last.bias is not None
         expect_nothing(self.last.bias)
 
-    def forward(self, tokens: Tensor, scenes: Sequence[world.Scene]) -> Tensor:
-        """The loss of saying what `scenes` show, from their tokens (N, patches, width) in raster order."""
+    def forward(self, tokens: Tensor) -> Answer:
+        """What is seen in pictures, from their tokens (N, patches, width) in raster order."""
         tokens = self.norm(tokens)
         side = GRID // 2
         grid = functional.gelu(self.cells(tokens)).mT.unflatten(2, (side, side))
-        said = answer(self.last(functional.pixel_shuffle(grid, 2)), self.whole(tokens.mean(dim=1)))
+        return answer(self.last(functional.pixel_shuffle(grid, 2)), self.whole(tokens.mean(dim=1)))
+
+    def loss(self, tokens: Tensor, scenes: Sequence[world.Scene]) -> Tensor:
+        """The loss of saying what `scenes` show."""
         seen = [marks(scene) for scene in scenes]
         targets = {layer: layer_target(layer, seen) for layer in LAYERS}
         background = background_target([(s.background.kind, *s.background.colours) for s in scenes])
-        return loss(said, targets, background)
+        return loss(self(tokens), targets, background)
 
 
 def weight_at(progress: float) -> float:
