@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dita.methods import FORA, FewerSteps, Method, NothingToSkipWarning, Plain, ToCa
+from dita.methods import (
+    FORA,
+    Composition,
+    FewerSteps,
+    MergingRefusedWarning,
+    Method,
+    NothingToSkipWarning,
+    Plain,
+    ToCa,
+    ToMe,
+)
 from dita.plan import Plan
 
 if TYPE_CHECKING:
@@ -13,13 +23,16 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FORA",
+    "Composition",
     "FewerSteps",
+    "MergingRefusedWarning",
     "Method",
     "NothingToSkipWarning",
     "Plain",
     "Plan",
     "Summary",
     "ToCa",
+    "ToMe",
     "disable",
     "enable",
     "summary",

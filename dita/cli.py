@@ -17,7 +17,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from dita.methods import METHODS, SCORES, Method, from_json, parse
+from dita.methods import METHODS, SCORES, Method, from_json, parse, short
 from dita.plan import Plan
 from dita.schedules import RATIO_SCHEDULES
 from dita.shapes import ACCOUNTINGS, NAMED_SHAPES, Accounting
@@ -54,7 +54,9 @@ def plan(
     model: Annotated[
         str, typer.Option(help=f"{', '.join(NAMED_SHAPES)}, a bundled model, or a local diffusers folder.")
     ],
-    method: Annotated[str, typer.Option(help="A name or short form such as toca:4:0.9:random, or a JSON file.")],
+    method: Annotated[
+        str, typer.Option(help="A name or short form such as toca:4:0.9:random or tome+toca, or a JSON file.")
+    ],
     steps: Annotated[int, typer.Option(help="Denoising steps of the plain pipeline.")] = 50,
     cycle: Annotated[int | None, typer.Option(help="N: full steps are N apart.")] = None,
     ratio: Annotated[float | None, typer.Option(help="R: share of the tokens that a cached step reuses.")] = None,
@@ -366,13 +368,14 @@ def methods() -> None:
         typer.echo(f"{form}\n{_indented(_summary_line(cls), 4)}")
         meanings = _field_meanings(cls)
         for field in dataclasses.fields(cls):
-            default = "(not set)" if field.default is None else json.dumps(field.default)
-            typer.echo(f"    {field.name} = {default}")
+            default = short(field.default) if isinstance(field.default, tuple) else json.dumps(field.default)
+            typer.echo(f"    {field.name} = {'(not set)' if field.default is None else default}")
             meaning = meanings.get(field.name) or MEANINGS.get(field.name)
             if meaning:
                 typer.echo(_indented(meaning, 8))
         typer.echo("")
     typer.echo("Short form: values in the order of the capitals, then name=value: toca:4:0.9:random:schedule=constant")
+    typer.echo("tome goes with any other method: tome:0.5+toca:4:0.9 merges in full steps and caches between")
 
 
 @contextmanager
@@ -485,10 +488,11 @@ def _plan_text(plan: Plan) -> str:
         for module, counts in plan.tokens().items()
     ]
     flops = {name: plan.flops(name) for name in ACCOUNTINGS}
+    merging = "M full on merged tokens, " if plan.merged_share else ""
     lines = [
-        f"{plan.method.label()} on {shape.name}, batch {shape.batch}: {plan.requested_steps} steps",
+        f"{plan.whole_method.label()} on {shape.name}, batch {shape.batch}: {plan.requested_steps} steps",
         "",
-        "steps (F full, f full in some layers, p partial, . reuse)",
+        f"steps (F full, {merging}f full in some layers, p partial, . reuse)",
         *(f"  {line}" for line in plan.map()),
         "",
         f"full steps         {', '.join(map(str, plan.full_steps))}",
@@ -502,9 +506,17 @@ def _plan_text(plan: Plan) -> str:
             for name, value in flops.items()
         ),
         f"token scores       {plan.score_flops / 1e12:.3g} TFLOPs more",
+        *([_merging_line(plan)] if plan.merging is not None else []),
         f"cache              {plan.cache_bytes / 1e6:,.1f} MB, at {getattr(shape, 'element_bytes', 2)} bytes a number",
     ]
     return "\n".join(lines)
+
+
+def _merging_line(plan: Plan) -> str:
+    if not plan.merged_share:
+        return "tokens merged      none"
+    share, more = plan.merged_share, plan.matching_flops / 1e12
+    return f"tokens merged      {share:.1%} of the image tokens, where merged; matching takes {more:.3g} TFLOPs more"
 
 
 def _runs(counts: list[int]) -> str:

@@ -10,19 +10,22 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from dita.shapes import Accounting, Kind, Shape, Site
 
 if TYPE_CHECKING:
-    from dita.methods import Method
+    from dita.methods import Method, ToMe
 
 _LETTERS = {Kind.FULL: "F", Kind.PARTIAL: "p", Kind.REUSE: "."}
 
 
 class Action(NamedTuple):
-    """What one site does in one step, and how many tokens of a sample it computes."""
+    """What one site does in one step, how many tokens of a sample it computes, and how many it has merged away."""
 
     kind: Kind
     tokens: int
+    merged: int = 0
 
 
 Step = Mapping[Site, Action]
+Block = tuple[str, int]
+"""(stack, layer)."""
 
 
 def full_step(shape: Shape) -> Step:
@@ -42,13 +45,20 @@ def step_kind(step: Step) -> Kind:
 class Plan:
     """All actions of one sampling run, built before it starts.
 
-    `requested_steps` is the number of steps that the plain pipeline would take; `steps` may hold fewer.
+    `requested_steps` is the number of steps that the plain pipeline would take; `steps` may hold fewer. `merging` is
+    the token merging that goes with `method`, if any.
     """
 
     method: Method
     shape: Shape
     steps: tuple[Step, ...]
     requested_steps: int
+    merging: ToMe | None = None
+
+    @property
+    def whole_method(self) -> Method:
+        """`method` and `merging` as one."""
+        return self.method if self.merging is None else self.merging.beside(self.method)
 
     @cached_property
     def kinds(self) -> tuple[Kind, ...]:
@@ -121,8 +131,78 @@ class Plan:
         return sum(self.step_flops(step, accounting) for step in self.steps)
 
     def step_flops(self, step: Step, accounting: Accounting = "post-projection") -> float:
-        sites = sum(self.shape.flops(site, *action, accounting) for site, action in step.items())
+        sites = sum(self._site_flops(site, action, accounting) for site, action in step.items())
         return sites + self.shape.step_flops()
+
+    def _site_flops(self, site: Site, action: Action, accounting: Accounting) -> float:
+        if action.merged:
+            return self.shape.merged_flops(site, self.merged_modules(site), action.merged)
+        return self.shape.flops(site, action.kind, action.tokens, accounting)
+
+    def merged_modules(self, site: Site) -> frozenset[str]:
+        """What a site that merges tokens computes on the merged ones: of `attn`, `cross_attn` and `mlp`."""
+        return self.merging.modules_at(site, self.shape) if self.merging is not None else frozenset()
+
+    @property
+    def matched(self) -> tuple[frozenset[Block], ...]:
+        """Per step: the blocks that match their tokens, for themselves and for the blocks of their group."""
+        return tuple(matched for matched, _ in self._matchings)
+
+    @cached_property
+    def matchings_kept(self) -> tuple[frozenset[Block], ...]:
+        """Per step: the groups of blocks, each named by its first one, whose matching a later step uses."""
+        kept: frozenset[Block] = frozenset()
+        per_step = []
+        for matched, used in reversed(self._matchings):
+            per_step.append(kept)
+            kept = (kept | used) - {self.group(block) for block in matched}
+        return tuple(reversed(per_step))
+
+    @cached_property
+    def _matchings(self) -> tuple[tuple[frozenset[Block], frozenset[Block]], ...]:
+        """Per step: the blocks that match their tokens, and the groups that merge by a matching."""
+        if self.merging is None:
+            return ((frozenset(), frozenset()),) * len(self.steps)
+        since: dict[Block, int] = {}  # the step that a group's matching is of
+        per_step = []
+        for s, step in enumerate(self.steps):
+            merging = dict.fromkeys((site.stack, site.layer) for site, action in step.items() if action.merged)
+            matched = set()
+            for block in merging:
+                group = self.group(block)
+                if group not in since or s - since[group] >= self.merging.reuse_steps:
+                    since[group] = s
+                    matched.add(block)
+            per_step.append((frozenset(matched), frozenset(map(self.group, merging))))
+        return tuple(per_step)
+
+    def group(self, block: Block) -> Block:
+        """The first block of those that share a matching with `block`."""
+        stack, layer = block
+        return (stack, layer - layer % self.merging.reuse_layers) if self.merging is not None else block
+
+    @property
+    def matching_flops(self) -> float:
+        """FLOPs that the matching of tokens adds."""
+        return sum(self.matched_flops(blocks) for blocks in self.matched)
+
+    def matched_flops(self, blocks: frozenset[Block]) -> float:
+        """FLOPs of the matchings of `blocks`."""
+        if self.merging is None:
+            return 0.0
+        calls, width = self.shape.rows * self.shape.branches, self.shape.width
+        return sum(self.shape.cells(stack, self.merging.stride).matching_flops(width) * calls for stack, _ in blocks)
+
+    @property
+    def merged_share(self) -> float:
+        """Image tokens that are merged away, over all image tokens, where tokens are merged."""
+        merged = total = 0
+        for step in self.steps:
+            for site, action in step.items():
+                if action.merged and self.merging is not None:
+                    cells = self.shape.cells(site.stack, self.merging.stride)
+                    merged, total = merged + action.merged, total + cells.tokens * cells.sequences
+        return merged / total if total else 0.0
 
     @property
     def plain_flops(self) -> float:
@@ -166,10 +246,22 @@ class Plan:
         index_bytes = self._live_index_bytes() if self.method.selects_live(self.shape) else self._queue_bytes()
         score_bytes = self._score_bytes() if self.method.keeps_scores(self.shape) else 0
         held = []
-        for step, coming, index in zip(self.steps, self._coming, index_bytes, strict=True):
+        kept = (self._matching_bytes(groups) for groups in self.matchings_kept)
+        for step, coming, index, matchings in zip(self.steps, self._coming, index_bytes, kept, strict=True):
             stored = {site for site, action in step.items() if action.kind is not Kind.FULL} | set(coming)
-            held.append(sum(features[site] for site in stored) + bool(stored) * score_bytes + index)
+            held.append(sum(features[site] for site in stored) + bool(stored) * score_bytes + index + matchings)
         return max(held)
+
+    def _matching_bytes(self, groups: frozenset[Block]) -> int:
+        """Bytes of the matchings of `groups`: token numbers in 8 bytes, sizes in 4."""
+        if self.merging is None:
+            return 0
+        total = 0
+        for stack, _ in groups:
+            cells = self.shape.cells(stack, self.merging.stride)
+            merged = cells.tokens - cells.removed(self.merging.ratio)
+            total += (16 * cells.tokens + 4 * merged) * cells.sequences
+        return total * self.shape.rows * self.shape.branches
 
     def _queue_bytes(self) -> list[int]:
         """After each step: the token numbers of the cached steps to come."""
@@ -220,7 +312,7 @@ class Plan:
     def map(self) -> list[str]:
         """A picture of the plan: one line for each stack and module, one character a step.
 
-        F full, f full in some layers only, p partial, . reuse.
+        F full, M full on merged tokens, f full in some layers only, p partial, . reuse.
         """
         lines = []
         modules = dict.fromkeys((site.stack, site.module) for site in self.shape.sites())
@@ -228,8 +320,10 @@ class Plan:
         for stack, module in modules:
             row = ""
             for step in self.steps:
-                kinds = {a.kind for site, a in step.items() if (site.stack, site.module) == (stack, module)}
-                letter = _LETTERS[min(kinds, key=order.index)]
+                actions = [a for site, a in step.items() if (site.stack, site.module) == (stack, module)]
+                kinds = {action.kind for action in actions}
+                merged = any(action.merged for action in actions)
+                letter = "M" if merged else _LETTERS[min(kinds, key=order.index)]
                 row += letter if len(kinds) == 1 else letter.lower()
             label = module if stack == module else f"{stack}.{module}"
             lines.append(f"{label:<16} x{self.shape.depth(stack):<3} {row}")
@@ -239,7 +333,7 @@ class Plan:
         """The plan's facts for other programs: FLOPs in units of 10^12, sizes in bytes, steps from 0."""
         return {
             "model": self.shape.name,
-            "method": self.method.as_json(),
+            "method": self.whole_method.as_json(),
             "steps": self.requested_steps,
             "full_steps": list(self.full_steps),
             "step_kinds": "".join(_LETTERS[kind] for kind in self.kinds),
@@ -249,6 +343,8 @@ class Plan:
             "tflops": self.flops(accounting) / 1e12,
             "tflops_pre_projection": self.flops("pre-projection") / 1e12,
             "tflops_scores": self.score_flops / 1e12,
+            "tflops_matching": self.matching_flops / 1e12,
+            "merged_share": self.merged_share,
             "tflops_plain": self.plain_flops / 1e12,
             "flops_ratio": self.flops_ratio(accounting),
             "cache_bytes": self.cache_bytes,

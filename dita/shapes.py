@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import ClassVar, Literal, NamedTuple, Protocol
 
+from dita.merges import Cells, joined
+
 Accounting = Literal["post-projection", "pre-projection"]
 ACCOUNTINGS: tuple[Accounting, ...] = ("post-projection", "pre-projection")
 
@@ -45,6 +47,16 @@ class Shape(Protocol):
     @property
     def name(self) -> str:
         """What the model is called."""
+        ...
+
+    @property
+    def width(self) -> int:
+        """Channels of a token."""
+        ...
+
+    @property
+    def element_bytes(self) -> int:
+        """Bytes of a number."""
         ...
 
     @property
@@ -99,6 +111,22 @@ class Shape(Protocol):
 
     def feature_bytes(self, site: Site, kinds: frozenset[Kind]) -> int:
         """Bytes of the stored features of `site` when the cached steps of a plan do `kinds` there."""
+        ...
+
+    def cells(self, stack: str, stride: tuple[int, ...]) -> Cells:
+        """How the image tokens of a sample are matched for merging in the blocks of `stack`.
+
+        `stride` is (height, width) of a cell, of a video also (frames, height, width). Raises `ValueError` where the
+        tokens form no such grid, or one smaller than a cell.
+        """
+        ...
+
+    def mergeable(self, site: Site, stride: tuple[int, ...]) -> frozenset[str]:
+        """Of `attn`, `cross_attn` and `mlp`, what `site` computes and can compute on merged tokens."""
+        ...
+
+    def merged_flops(self, site: Site, modules: frozenset[str], removed: int) -> float:
+        """FLOPs of one site in full when its `modules` go without `removed` image tokens of a sample."""
         ...
 
 
@@ -197,6 +225,30 @@ class FluxShape:
         tensors = 2 if site.module == "single" and Kind.PARTIAL in kinds else 1  # output, and attention before it
         return tensors * self.tokens(site.module) * self.width * self.element_bytes * self.batch * self.branches
 
+    def cells(self, stack: str, stride: tuple[int, ...]) -> Cells:
+        if self.grid is None:
+            raise ValueError("merging needs image tokens that form one grid, and those of this pipeline do not")
+        return _picture_cells(self.family, self.grid, stride)
+
+    def mergeable(self, site: Site, stride: tuple[int, ...]) -> frozenset[str]:
+        return {"single": frozenset({"attn", "mlp"}), "text_mlp": frozenset[str]()}.get(
+            site.module, frozenset({site.module})
+        )
+
+    def merged_flops(self, site: Site, modules: frozenset[str], removed: int) -> float:
+        c, joint = self.width, self.tokens("attn")
+        attended = joint - removed * ("attn" in modules)
+        attention = 6 * attended * c * c + 4 * attended * attended * c
+        if site.module == "attn":
+            per_sample = attention + 2 * attended * c * c
+        elif site.module == "single":
+            mlp = (joint - removed * ("mlp" in modules)) * 2 * c * self.mlp_width
+            projected = joint - removed * (modules == {"attn", "mlp"})  # both halves of its input must be short
+            per_sample = attention + mlp + projected * 2 * (c + self.mlp_width) * c
+        else:
+            per_sample = (self.tokens(site.module) - removed) * 4 * c * self.mlp_width
+        return float(per_sample * self.batch * self.branches)
+
 
 @dataclass(frozen=True)
 class PixArtShape:
@@ -283,6 +335,15 @@ class PixArtShape:
         stored = bool(kinds & {Kind.PARTIAL, Kind.REUSE})
         return stored * self.image_tokens * self.width * self.element_bytes * self.rows * self.branches
 
+    def cells(self, stack: str, stride: tuple[int, ...]) -> Cells:
+        return _picture_cells(self.family, self.grid, stride)
+
+    def mergeable(self, site: Site, stride: tuple[int, ...]) -> frozenset[str]:
+        return frozenset({site.module})
+
+    def merged_flops(self, site: Site, modules: frozenset[str], removed: int) -> float:
+        return self.flops(site, Kind.FULL, self.image_tokens - removed)
+
 
 @dataclass(frozen=True)
 class DiTShape:
@@ -355,6 +416,15 @@ class DiTShape:
     def feature_bytes(self, site: Site, kinds: frozenset[Kind]) -> int:
         stored = bool(kinds & {Kind.PARTIAL, Kind.REUSE})
         return stored * self.image_tokens * self.width * self.element_bytes * self.rows * self.branches
+
+    def cells(self, stack: str, stride: tuple[int, ...]) -> Cells:
+        return _picture_cells(self.family, self.grid, stride)
+
+    def mergeable(self, site: Site, stride: tuple[int, ...]) -> frozenset[str]:
+        return frozenset({site.module})
+
+    def merged_flops(self, site: Site, modules: frozenset[str], removed: int) -> float:
+        return self.flops(site, Kind.FULL, self.image_tokens - removed)
 
 
 @dataclass(frozen=True)
@@ -451,6 +521,33 @@ class OpenSoraShape:
     def feature_bytes(self, site: Site, kinds: frozenset[Kind]) -> int:
         stored = bool(kinds & {Kind.PARTIAL, Kind.REUSE})
         return stored * self.image_tokens * self.width * self.element_bytes * self.rows * self.branches
+
+    def cells(self, stack: str, stride: tuple[int, ...]) -> Cells:
+        """Tokens are matched frame by frame, and with a stride of three those of temporal blocks along time."""
+        if len(stride) not in (2, 3):
+            raise ValueError(f"stride must be 2 or 3 numbers for {self.family}, got {joined(stride)}")
+        if stack == "temporal" and len(stride) == 3:
+            return Cells((self.frames,), stride[:1], sequences=self.frame_tokens, interleaved=True)
+        return Cells(self.grid, stride[-2:], sequences=self.frames)
+
+    def mergeable(self, site: Site, stride: tuple[int, ...]) -> frozenset[str]:
+        if site.module == "attn" and site.stack == "temporal" and len(stride) == 2:
+            return frozenset()  # its sequences run along time
+        return frozenset({site.module})
+
+    def merged_flops(self, site: Site, modules: frozenset[str], removed: int) -> float:
+        if site.module != "attn":
+            return self.flops(site, Kind.FULL, self.image_tokens - removed)
+        temporal = site.stack == "temporal"
+        length, sequences = (self.frames, self.frame_tokens) if temporal else (self.frame_tokens, self.frames)
+        per_sample = sequences * _self_attention_flops(length - removed // sequences, self.width)
+        return float(per_sample * self.rows * self.branches)
+
+
+def _picture_cells(family: str, grid: tuple[int, int], stride: tuple[int, ...]) -> Cells:
+    if len(stride) != 2:
+        raise ValueError(f"stride must be 2 numbers, height and width, for {family}, got {joined(stride)}")
+    return Cells(grid, stride)
 
 
 def _self_attention_flops(tokens: int, width: int) -> int:

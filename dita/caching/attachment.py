@@ -16,14 +16,14 @@ from dita.caching.class_swap import check_free_of_other_caches, restore, swap
 from dita.caching.run import Run
 from dita.caching.state import BlockState
 from dita.caching.summary import Summary
-from dita.methods import Method, parse
+from dita.methods import Method, MethodLike, as_method
 
 Target = TypeVar("Target", DiffusionPipeline, nn.Module)
 
 
 def enable(
     target: Target,
-    method: Method | str,
+    method: MethodLike,
     *,
     steps: int | None = None,
     calls_per_step: int = 1,
@@ -34,7 +34,7 @@ def enable(
 
     Args:
         target: a diffusers pipeline, or a bare transformer for people with their own sampling loop.
-        method: a method, or its short form such as `"toca:4:0.9"`.
+        method: a method, its short form such as `"toca:4:0.9"`, or two that work together: `[ToMe(), ToCa()]`.
         steps: denoising steps of a run; bare transformers only, where it is required. A sampler of second order that
             calls the model twice in a step takes two here. A new run begins after them, after an exception, and when
             the size of the input changes; to break one off, enable again.
@@ -45,10 +45,7 @@ def enable(
     Returns the target. Raises `UnsupportedModelError` for a family without an adapter, `ForeignHookError` if another
     cache or an unknown hook is on the transformer, `ValueError` for bad arguments; the target is then as it was.
     """
-    if isinstance(method, str):
-        method = parse(method)
-    if not isinstance(method, Method):
-        raise ValueError(f"method must be a dita method or its short form such as 'toca:4:0.9', got {method!r}")
+    method = as_method(method)
     if memory_limit is not None and memory_limit < 0:
         raise ValueError(f"memory_limit must be at least 0 bytes, got {memory_limit}")
     model = transformer_of(target)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import psutil
 import torch
@@ -17,8 +19,11 @@ from dita.caching.scores import combined, entropy_score, random_scores, spread
 from dita.caching.selection import SpatialBonus, select_cycle
 from dita.caching.state import BlockState, Slot, held_bytes, row_numbers
 from dita.caching.summary import Executed, Summary
+from dita.merges import Cells
+from dita.merging.matching import cell_order
+from dita.merging.merger import Merger
 from dita.methods import PROBED_SCORES, Method, ToCa
-from dita.plan import Plan, Step, full_step, step_kind
+from dita.plan import Block, Plan, Step, full_step, step_kind
 from dita.shapes import Kind, Shape, Site
 
 
@@ -29,7 +34,8 @@ class CacheMemoryError(MemoryError):
 class Branch:
     """One of the transformer calls of a step: with true classifier-free guidance there are two, each with features of
     its own. `seen` is the shape of the call as the adapter sees it, `shape` the same with guidance recognised.
-    `selected[site]` holds the rows of the cached steps to come, next one first."""
+    `selected[site]` holds the rows of the cached steps to come, next one first; `mergers` what merges the tokens of a
+    group of blocks, by the first of them."""
 
     def __init__(self, seen: Shape, shape: Shape, plan: Plan, states: list[BlockState], device: torch.device) -> None:
         self.seen = seen
@@ -39,8 +45,18 @@ class Branch:
         self.fresh = True  # nothing stored yet
         self.full = full_step(shape)
         self.selected: dict[Site, list[Tensor | None]] = {}
+        self.mergers: dict[Block, Merger] = {}
         self.grid: tuple[int, ...] | None = None
         self.device = device
+
+    def merger(self, block: Block) -> Merger:
+        """What merges the tokens of `block`, and of the others of its group."""
+        group, merging = self.plan.group(block), self.plan.merging
+        if group not in self.mergers:
+            assert merging is not None
+            cells = self.shape.cells(block[0], merging.stride)
+            self.mergers[group] = Merger(cells, cells.removed(merging.ratio), merging.proportional)
+        return self.mergers[group]
 
     def held_bytes(self) -> int:
         slots = [slot for state in self.states for slot in state.slots.values()]
@@ -48,6 +64,7 @@ class Branch:
         scores = [state.probe.scores for state in self.states]
         live = [slot.rows for slot in slots if slot.live is not None]
         queued = [rows for queue in self.selected.values() for rows in queue]
+        queued += [tensor for merger in self.mergers.values() for tensor in merger.tensors()]
         return features + sum(tensor.nbytes for tensor in scores + live + queued if tensor is not None)
 
 
@@ -73,7 +90,8 @@ class Run:
     ) -> None:
         self.adapter = adapter
         self.model = model
-        self.method = method
+        self.whole_method = method
+        self.method = method.caching
         self.steps = steps
         self.requested_steps = requested_steps or steps
         self.memory_limit = memory_limit
@@ -111,6 +129,7 @@ class Run:
         if self.record:
             self._record(branch)
         self._select(branch, actions)
+        self._forget_matchings(branch)
         if kind is Kind.FULL:
             branch.fresh = False
         some_full = any(action.kind is Kind.FULL for action in actions.values())
@@ -148,7 +167,9 @@ class Run:
         backend = self.adapter.attention_backend(self.model)
         check_backend(self.model, backend, latents.device)
         shape = self.adapter.guided(seen, inputs) if self.guidance else seen
-        plan = self.method.plan(shape, self.requested_steps)
+        if self.whole_method.merging is not None and getattr(shape, "grid", None) is None:
+            shape = dataclasses.replace(cast(Any, shape), grid=self.adapter.grid(self.model, inputs))
+        plan = self.whole_method.on(latents.device.type).plan(shape, self.requested_steps)
         states = [BlockState(self.adapter.modules(stack), backend) for stack, _, _ in self._blocks]
         branch = Branch(seen, shape, plan, states, latents.device)
         if isinstance(self.method, ToCa):
@@ -162,7 +183,7 @@ class Run:
 
     def _actions(self, branch: Branch) -> Step:
         """What this step does: full where the plan has ended, or where there is nothing stored to reuse."""
-        if branch.fresh or self.step >= len(branch.plan.steps):
+        if self.step >= len(branch.plan.steps) or (branch.fresh and branch.plan.kinds[self.step] is not Kind.FULL):
             return branch.full
         return branch.plan.steps[self.step]
 
@@ -182,7 +203,9 @@ class Run:
             for module, slot in state.slots.items():
                 site = Site(stack, layer, module)
                 coming = self._coming(branch, site)
-                slot.kind, slot.tokens = actions[site]
+                slot.kind, slot.tokens, merged = actions[site]
+                slot.merger = branch.merger((stack, layer)) if merged else None
+                slot.merged_modules = branch.plan.merged_modules(site) if merged else frozenset()
                 slot.keep = slot.kind is Kind.FULL and bool(coming)
                 slot.rows = None
                 chooses = chooses or any(coming)
@@ -203,9 +226,50 @@ class Run:
                         state.probe.scores = None
                 elif rescores:
                     state.probe.score = probed
+        self._instruct_matching(branch)
         if self._bound is not branch:
             self._bind(branch.states)
             self._bound = branch
+
+    def _instruct_matching(self, branch: Branch) -> None:
+        """Tells the first merging block of each group whose tokens are to be matched in this step to do so."""
+        matched = branch.plan.matched[self.step] if self.step < len(branch.plan.steps) else frozenset()
+        due = {branch.plan.group(block) for block in matched}
+        told: set[Block] = set()
+        by_stack: dict[str, list[Merger]] = {}
+        for (stack, layer, _), state in zip(self._blocks, branch.states, strict=True):
+            state.matcher = None
+            merger = next((slot.merger for slot in state.slots.values() if slot.merger is not None), None)
+            if merger is None:
+                continue
+            group = branch.plan.group((stack, layer))
+            if group not in told and (group in due or not merger.matched):
+                told.add(group)
+                state.matcher = merger
+                by_stack.setdefault(stack, []).append(merger)
+        for stack, mergers in by_stack.items():
+            orders = self._orders(branch, stack, mergers[0].cells, len(mergers))
+            for merger, order in zip(mergers, orders, strict=True):
+                merger.order = order
+
+    def _orders(self, branch: Branch, stack: str, cells: Cells, count: int) -> Tensor:
+        """Destinations and sources of `count` matchings in this step, (count, n): the same for all samples."""
+        merging = branch.plan.merging
+        assert merging is not None
+        sizes = (count, cells.destinations)
+        if not merging.random:
+            return cell_order(cells, torch.zeros(sizes, dtype=torch.int64, device=branch.device))
+        seed = (merging.seed, branch.shape.stacks.index(stack), self.step)
+        draws = random_scores(math.prod(sizes), seed, branch.device).view(sizes)
+        return cell_order(cells, (draws * math.prod(cells.stride)).long())
+
+    def _forget_matchings(self, branch: Branch) -> None:
+        """Frees the matchings that no later step uses."""
+        kept = branch.plan.matchings_kept[self.step] if self.step < len(branch.plan.steps) else frozenset()
+        for group, merger in branch.mergers.items():
+            merger.order = None
+            if group not in kept:
+                merger.forget()
 
     def _hand_out(self, branch: Branch, shared: Branch, site: Site, slot: Slot, state: BlockState) -> None:
         """Gives a cached site its rows, or what finds them inside the step."""
@@ -338,6 +402,10 @@ class Run:
                 scored = actions[Site(stack, layer, shape.score_source(stack, score))]
                 count = None if scored.kind is Kind.FULL else scored.tokens
                 scoring += sum(shape.score_flops(Site(stack, layer, module), score, count) for module in state.slots)
+        blocks = zip(self._blocks, branch.states, strict=True)
+        matching = [(stack, layer) for (stack, layer, _), state in blocks if state.matcher is not None]
+        merging = [site for site, action in actions.items() if action.merged]
+        cells = [branch.merger((site.stack, site.layer)).cells for site in merging]
         return Executed(
             step=self.step,
             branch=self.call,
@@ -348,6 +416,9 @@ class Run:
             score_flops=scoring,
             tokens=sum(actions[site].tokens for site in selecting),
             all_tokens=sum(shape.tokens(site.module) for site in selecting),
+            matching_flops=branch.plan.matched_flops(frozenset(matching)),
+            merged_tokens=sum(actions[site].merged for site in merging),
+            mergeable_tokens=sum(of_site.tokens * of_site.sequences for of_site in cells),
         )
 
     def _record(self, branch: Branch) -> None:

@@ -17,11 +17,17 @@ from dita.shapes import Kind
 
 
 def keeping_forward(stock: Forward) -> Forward:
-    """The stock forward, whose output is stored where a later step needs it. The module carries a `Slot`."""
+    """The stock forward, on merged tokens where asked to, whose output is stored where a later step needs it.
 
-    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        out = stock(self, *args, **kwargs)
+    The module carries a `Slot`; its first argument is the tokens, which it works on apart from each other.
+    """
+
+    def forward(self: Any, tokens: Tensor, *args: Any, **kwargs: Any) -> Any:
         slot: Slot = self._dita
+        if slot.merger is not None:
+            out = slot.merger.unmerge(stock(self, slot.merger.merge(tokens), *args, **kwargs))
+        else:
+            out = stock(self, tokens, *args, **kwargs)
         if slot.keep:
             slot.out = out
         return out

@@ -13,6 +13,7 @@ from dita.shapes import Kind
 
 if TYPE_CHECKING:
     from dita.caching.live import LiveSelection
+    from dita.merging.merger import Merger
 
 
 class Slot:
@@ -26,6 +27,8 @@ class Slot:
         inner: stored attention output in front of the output projection, (B, N, C): FLUX single-stream blocks only.
         rows: the rows to compute in this step, numbered over the flattened (B * N), ascending within a sample.
         live: what selects the tokens of a partial step inside that step, where they cannot be known before.
+        merger: in a full step, what merges the tokens that the site computes; None computes them all.
+        merged_modules: what of `attn` and `mlp` a site that holds both computes on merged tokens.
     """
 
     def __init__(self) -> None:
@@ -36,6 +39,8 @@ class Slot:
         self.inner: Tensor | None = None
         self.rows: Tensor | None = None
         self.live: LiveSelection | None = None
+        self.merger: Merger | None = None
+        self.merged_modules: frozenset[str] = frozenset()
 
     def tensors(self) -> Iterator[Tensor]:
         """Everything that the slot holds in memory."""
@@ -49,7 +54,8 @@ class BlockState:
     """The slots of one block by module name, and its probe.
 
     `cached`: some site of the block is not full now. `backend`: the attention backend of diffusers' dispatcher that
-    dita makes effective here, None where the model's own code does.
+    dita makes effective here, None where the model's own code does. `matcher`: what matches the tokens that enter the
+    block in this step, for itself and others; None where nothing is to be matched.
     """
 
     def __init__(self, modules: tuple[str, ...], backend: Any = None) -> None:
@@ -57,6 +63,12 @@ class BlockState:
         self.probe = Probe()
         self.cached = False
         self.backend = backend
+        self.matcher: Merger | None = None
+
+    def match(self, tokens: Tensor) -> None:
+        """Where asked to, matches the image tokens that enter the block, (B, N, C), for merging."""
+        if self.matcher is not None:
+            self.matcher.match(tokens)
 
     def tensors(self) -> Iterator[Tensor]:
         """Everything that the block holds in memory, but the collected scores."""

@@ -83,18 +83,18 @@ def match(metric: Tensor, order: Tensor, destinations: int, removed: int) -> Mat
 
 
 def cell_order(cells: Cells, offsets: Tensor) -> Tensor:
-    """Token numbers of one sequence, its destinations first: (n,), ascending in either part. On the CPU.
+    """Token numbers of one sequence, its destinations first, ascending in either part: (..., n).
 
-    offsets: which token of each cell is its destination, counted row by row in the cell, one number for each cell.
+    offsets: (..., destinations), which token of each cell is its destination, counted row by row within the cell.
     """
-    tokens = torch.arange(cells.tokens).view(cells.grid)
+    tokens = torch.arange(cells.tokens, device=offsets.device).view(cells.grid)
     for axis, step in enumerate(cells.stride):
         tokens = tokens.unfold(axis, step, step)  # what is left over is in no cell
     by_cell = tokens.reshape(cells.destinations, math.prod(cells.stride))
-    destinations = by_cell.gather(1, offsets.reshape(-1, 1)).flatten().sort().values
-    is_source = torch.ones(cells.tokens, dtype=torch.bool)
-    is_source[destinations] = False
-    return torch.cat([destinations, is_source.nonzero().flatten()])
+    destinations = by_cell[torch.arange(cells.destinations, device=offsets.device), offsets]
+    is_destination = torch.zeros(*offsets.shape[:-1], cells.tokens, dtype=torch.uint8, device=offsets.device)
+    is_destination.scatter_(-1, destinations, 1)
+    return is_destination.sort(dim=-1, descending=True, stable=True).indices
 
 
 def gather(x: Tensor, index: Tensor) -> Tensor:

@@ -45,7 +45,7 @@ def golden_matching(cases, name: str) -> tuple[dict, dict[str, torch.Tensor], Ma
     offsets = stored.get("rand_idx", torch.zeros(cells.destinations, dtype=torch.int64))
     removed = cells.removed(case["r_requested"] / cells.tokens)
     assert removed == case.get("r_used", 0)
-    return case, stored, match(stored["metric"], cell_order(cells, offsets), cells.destinations, removed)
+    return case, stored, match(stored["metric"], cell_order(cells, offsets.flatten()), cells.destinations, removed)
 
 
 def test_every_golden_case_is_checked(cases) -> None:

@@ -79,7 +79,7 @@ class DiTAdapter:
 
 
 def block_forward(stock: Forward) -> Forward:
-    """DiT's block: the stock forward in full steps, `cached_block` otherwise."""
+    """DiT's block: the stock forward in full steps, `cached_block` otherwise; first, tokens are matched."""
 
     def forward(
         self: Any,
@@ -92,6 +92,7 @@ def block_forward(stock: Forward) -> Forward:
         class_labels: Tensor | None = None,
         added_cond_kwargs: dict[str, Tensor] | None = None,
     ) -> Tensor:
+        self._dita.match(hidden_states)
         if self._dita.cached:
             modulation = _modulation(self.norm1, timestep, class_labels, hidden_states.dtype)
             return cached_block(

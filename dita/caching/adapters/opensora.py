@@ -13,6 +13,7 @@ from dita.caching.class_swap import Forward, MakeForward
 from dita.caching.scores import attention_entropy, mean_length
 from dita.caching.sites import fill_from_store, keeping_forward
 from dita.caching.state import BlockState, scatter_rows
+from dita.merging.merger import Merger, unmerged_numbers
 from dita.shapes import Kind, OpenSoraShape
 
 MODULES = ("attn", "cross_attn", "mlp")
@@ -119,17 +120,31 @@ def self_attention_forward(stock: Forward) -> Forward:
         rotary: Any = None,
     ) -> Tensor:
         state: BlockState = self._dita
+        merger = state.slots["attn"].merger
+        if merger is not None:
+            hidden_states, attention_mask, rotary = _merged_inputs(merger, hidden_states, rotary)
         out = stock(self, hidden_states, encoder_hidden_states, attention_mask, rotary)
         score = state.probe.score
         if score is not None and score != ENTROPY:
             projection = self.to_k if score == "k-norm" else self.to_v
             lengths = mean_length(projection(hidden_states).unflatten(-1, (self.heads, -1)))
+            lengths = lengths if merger is None else unmerged_numbers(merger.matching, lengths)
             state.probe.scores = 1 - lengths if score == "kv-norm" else lengths
+        if merger is not None:
+            out = merger.matching.unmerge(out)
         if state.slots["attn"].keep:
             state.slots["attn"].out = out
         return out
 
     return forward
+
+
+def _merged_inputs(merger: Merger, sequences: Tensor, rotary: Any) -> tuple[Tensor, Tensor | None, Any]:
+    """Sequences (b, n, C) merged, what is added to the scores of their keys, and the angles of the tokens kept."""
+    bias = merger.key_bias(sequences.dtype)
+    if rotary is not None:  # temporal blocks: each sequence keeps times of its own
+        rotary = tuple(table[merger.matching.kept] for table in rotary)
+    return merger.matching.merge(sequences), None if bias is None else bias[:, None, None], rotary
 
 
 def cross_attention_forward(stock: Forward) -> Forward:
@@ -143,11 +158,14 @@ def cross_attention_forward(stock: Forward) -> Forward:
         rotary: Any = None,
     ) -> Tensor:
         state: BlockState = self._dita
-        slot, probe = state.slots["cross_attn"], state.probe
+        slot, probe, merger = state.slots["cross_attn"], state.probe, state.slots["cross_attn"].merger
+        if merger is not None:
+            hidden_states = merger.merge(hidden_states)
         if probe.score == ENTROPY:
             query, key, value = self.processor.prepare(self, hidden_states, encoder_hidden_states, rotary)
             out = self.processor.attend(self, query, key, value, attention_mask)
             entropies = attention_entropy(query, key, _bias(attention_mask, query.dtype))
+            entropies = entropies if merger is None else unmerged_numbers(merger, entropies)
             if slot.kind is Kind.FULL:
                 probe.scores = entropies
             else:  # the rows that a partial step computes anew
@@ -155,6 +173,8 @@ def cross_attention_forward(stock: Forward) -> Forward:
                 scatter_rows(probe.scores[..., None], slot.rows, entropies[..., None])
         else:
             out = stock(self, hidden_states, encoder_hidden_states, attention_mask, rotary)
+        if merger is not None:
+            out = merger.unmerge(out)
         if slot.keep:
             slot.out = out
         return out
@@ -170,7 +190,7 @@ def _bias(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
 
 
 def block_forward(stock: Forward) -> Forward:
-    """A block: the stock forward in full steps, `cached_block` otherwise."""
+    """A block: the stock forward in full steps, `cached_block` otherwise; first, tokens are matched."""
 
     def forward(
         self: Any,
@@ -181,6 +201,7 @@ def block_forward(stock: Forward) -> Forward:
         encoder_attention_mask: Tensor | None = None,
         rotary: Any = None,
     ) -> Tensor:
+        self._dita.match(hidden_states)
         run = cached_block if self._dita.cached else stock
         return run(self, hidden_states, encoder_hidden_states, modulation, num_frames, encoder_attention_mask, rotary)
 

@@ -83,7 +83,7 @@ class PixArtAdapter:
 
 
 def block_forward(stock: Forward) -> Forward:
-    """PixArt's block: the stock forward in full steps, `cached_block` otherwise."""
+    """PixArt's block: the stock forward in full steps, `cached_block` otherwise; first, tokens are matched."""
 
     def forward(
         self: Any,
@@ -96,6 +96,7 @@ def block_forward(stock: Forward) -> Forward:
         class_labels: Tensor | None = None,
         added_cond_kwargs: dict[str, Tensor] | None = None,
     ) -> Tensor:
+        self._dita.match(hidden_states)
         if self._dita.cached:
             assert timestep is not None
             return cached_block(
