@@ -15,7 +15,7 @@ class Merger:
     """One group of blocks through a sampling run: who is merged with whom, until it is matched anew.
 
     Attributes:
-        cells: how the image tokens of a sample are matched.
+        cells: how the image tokens of a sample are matched; `tokens` and `destinations` of a sequence.
         removed: tokens of a sequence that are merged away.
         proportional: whether keys of self-attention weigh as much as the tokens that they stand for.
         order: (n,), destinations and sources of the next matching, as `cell_order` returns them.
@@ -23,6 +23,7 @@ class Merger:
 
     def __init__(self, cells: Cells, removed: int, proportional: bool) -> None:
         self.cells = cells
+        self.tokens, self.destinations = cells.tokens, cells.destinations  # numbers, which compiled blocks can read
         self.removed = removed
         self.proportional = proportional
         self.order: Tensor | None = None
@@ -42,7 +43,7 @@ class Merger:
     def match(self, tokens: Tensor) -> None:
         """Matches anew, by the image tokens that enter a block: (B, N, C)."""
         assert self.order is not None
-        self._matching = match(self.fold(tokens), self.order, self.cells.destinations, self.removed)
+        self._matching = match(self.fold(tokens), self.order, self.destinations, self.removed)
 
     def forget(self) -> None:
         """Frees the matching."""
@@ -67,8 +68,8 @@ class Merger:
         if self.cells.sequences == 1:
             return x
         if self.cells.interleaved:
-            return x.unflatten(1, (self.cells.tokens, -1)).transpose(1, 2).flatten(0, 1)
-        return x.unflatten(1, (-1, self.cells.tokens)).flatten(0, 1)
+            return x.unflatten(1, (self.tokens, -1)).transpose(1, 2).flatten(0, 1)
+        return x.unflatten(1, (-1, self.tokens)).flatten(0, 1)
 
     def unfold(self, sequences: Tensor, batch: int) -> Tensor:
         """What `fold` did, undone."""

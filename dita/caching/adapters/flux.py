@@ -153,7 +153,7 @@ def merged_rotary(merger: Merger, rotary: tuple[Tensor, Tensor] | None) -> tuple
     kept = merger.matching.kept
 
     def of_kept(table: Tensor) -> Tensor:
-        text, image = table.split([table.shape[0] - merger.cells.tokens, merger.cells.tokens])
+        text, image = table.split([table.shape[0] - merger.tokens, merger.tokens])
         return torch.cat([text.expand(kept.shape[0], -1, -1), image[kept]], dim=1)
 
     return of_kept(rotary[0]), of_kept(rotary[1])
@@ -200,7 +200,7 @@ def _projections(attn: Any, hidden: Tensor, added: bool) -> tuple[Tensor, ...]:
 
 def merged_image(merger: Merger, joint: Tensor) -> Tensor:
     """Text and image tokens, the latter merged: (B, N, C) -> (B, N', C)."""
-    tokens = merger.cells.tokens
+    tokens = merger.tokens
     text, image = joint.split([joint.shape[1] - tokens, tokens], dim=1)
     return torch.cat([text, merger.matching.merge(image)], dim=1)
 
