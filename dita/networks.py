@@ -22,12 +22,14 @@ from dita.metrics.checkpoints import sha256
 from dita.metrics.clip import ClipScorer, load_clip, load_open_clip
 from dita.metrics.features import FeatureNetwork, Identity
 from dita.metrics.image_reward import RewardScorer, load_image_reward
+from dita.metrics.image_reward_package import PackageScorer, load_package_scorer, package_backend
 from dita.metrics.images import Preparation
 from dita.metrics.inception import Resize
 from dita.models import HUB_ID
 
 Origin = Literal["given", "environment", "cache", "hub", "bundled"]
 T = TypeVar("T")
+PACKAGE = "package:"  # before the path of ImageReward's files: the image-reward package is to load them
 
 
 @dataclass(frozen=True)
@@ -66,9 +68,12 @@ PLACES: dict[Need, Place] = {
         "ImageReward.pt",
         bundled="shapes-reward",
     ),
-    "dino": Place(("dinov2-large", "dinov2"), "DITA_DINO", ("facebook/dinov2-large",)),
+    "dino": Place(("dinov2-large", "dinov2"), "DITA_DINO", ("facebook/dinov2-large",), bundled="shapes-features"),
     "lpips": Place(
-        ("alexnet-owt-7be5be79.pth", "alexnet.safetensors"), "DITA_LPIPS_ALEX", torch_hub=("alexnet-owt-7be5be79.pth",)
+        ("alexnet-owt-7be5be79.pth", "alexnet.safetensors"),
+        "DITA_LPIPS_ALEX",
+        torch_hub=("alexnet-owt-7be5be79.pth",),
+        bundled="shapes-features",
     ),
     "lpips-vgg": Place(
         ("vgg16-397923af.pth", "vgg16.safetensors"), "DITA_LPIPS_VGG", torch_hub=("vgg16-397923af.pth",)
@@ -79,6 +84,7 @@ CLIP_TOKENIZERS = (
     "openai/clip-vit-large-patch14",
     "openai/clip-vit-base-patch32",
 )
+BUNDLED_SMALLEST = 16  # pixels a side for distances in their features
 BUNDLED_SIDE = 64  # pixels a side of dita's own drawings
 BERT_TOKENIZER = "google-bert/bert-base-uncased"
 
@@ -174,10 +180,13 @@ class Networks:
         """The CLIP of `clip`, `cmmd`, `pickscore` or `hpsv2`."""
         return self._once(f"clip {self.find(need).source}", lambda: self._clip(need).to(self.device))
 
-    def reward(self) -> RewardScorer:
+    def reward(self) -> RewardScorer | PackageScorer:
         """The ImageReward."""
 
-        def load() -> RewardScorer:
+        def load() -> RewardScorer | PackageScorer:
+            given = self.find("image-reward").source
+            if given.startswith(PACKAGE):
+                return load_package_scorer(given.removeprefix(PACKAGE), self.device)
             source = self._path("image-reward")
             folder = source if source.is_dir() else source.parent
             own = any((folder / name).is_file() for name in ("vocab.txt", "tokenizer.json"))
@@ -185,10 +194,15 @@ class Networks:
 
         return self._once("image-reward", load)
 
-    def lpips(self, need: Need) -> tuple[lpips_network.LPIPSNetwork, Identity]:
+    def lpips(self, need: Need) -> tuple[lpips_network.PairNetwork, Identity]:
         """LPIPS with AlexNet ("lpips") or VGG16 ("lpips-vgg"), and its identity."""
 
-        def load() -> tuple[lpips_network.LPIPSNetwork, Identity]:
+        def load() -> tuple[lpips_network.PairNetwork, Identity]:
+            if self.find(need).origin == "bundled":
+                source = self.find(need).source
+                trunk = miniature.load_features(self.device).trunk
+                distance = lpips_network.LevelsNetwork(trunk, trunk.levels, smallest=BUNDLED_SMALLEST)
+                return distance, Identity(f"lpips-by-{source}", sha256(miniature.folder(source)), "none")
             backbone: lpips_network.Backbone = "vgg" if need == "lpips-vgg" else "alex"
             path = self._path(need)
             network = lpips_network.load_lpips(backbone, path).to(self.device)
@@ -206,10 +220,10 @@ class Networks:
         found = self.find(need)
         if need == "cmmd":
             return features.clip_features(self.clip("cmmd"))
-        if need == "dino":
-            return features.transformers_features(found.source, device=self.device, local_files_only=not self.download)
         if found.origin == "bundled":
             return bundled_features(found.source, self.device)
+        if need == "dino":
+            return features.transformers_features(found.source, device=self.device, local_files_only=not self.download)
         return features.inception_features(self._path(need), resize=self.resize, device=self.device)
 
     def _clip(self, need: Need) -> ClipScorer:
@@ -223,6 +237,8 @@ class Networks:
 
     def _search(self, need: Need) -> Found:
         place = PLACES[need]
+        if need == "image-reward" and self.chosen.get(need, "").startswith(PACKAGE):
+            return _with_package(self.chosen[need])
         if need in self.chosen:
             return _given(self.chosen[need], f"--network {need}", "given", may_be_hub_id=bool(place.hub))
         if self.weights is not None:
@@ -321,6 +337,15 @@ def _given(source: str, where: str, origin: Origin, *, may_be_hub_id: bool) -> F
         return Found(source, origin)
     wanted = "neither a file or folder nor a hub id" if may_be_hub_id else "no file or folder"
     raise ValueError(f"{where} is {source!r}, which is {wanted}")
+
+
+def _with_package(chosen: str) -> Found:
+    try:
+        package_backend()
+    except ImportError as error:
+        raise ValueError(str(error)) from None
+    found = _given(chosen.removeprefix(PACKAGE), "--network image-reward", "given", may_be_hub_id=False)
+    return Found(PACKAGE + found.source, found.origin)
 
 
 def _fetched(hub_id: str) -> str:

@@ -9,7 +9,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 QUERY_CHUNK = 256
-"""Queries whose attention is held at once: (256, N) of one head on a CPU, (B, H, 256, N) elsewhere, in float32."""
+"""Queries whose attention is held at once: of some heads of a sample on a CPU, (B, H, 256, N) elsewhere."""
+
+CACHED_NUMBERS = 2**22
+"""Numbers of an attention map that are held at once on a CPU: few enough for the last level of its cache."""
 
 TEXT_QUERY_CHUNK = 256
 """Queries whose attention to the text is held at once, on any device: a text is short."""
@@ -19,18 +22,21 @@ def received_attention(query: Tensor, key: Tensor, estimate: bool = False) -> Te
     """Mean attention that each key receives, over heads and queries: s1, (B, N).
 
     query: (B, M, H, D), key: (B, N, H, D), both as they enter the attention product. The map is never held: queries
-    go through in chunks. With M < N sampled queries this estimates the mean over all; `estimate` says that the products
-    may then be as coarse as bfloat16, where that is faster (softmax and sums stay in float32).
+    go through in chunks. With M < N sampled queries this estimates the mean over all; `estimate` says that the map may
+    then be as coarse as bfloat16, where that is faster (the sums stay in float32).
     """
     query, key = (query * query.shape[-1] ** -0.5).transpose(1, 2), key.transpose(1, 2)  # (B, H, M or N, D)
     total = torch.zeros(key.shape[0], key.shape[2], device=key.device, dtype=torch.float32)
-    if key.device.type == "cpu":  # head by head: the part of the map that is held stays in the cache
-        if estimate and key.dtype == torch.float32 and _cpu_multiplies_bfloat16():
-            query, key = query.bfloat16(), key.bfloat16()
+    if key.device.type == "cpu":  # some heads at a time: the part of the map that is held stays in the cache
+        coarse = estimate and key.dtype == torch.float32 and _cpu_multiplies_bfloat16()
+        dtype, exact = (torch.bfloat16, None) if coarse else (key.dtype, torch.float32)
+        query = query.to(dtype, memory_format=torch.contiguous_format)
+        key = key.to(dtype, memory_format=torch.contiguous_format)
+        heads = max(1, CACHED_NUMBERS // (min(QUERY_CHUNK, query.shape[2]) * key.shape[2]))
         for sums, queries, keys in zip(total, query, key, strict=True):
-            for one, other in zip(queries, keys, strict=True):
-                for chunk in one.split(QUERY_CHUNK):
-                    sums += torch.softmax(chunk @ other.mT, dim=-1, dtype=torch.float32).sum(dim=0)
+            for some, others in zip(queries.split(heads), keys.split(heads), strict=True):
+                for chunk in some.split(QUERY_CHUNK, dim=1):
+                    sums += torch.softmax(chunk @ others.mT, dim=-1, dtype=exact).sum((0, 1), dtype=torch.float32)
     else:
         for chunk in query.split(QUERY_CHUNK, dim=2):
             total += torch.softmax(chunk @ key.mT, dim=-1, dtype=torch.float32).sum(dim=(1, 2))

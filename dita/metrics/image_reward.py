@@ -219,32 +219,6 @@ def rename(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return renamed
 
 
-def package_backend() -> Any:
-    """The loaded module of the image-reward package, the optional second backend.
-
-    Raises `ImportError` that says why it does not import here.
-    """
-    import importlib
-    import importlib.metadata
-
-    try:
-        return importlib.import_module("ImageReward")
-    except ModuleNotFoundError as error:
-        if error.name == "ImageReward":
-            raise ImportError(
-                "the package image-reward is not installed; dita's own ImageReward needs no package"
-            ) from None
-        reason = str(error)
-    except (ImportError, AttributeError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-    version = importlib.metadata.version("transformers")
-    raise ImportError(
-        f"the package image-reward does not import ({reason}): version 1.5 needs transformers 4.48 to 4.55 and"
-        f" setuptools below 82, here is transformers {version}; use it in an environment of its own, or dita's own"
-        " ImageReward, which gives the same numbers"
-    )
-
-
 def _checkpoint(folder: Path) -> Path:
     for name in (CHECKPOINT, "model.safetensors"):
         if (folder / name).is_file():

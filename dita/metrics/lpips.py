@@ -6,6 +6,7 @@ the weights of the backbone are torchvision's files.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Literal, get_args
@@ -47,7 +48,33 @@ def _vgg() -> tuple[list[nn.Module], tuple[int, ...]]:
     return layers, tuple(taps)
 
 
-class LPIPSNetwork(nn.Module):
+class PairNetwork(nn.Module):
+    """What `lpips` measures with: a module of two batches (B, 3, H, W) in 0..1 to their distances (B,)."""
+
+    name: str
+    smallest: int
+    """Pixels a side that the pictures need."""
+
+
+class LevelsNetwork(PairNetwork):
+    """The distance of equation 1 in the features of any network, all channels weighing alike: a stand-in for LPIPS.
+
+    `levels` gives the feature maps (B, C, H', W') of pictures in -1..1; `network` holds its parameters.
+    """
+
+    def __init__(self, network: nn.Module, levels: Callable[[torch.Tensor], Sequence[torch.Tensor]], smallest: int):
+        super().__init__()
+        self.network, self.levels, self.smallest, self.name = network, levels, smallest, "stand-in"
+
+    def forward(self, a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        """Distances (B,) of pictures (B, 3, H, W) in 0..1, from 0 to the number of levels times 4."""
+        distance = a.new_zeros(len(a))
+        for x, y in zip(self.levels(2 * a - 1), self.levels(2 * b - 1), strict=True):
+            distance = distance + (_unit(x) - _unit(y)).square().sum(dim=1).mean(dim=(1, 2))
+        return distance
+
+
+class LPIPSNetwork(PairNetwork):
     """The backbone up to its last tapped layer, and a non-negative weight for each channel of five layers."""
 
     shift: torch.Tensor
@@ -57,7 +84,7 @@ class LPIPSNetwork(nn.Module):
         super().__init__()
         layers, self.taps = _alex() if backbone == "alex" else _vgg()
         self.features = nn.Sequential(*layers)
-        self.backbone = backbone
+        self.name, self.smallest = backbone, SMALLEST[backbone]
         with as_file(files("dita.metrics") / "lpips_heads" / f"{backbone}.safetensors") as path:
             heads = load_file(path)
         for i in range(len(self.taps)):
@@ -93,7 +120,7 @@ def load_lpips(backbone: Backbone, weights: str | Path) -> LPIPSNetwork:
 
 
 @torch.inference_mode()
-def lpips(a: torch.Tensor, b: torch.Tensor, network: LPIPSNetwork) -> torch.Tensor:
+def lpips(a: torch.Tensor, b: torch.Tensor, network: PairNetwork) -> torch.Tensor:
     """LPIPS of each pair of pictures (B, 3, H, W), floating point in 0..1: (B,), at least 0, 0 for equal pictures.
 
     Raises `ValueError` for different shapes, values outside 0..1, and pictures too small for the backbone.
@@ -104,10 +131,10 @@ def lpips(a: torch.Tensor, b: torch.Tensor, network: LPIPSNetwork) -> torch.Tens
         if not pictures.is_floating_point() or not (pictures.min() >= 0 and pictures.max() <= 1):
             found = f"{pictures.dtype} from {pictures.min()} to {pictures.max()}"
             raise ValueError(f"pictures must be floating point in 0..1, got {found}")
-    smallest = SMALLEST[network.backbone]
+    smallest = network.smallest
     if min(a.shape[2:]) < smallest:
         size = f"{a.shape[2]}x{a.shape[3]}"
-        raise ValueError(f"LPIPS ({network.backbone}) needs at least {smallest}x{smallest} pixels, got {size}")
+        raise ValueError(f"LPIPS ({network.name}) needs at least {smallest}x{smallest} pixels, got {size}")
     device = next(network.parameters()).device
     with exact_float32():
         return network(a.to(device, torch.float32), b.to(device, torch.float32)).cpu()

@@ -21,7 +21,8 @@ class Schedule:
     """How long and how fast a stage learns.
 
     It ends after `steps`, or after `minutes` of training where that comes first; `progress` runs from 0 to 1 by
-    whichever is further. With `minutes` the learning rates depend on the machine's speed: the loss log
+    whichever is further. On a CPU these are minutes of its threads' own time, which does not run while other programs
+    have the processor. With `minutes` the learning rates depend on the machine's speed: the loss log
     holds what they were.
     """
 
@@ -149,7 +150,7 @@ class Trainer:
 
     def advance(self) -> tuple[float, float]:
         """One step. Returns its loss and its learning rate."""
-        began = time.perf_counter()
+        began = self._time()
         progress = self.schedule.progress(self.step, self.seconds)
         rate = self.schedule.rate_at(self.step, progress)
         for group, optimiser in zip(self.groups, self.optimisers, strict=True):
@@ -167,8 +168,12 @@ class Trainer:
         if not math.isfinite(value):
             raise FloatingPointError(f"{self.name}: the loss is {value} at step {self.step}")
         self.step += 1
-        self.seconds += time.perf_counter() - began
+        self.seconds += self._time() - began
         return value, rate
+
+    def _time(self) -> float:
+        on_cpu = self.weights[0].device.type == "cpu"
+        return time.process_time() / torch.get_num_threads() if on_cpu else time.perf_counter()
 
     def done(self) -> bool:
         """Whether the schedule is at its end."""

@@ -2,9 +2,11 @@
 
 import numpy as np
 import pytest
+import torch
 
 from dita import miniature
 from dita.metrics.distribution import collect, fid, kernel_distance
+from dita.metrics.lpips import lpips
 from dita.miniature import world
 from dita.networks import PLACES as _PLACES
 from dita.networks import Networks, Place
@@ -62,3 +64,19 @@ def test_damaged_drawings_are_further_from_real_ones_than_others_are(bundled, dr
     good, bad = (collect(network, [list(p)], keep=True) for p in (pictures, damaged))
     assert fid(bad, reference).value > 1.5 * fid(good, reference).value
     assert kernel_distance(bad, reference).value > kernel_distance(good, reference).value
+
+
+def test_stand_ins_of_lpips_and_dino_tell_small_changes_from_large_ones(bundled, drawings):
+    pictures = torch.from_numpy(drawings[0][:16]).permute(0, 3, 1, 2).float() / 255
+    grain = torch.randn(pictures.shape, generator=torch.Generator().manual_seed(0))
+    a_little, much = ((pictures + strength * grain).clamp(0, 1) for strength in (0.02, 0.1))
+    network, identity = bundled("lpips").lpips("lpips")
+    assert identity.network == "lpips-by-shapes-features"
+    near, far = (lpips(pictures, other, network) for other in (a_little, much))
+    assert lpips(pictures, pictures, network).max() == 0
+    assert (near > 0).all() and (near < far).all()
+    assert (far < lpips(pictures, pictures.roll(1, 0), network)).float().mean() > 0.8
+    with pytest.raises(ValueError, match="needs at least 16x16 pixels, got 8x8"):
+        lpips(pictures[..., :8, :8], pictures[..., :8, :8], network)
+    dino = bundled("dino").features("dino")
+    assert dino(list(drawings[0][:2])).shape == (2, dino.width)

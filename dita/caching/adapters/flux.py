@@ -292,8 +292,8 @@ def _cached_double(block: Any, state: BlockState, hidden: Tensor, text: Tensor, 
 
 
 def _stream(norm1: Any, norm2: Any, mlp: Any, slot: Any, x: Tensor, attended: Tensor, temb: Tensor) -> Tensor:
-    modulation = norm1.linear(norm1.silu(temb))[:, None]  # (B, 1, 6 C)
-    _, _, gate_attn, shift, scale, gate_mlp = modulation.chunk(6, dim=-1)
+    # the attention is not computed: its shift and scale, the first two of six, are not wanted
+    gate_attn, shift, scale, gate_mlp = last_chunks(norm1.linear, norm1.silu(temb)[:, None], 4, of=6)
     x = torch.addcmul(x, gate_attn, attended)
     out = fill_from_store(slot, x, lambda _, chosen: mlp(norm2(chosen) * (1 + scale) + shift))
     return x.addcmul_(gate_mlp, out)
@@ -365,15 +365,31 @@ def _merging_single(
 
 
 def _cached_single(block: Any, slot: Any, joint: Tensor, temb: Tensor) -> Tensor:
-    shift, scale, gate = block.norm.linear(block.norm.silu(temb))[:, None].chunk(3, dim=-1)
+    wanted = 3 if slot.kind is Kind.PARTIAL else 1
+    *shift_scale, gate = last_chunks(block.norm.linear, block.norm.silu(temb)[:, None], wanted, of=3)
 
     def compute(rows: Tensor, chosen: Tensor) -> Tensor:
+        shift, scale = shift_scale
         normed = block.norm.norm(chosen) * (1 + scale) + shift
         mlp = block.act_mlp(block.proj_mlp(normed))
         return block.proj_out(torch.cat([gather_rows(slot.inner, rows), mlp], dim=2))
 
     out = fill_from_store(slot, joint, compute)
     return torch.addcmul(joint, gate, out)
+
+
+def last_chunks(linear: Any, x: Tensor, wanted: int, of: int) -> tuple[Tensor, ...]:
+    """The last `wanted` of `of` equal chunks of `linear(x)`, by only that part of its weights.
+
+    A modulation is a product of one row with a large matrix: on small pictures, reading that matrix is a tenth of a
+    cached step. A module that is more than a stock linear layer (LoRA, quantised, hooked for offload) is called whole.
+    """
+    stock = type(linear) is nn.Linear and not ("forward" in vars(linear) or linear._forward_pre_hooks)
+    if not stock or linear._forward_hooks or wanted == of:
+        return linear(x).chunk(of, dim=-1)[of - wanted :]
+    start = linear.out_features // of * (of - wanted)
+    bias = None if linear.bias is None else linear.bias[start:]
+    return nn.functional.linear(x, linear.weight[start:], bias).chunk(wanted, dim=-1)
 
 
 def _rejoin(text: Tensor, hidden: Tensor) -> Tensor:
