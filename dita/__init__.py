@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dita.methods import FORA, FewerSteps, Method, NothingToSkipWarning, Plain, ToCa
+from dita.methods import (
+    FORA,
+    PAB,
+    DeltaDiT,
+    DuCa,
+    FewerSteps,
+    LoweredOrderWarning,
+    Method,
+    NothingToSkipWarning,
+    Plain,
+    TaylorSeer,
+    TGate,
+    ToCa,
+)
 from dita.plan import Plan
 
 if TYPE_CHECKING:
@@ -13,12 +26,18 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FORA",
+    "PAB",
+    "DeltaDiT",
+    "DuCa",
     "FewerSteps",
+    "LoweredOrderWarning",
     "Method",
     "NothingToSkipWarning",
     "Plain",
     "Plan",
     "Summary",
+    "TGate",
+    "TaylorSeer",
     "ToCa",
     "disable",
     "enable",

@@ -24,20 +24,31 @@ def load_case(folder: Path) -> tuple[dict, dict[str, torch.Tensor]]:
 
 
 def method_of(facts: dict) -> dita.Method:
+    """The method of a case, with the quirks of its reference."""
+    if "params" in facts:
+        given = facts["params"]
+        return dita.TGate(given["gate_step"], given["warm_up"], given["sp_interval"], given["fi_interval"])
     config, cycle = facts["method_config"], facts["N"]
     if cycle == 1:
         return dita.Plain()
+    if "interval" in config or config.get("taylor_cache"):
+        return dita.TaylorSeer(cycle, config["max_order"])
+    if config.get("Delta-DiT"):
+        return dita.DeltaDiT(cycle, strict=True)
     if config["fresh_ratio"] == 0:
         return dita.FORA(cycle)
     schedule = next(config[key] for key in ("fresh_ratio_schedule", "schedule", "ratio_scheduler") if key in config)
-    return dita.ToCa(
-        cycle,
-        1 - config["fresh_ratio"],
+    settings = dict(
+        cycle=cycle,
+        ratio=1 - config["fresh_ratio"],
         score=config["cache_type"],
         schedule=schedule.replace("ToCa", "toca"),
         age_weight=config["soft_fresh_weight"],
         strict=True,
     )
+    if facts["case"].startswith("duca"):
+        return dita.DuCa(**settings, aggressive="reuse" if "reuse" in facts["case"] else "skip")
+    return dita.ToCa(**settings)
 
 
 def capture_scores(monkeypatch: pytest.MonkeyPatch) -> Scores:

@@ -24,6 +24,13 @@ CASES = (
     "toca_norm_n4_r25",
     "toca_random_n4_r25",
     "toca_taylorrepo_n5_r25",
+    "taylorseer_n4_o1",
+    "taylorseer_n5_o2",
+    "taylorseer_n6_o0",
+    "duca_reuse_n5_r25",
+    "duca_skip_n5_r25",
+    "deltadit_n2",
+    "deltadit_n3",
 )
 SITES = {
     "double.img_mlp": ("double", "mlp"),

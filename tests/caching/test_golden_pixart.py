@@ -21,6 +21,8 @@ CASES = (
     "toca_attn_n4_r20_linlayer",
     "toca_norm_n3_r30",
     "toca_similarity_n3_r30",
+    "duca_attn_n3_r30",
+    "duca_kvnorm_n4_r20",
 )
 MODULES = {"cross-attn": "cross_attn", "mlp": "mlp"}
 
