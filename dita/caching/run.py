@@ -402,7 +402,7 @@ class Run:
         if method.scores_entropy(shape):
             frozen = entropy_score(of_module, shape.rows > shape.batch)
         else:
-            frozen = combined(of_module, method.shares_halves(shape))
+            frozen = combined(of_module, method.shares_halves(shape), alike=not method.strict)
         return lambda j: frozen
 
     def _draw(self, site: Site, step: int, seed: tuple[int, ...], device: torch.device) -> Tensor:

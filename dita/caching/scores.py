@@ -84,10 +84,14 @@ def entropy_score(entropies: Tensor, halves: bool) -> Tensor:
     return normalise(1 + pair)
 
 
-def combined(scores: Tensor, shared: bool) -> Tensor:
-    """Normalised scores, (..., B, N); where two halves of the samples share them, those of both, (..., B / 2, N)."""
-    scores = normalise(scores)
-    return normalise(sum_of_halves(scores)) if shared else scores
+def combined(scores: Tensor, shared: bool, alike: bool = True) -> Tensor:
+    """Normalised scores, (..., B, N); where two halves of the samples share them, those of both, (..., B / 2, N).
+
+    Both halves weigh alike, unless `alike` is False: then they are added as they are (DuCa's code).
+    """
+    if not shared:
+        return normalise(scores)
+    return normalise(sum_of_halves(normalise(scores) if alike else scores))
 
 
 def sum_of_halves(scores: Tensor) -> Tensor:

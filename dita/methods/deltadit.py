@@ -63,7 +63,7 @@ class DeltaDiT(Method):
             if shape.family == "flux" and position and position % 2 == 0:
                 taken.append(reuse)
             elif position:
-                skips[s] = self._span(shape, s, steps)
+                skips[s] = self._span(shape, s - position, steps)
                 taken.append(_without(full, shape, skips[s]))
             else:
                 taken.append(full)
@@ -83,7 +83,7 @@ class DeltaDiT(Method):
         return [s % self.cycle if s <= last else 0 for s in range(steps)]
 
     def _span(self, shape: Shape, step: int, steps: int) -> Span:
-        """The span that a step skips."""
+        """The span that is skipped in a cycle that begins with `step`."""
         stack = shape.stacks[-1]
         depth = shape.depth(stack)
         layers = self.layers or {

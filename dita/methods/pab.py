@@ -35,8 +35,8 @@ class PAB(Method):
             steps that follow.
         low, high: timesteps between which outputs are reused, in [0, 1000].
         strict: reproduce the reference on Open-Sora: stored outputs keep the gate of the step that computed them
-            (today's is right, and costs nothing); `mlp` finds its timesteps by their number in bfloat16, so that another
-            number of steps or size turns it off in silence (by default the nearest steps are taken).
+            (today's is right, and costs nothing); `mlp` finds its timesteps by their number in bfloat16, so that
+            another number of steps or size turns it off in silence (by default the nearest steps are taken).
     """
 
     name: ClassVar[str] = "pab"

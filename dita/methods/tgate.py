@@ -41,6 +41,8 @@ class TGate(Method):
         after: f, the same from the gate on; 1 computes it always.
         cross_interval: Open-Sora: cross-attention is computed again in the steps that it divides; None is never. 12 is
             the setting of the published FLOPs, which the released code does not reach.
+        strict: reproduce the reference on Open-Sora, whose stored self-attention keeps the gate of the step that
+            computed it, in place of today's.
     """
 
     name: ClassVar[str] = "tgate"
@@ -54,6 +56,7 @@ class TGate(Method):
     interval: int | None = None
     after: int | None = None
     cross_interval: int | None = None
+    strict: bool = False
 
     def __post_init__(self) -> None:
         for name in ("gate", "interval", "after", "cross_interval"):
@@ -61,6 +64,9 @@ class TGate(Method):
                 check_count(name, getattr(self, name))
         if self.warmup is not None:
             check_count("warmup", self.warmup, "a step number", least=0)
+
+    def keeps_gates(self, shape: Shape) -> bool:
+        return self.strict and shape.family == "opensora"
 
     def plan(self, shape: Shape, steps: int, timesteps: Sequence[float] | None = None) -> Plan:
         check_steps(steps)

@@ -6,7 +6,9 @@ import pytest
 import torch
 
 import dita
-from dita.methods import SCORES
+from dita.caching.forecast import Stored, as_weights
+from dita.methods import SCORES, parse
+from dita.plan import Forecast
 from dita.shapes import Kind
 from tests import tiny_dit, tiny_flux, tiny_opensora, tiny_pixart
 
@@ -33,10 +35,38 @@ def close(a: torch.Tensor, b: torch.Tensor) -> bool:
     return torch.allclose(a, b, atol=1e-4 * float(b.abs().max()), rtol=0)
 
 
+METHODS = (
+    "fora:3",
+    "toca:4:0.6:random:schedule=constant",
+    "toca:3:0.6:schedule=constant:forecast=1",
+    "duca:4:0.6:schedule=constant",
+    "duca:4:0.6:schedule=constant:aggressive=reuse",
+    "taylorseer:3:2",
+    "taylorseer:3:1:basis=hermite",
+    "taylorseer:3:2:lite=true",
+    "deltadit:3",
+    "tgate:5",
+    "pab:1:low=0:high=1000",
+    "pab:2:mlp=true:low=0:high=1000",
+)
+"""One of each kind of plan: reuse, tokens, tokens on forecasts, skipped blocks, forecasts, spans, gates, broadcasts."""
+
+
+@pytest.fixture(params=METHODS)
+def method(request, family) -> dita.Method:
+    """Every method that the family has."""
+    parsed = parse(request.param)
+    if family.FAMILY not in parsed.families:
+        pytest.skip(f"{parsed.name} is not for {family.FAMILY}")
+    return parsed
+
+
 # ------------------------------------------------------------------------------------------------ nothing changes
 
 
-@pytest.mark.parametrize("method", ["plain", "toca:1:0.9", "fora:1", "steps:1.0"])
+@pytest.mark.parametrize(
+    "method", ["plain", "toca:1:0.9", "fora:1", "steps:1.0", "duca:1:0.9", "taylorseer:1", "deltadit:1"]
+)
 def test_a_method_that_skips_nothing_is_bit_equal_to_plain(family, pipe, plain, method: str) -> None:
     dita.enable(pipe, method)
     assert torch.equal(family.call(pipe), plain)
@@ -106,6 +136,62 @@ def test_a_batch_of_two_prompts_gives_what_each_gives_alone(family, pipe, score:
 def test_same_seed_and_method_give_the_same_output(family, pipe, score: str) -> None:
     dita.enable(pipe, dita.ToCa(4, 0.6, score=score, schedule="constant"))
     assert torch.equal(family.call(pipe), family.call(pipe))
+
+
+def test_every_method_gives_two_prompts_what_each_gets_alone(family, pipe, method) -> None:
+    dita.enable(pipe, method)
+    both = family.call(pipe, count=2)
+    assert close(both[:1], family.call(pipe, count=1))
+    assert close(both[1:], family.call(pipe, count=1, first=1))
+    assert torch.equal(family.call(pipe), family.call(pipe)), "the same seed gives the same output"
+
+
+def test_every_method_changes_the_output_and_leaves_no_trace(family, pipe, plain, method) -> None:
+    dita.enable(pipe, method)
+    assert not torch.equal(family.call(pipe), plain)
+    dita.disable(pipe)
+    assert torch.equal(family.call(pipe), plain)
+
+
+def test_every_method_executes_its_plan(family, pipe, method) -> None:
+    dita.enable(pipe, method)
+    family.call(pipe, count=2, steps=10)
+    summary = dita.summary(pipe, show=False)
+    times = [float(t) for t in pipe.scheduler.timesteps]
+    plan = method.plan(summary.shape, 10, times)
+    assert summary.kinds == plan.kinds
+    assert summary.flops == plan.flops() < plan.plain_flops == summary.plain_flops
+    assert summary.cache_bytes == plan.cache_bytes
+    assert method.label() in str(summary)
+
+
+def test_a_forecast_of_order_0_is_reuse(family, pipe) -> None:
+    dita.enable(pipe, dita.TaylorSeer(3, 0, warmup=1))
+    forecast = family.call(pipe)
+    dita.enable(pipe, dita.ToCa(3, 1.0, warmup=1, cross_cycle=3))
+    steps = [dita.ToCa(3, 1.0, warmup=1, cross_cycle=3), dita.TaylorSeer(3, 0, warmup=1)]
+    shape = family_shape(pipe, family)
+    if steps[0].plan(shape, 8).full_steps == steps[1].plan(shape, 8).full_steps:
+        assert torch.equal(family.call(pipe), forecast)
+
+
+def family_shape(pipe, family):
+    family.call(pipe)
+    return dita.summary(pipe, show=False).shape
+
+
+def test_a_forecast_is_exact_where_features_are_polynomials_of_the_step() -> None:
+    stored = Stored()
+    values = [torch.tensor([2.0 + 3 * s + 0.5 * s * s]) for s in range(0, 13, 3)]
+    for number, value in enumerate(values):
+        stored.renew(number > 0)
+        stored.out = value.clone()
+        stored.note(3 * number, 2)
+    # the second factor is a difference of differences, over one distance: exact for a line, and for the curvature
+    first, second = (float(factor) for factor in stored.factors)
+    assert first == pytest.approx(3 + 0.5 * (12 + 9)) and second == pytest.approx(1.0)
+    stored.weights = as_weights(Forecast(2).weights(2, 2), torch.device("cpu"))
+    assert float(stored.output()) == pytest.approx(float(values[-1]) + 2 * first + 2 * second)
 
 
 def test_the_seed_of_random_selection_matters(family, pipe) -> None:
