@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
-from dita.shapes import STORED, Accounting, Kind, Shape, Site
+from dita.shapes import STORED, Accounting, Kind, Shape, Site, feature_score_flops
 
 if TYPE_CHECKING:
     from dita.methods import Method
@@ -237,6 +237,7 @@ class Plan:
         total = 0.0
         rescored = self.method.rescores(self.shape)
         for s, step in enumerate(self.steps):
+            total += self.feature_score_flops(s)
             scoring = {
                 (stack, layer)
                 for stack in self.shape.stacks
@@ -249,6 +250,13 @@ class Plan:
                 elif rescored and action.kind is Kind.PARTIAL:
                     total += self.shape.score_flops(site, score, action.tokens)
         return total
+
+    def feature_score_flops(self, step: int) -> float:
+        """FLOPs of scores that are taken of the modules' output in a step."""
+        score = str(getattr(self.method, "score", None))
+        sites = [site for site, action in self.steps[step].items() if action.kind is Kind.FULL]
+        tokens = sum(self.shape.tokens(site.module) for site in sites if any(self.cycle_tokens(step, site)))
+        return float(feature_score_flops(score, tokens, self.shape.width) * self.shape.rows)
 
     @property
     def cache_bytes(self) -> int:

@@ -40,6 +40,22 @@ class Site(NamedTuple):
         return f"{self.stack}.{self.layer}.{self.module}"
 
 
+CLUSTERS, CLUSTER_ROUNDS = 16, 4
+"""Of the score `cluster`: centres, as in ClusCa (arXiv 2509.10312), and how often they are moved."""
+PIVOTS = 8
+"""Of the score `duplication`: tokens that all others are compared with."""
+
+
+def feature_score_flops(score: str, tokens: int, width: int) -> int:
+    """FLOPs of one of the scores of a module's output, (N, C), of one sample."""
+    per_number = {
+        "cluster": 2 * min(CLUSTERS, tokens) * (CLUSTER_ROUNDS + 1) + 2 * CLUSTER_ROUNDS,
+        "duplication": 2 * min(PIVOTS, tokens) + 3,
+        "frame-uniqueness": 9,
+    }
+    return per_number.get(score, 0) * tokens * width
+
+
 class Shape(Protocol):
     """What a plan must know of a model: one dataclass per family implements it.
 
@@ -52,6 +68,11 @@ class Shape(Protocol):
     @property
     def name(self) -> str:
         """What the model is called."""
+        ...
+
+    @property
+    def width(self) -> int:
+        """Numbers of a token in the hidden state."""
         ...
 
     @property

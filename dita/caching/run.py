@@ -15,12 +15,12 @@ from dita.caching.attention import check_backend
 from dita.caching.forecast import Stored, as_weights
 from dita.caching.guidance import first_half, twice
 from dita.caching.live import LiveSelection
-from dita.caching.scores import combined, entropy_score, random_scores, spread
+from dita.caching.scores import combined, entropy_score, of_features, random_scores, spread
 from dita.caching.selection import SpatialBonus, select_cycle
 from dita.caching.spans import BlockSpans, SpanStore
 from dita.caching.state import BlockState, Slot, held_bytes, row_numbers
 from dita.caching.summary import Executed, Summary
-from dita.methods import PROBED_SCORES, Method, ToCa
+from dita.methods import FEATURE_SCORES, PROBED_SCORES, Method, ToCa
 from dita.plan import Plan, Step, full_step, step_kind
 from dita.shapes import STORED, Kind, Shape, Site
 
@@ -174,7 +174,7 @@ class Run:
         branch = Branch(seen, shape, plan, states, latents.device)
         if isinstance(self.method, ToCa):
             bonus, cell = self.method.spatial(shape.family)
-            if bonus or self.method.score == "uniform":
+            if bonus or self.method.score in ("uniform", "frame-uniqueness"):
                 branch.grid = self.adapter.grid(self.model, inputs)
             if bonus:
                 _check_cells(branch.grid, cell, given=self.method.spatial_grid is not None)
@@ -396,6 +396,12 @@ class Run:
             return lambda j: torch.stack(
                 [(values + start + share).frac()[None] for start, share in zip(starts, taken[j], strict=True)]
             )
+        if method.score in FEATURE_SCORES:
+            grid = branch.grid if method.score == "frame-uniqueness" else None
+            outputs = [branch.states[self._number[stack, layer]].slots[module].out for layer in layers]
+            scores = torch.stack([of_features(method.score, out, grid) for out in outputs if isinstance(out, Tensor)])
+            frozen = combined(scores, method.shares_halves(shape))
+            return lambda j: frozen
         collected = [branch.states[self._number[stack, layer]].probe.scores for layer in layers]
         joint = torch.stack([scores for scores in collected if scores is not None])  # (L, B, N)
         of_module = self.adapter.module_scores(stack, module, shape, joint)
@@ -428,7 +434,8 @@ class Run:
     def _executed(self, branch: Branch, actions: Step, kind: Kind) -> Executed:
         shape, selecting = branch.shape, [site for site in actions if branch.shape.selects(site.module)]
         score = str(getattr(self.method, "score", None))
-        scoring = 0.0
+        planned = self.step < len(branch.plan.steps) and self._selecting_branch(branch) is branch
+        scoring = branch.plan.feature_score_flops(self.step) if planned else 0.0
         for (stack, layer, _), state in zip(self._blocks, branch.states, strict=True):
             if state.probe.score is not None:
                 scored = actions[Site(stack, layer, shape.score_source(stack, score))]

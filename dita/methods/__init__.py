@@ -15,9 +15,10 @@ from dita.methods.pab import PAB
 from dita.methods.plain import FewerSteps, Plain
 from dita.methods.taylorseer import LoweredOrderWarning, TaylorSeer
 from dita.methods.tgate import TGate
-from dita.methods.toca import LIVE_SCORES, PROBED_SCORES, SCORES, Score, ToCa
+from dita.methods.toca import FEATURE_SCORES, LIVE_SCORES, PROBED_SCORES, SCORES, Score, ToCa
 
 __all__ = [
+    "FEATURE_SCORES",
     "FORA",
     "LIVE_SCORES",
     "METHODS",

@@ -21,13 +21,26 @@ from dita.schedules import RATIO_SCHEDULES, RatioSchedule, fresh_share, fresh_to
 from dita.shapes import Kind, Shape, Site
 
 Score = Literal[
-    "attention-sampled", "attention", "k-norm", "v-norm", "kv-norm", "norm", "similarity", "random", "uniform"
+    "attention-sampled",
+    "attention",
+    "k-norm",
+    "v-norm",
+    "kv-norm",
+    "norm",
+    "similarity",
+    "random",
+    "uniform",
+    "cluster",
+    "duplication",
+    "frame-uniqueness",
 ]
 SCORES: tuple[Score, ...] = get_args(Score)
 LIVE_SCORES: tuple[Score, ...] = ("norm", "similarity")
 """Scores that need the tokens of the cached step itself: all others are known at the full step."""
 PROBED_SCORES: tuple[Score, ...] = ("attention-sampled", "attention", "k-norm", "v-norm", "kv-norm")
 """Scores that are collected inside the attention of a full step."""
+FEATURE_SCORES: tuple[Score, ...] = ("cluster", "duplication", "frame-uniqueness")
+"""Scores of what a module put out in the full step."""
 ATTENTION_SCORES: tuple[Score, ...] = ("attention-sampled", "attention")
 """s1, attention received, or s2, entropy of the attention to the text, by family (`Family.attention_score`)."""
 
@@ -47,7 +60,9 @@ class ToCa(Method):
             by a second pass, and on PixArt and Open-Sora the entropy of its attention to the text; `attention-sampled`:
             the same from 256 queries (the entropy is exact); `k-norm`, `v-norm`: large keys, values; `kv-norm`: small
             values; `norm`: large hidden states; `similarity`: least like the stored output; `random`; `uniform`: spread
-            evenly over the grid, and over the frames of a video, another offset each time.
+            evenly over the grid, and over the frames of a video, another offset each time; `cluster`: one of each of
+            16 clusters of the module's output, then a second of each; `duplication`: least like 8 tokens spread
+            evenly; `frame-uniqueness`: videos only, least like the mean of their frame and of the video.
         schedule: how the share of computed tokens varies over steps, layers and modules; `toca`
             is the paper's for each family, on DiT that for 50 DDIM steps or, beyond 100 steps, for 250 DDPM steps.
         age_weight: lambda_3 (section 3.2, s3): added to a score for each `cycle` steps that the token was not computed.
@@ -118,6 +133,11 @@ class ToCa(Method):
         """Whether the score is s2, the entropy of a token's attention to the text."""
         return self.score in ATTENTION_SCORES and FAMILIES[shape.family].attention_score == "entropy"
 
+    def check_family(self, family: str) -> None:
+        super().check_family(family)
+        if self.score == "frame-uniqueness" and family != "opensora":
+            raise ValueError(f"score 'frame-uniqueness' compares the frames of a video, and {family} makes pictures")
+
     def selects_live(self, shape: Shape) -> bool:
         return self.score in LIVE_SCORES or self.rescores(shape)
 
@@ -141,6 +161,7 @@ class ToCa(Method):
 
     def plan(self, shape: Shape, steps: int, timesteps: Sequence[float] | None = None) -> Plan:
         check_steps(steps)
+        self.check_family(shape.family)
         cycles = self.cycles(shape)
         phases = {cycle: [phase for phase, _ in self.positions(shape, steps, cycle)] for cycle in set(cycles.values())}
         full = full_step(shape)
