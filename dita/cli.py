@@ -492,7 +492,7 @@ def _plan_text(plan: Plan) -> str:
     lines = [
         f"{plan.whole_method.label()} on {shape.name}, batch {shape.batch}: {plan.requested_steps} steps",
         "",
-        f"steps (F full, {merging}f full in some layers, p partial, . reuse)",
+        f"steps (F full, {merging}f full in some layers, p partial, ~ forecast, . reuse, - skipped)",
         *(f"  {line}" for line in plan.map()),
         "",
         f"full steps         {', '.join(map(str, plan.full_steps))}",
@@ -539,10 +539,11 @@ def _summary_line(cls: type[Method]) -> str:
 
 
 def _field_meanings(cls: type[Method]) -> dict[str, str]:
-    """The `Fields:` section of a method's docstring, by field."""
-    section = (inspect.getdoc(cls) or "").partition("Fields:\n")[2]
-    meanings = {}
-    for names, meaning in re.findall(r"^ {4}(\w[\w, ]*): (.*(?:\n {5,}.*)*)", section, flags=re.M):
-        for name in names.split(", "):
-            meanings[name] = " ".join(meaning.split())
+    """The `Fields:` sections of the docstrings of a method and of what it extends, by field."""
+    meanings: dict[str, str] = {}
+    for base in reversed(cls.__mro__):  # fields that a method has from another one are documented there
+        section = ((base.__doc__ and inspect.cleandoc(base.__doc__)) or "").partition("Fields:\n")[2]
+        for names, meaning in re.findall(r"^ {4}(\w[\w, ]*): (.*(?:\n {5,}.*)*)", section, flags=re.M):
+            for name in names.split(", "):
+                meanings[name] = " ".join(meaning.split())
     return meanings

@@ -19,6 +19,13 @@ class Kind(str, Enum):
     FULL = "full"  # compute all tokens
     PARTIAL = "partial"  # compute k tokens, take the stored output for the rest
     REUSE = "reuse"  # take the stored output for all tokens
+    FORECAST = "forecast"  # continue the stored outputs of earlier steps to this one, for all tokens
+    SKIP = "skip"  # the whole block is passed by: see `plan.Span`
+
+
+COMPUTED = (Kind.FULL, Kind.PARTIAL)
+STORED = frozenset((Kind.PARTIAL, Kind.REUSE, Kind.FORECAST))
+"""What needs the stored output of its site."""
 
 
 class Site(NamedTuple):
@@ -33,6 +40,22 @@ class Site(NamedTuple):
 
     def __str__(self) -> str:
         return f"{self.stack}.{self.layer}.{self.module}"
+
+
+CLUSTERS, CLUSTER_ROUNDS = 16, 4
+"""Of the score `cluster`: centres, as in ClusCa (arXiv 2509.10312), and how often they are moved."""
+PIVOTS = 8
+"""Of the score `duplication`: tokens that all others are compared with."""
+
+
+def feature_score_flops(score: str, tokens: int, width: int) -> int:
+    """FLOPs of one of the scores of a module's output, (N, C), of one sample."""
+    per_number = {
+        "cluster": 2 * min(CLUSTERS, tokens) * (CLUSTER_ROUNDS + 1) + 2 * CLUSTER_ROUNDS,
+        "duplication": 2 * min(PIVOTS, tokens) + 3,
+        "frame-uniqueness": 9,
+    }
+    return per_number.get(score, 0) * tokens * width
 
 
 class Shape(Protocol):
@@ -129,6 +152,14 @@ class Shape(Protocol):
         """FLOPs of one site in full when its `modules` go without `removed` image tokens of a sample."""
         ...
 
+    def hidden_bytes(self) -> int:
+        """Bytes of what one block hands to the next."""
+        ...
+
+    def gate_bytes(self, site: Site) -> int:
+        """Bytes of the gate on the output of `site`; 0 where it has none."""
+        ...
+
 
 @dataclass(frozen=True)
 class FluxShape:
@@ -185,7 +216,8 @@ class FluxShape:
             if kind is Kind.FULL:
                 per_sample = 3 * projection + attention + projection
             else:  # the ToCa repository caches what comes before the output projection, and projects again each step
-                per_sample = projection if accounting == "pre-projection" else 0
+                projected = accounting == "pre-projection" and kind is Kind.REUSE
+                per_sample = projection if projected else 0
         elif site.module == "single":
             outer = 2 * c * self.mlp_width + 2 * (c + self.mlp_width) * c
             per_sample = tokens * outer + (3 * projection + attention if kind is Kind.FULL else 0)
@@ -220,7 +252,7 @@ class FluxShape:
         return float(per_sample * self.batch)
 
     def feature_bytes(self, site: Site, kinds: frozenset[Kind]) -> int:
-        if not kinds & {Kind.PARTIAL, Kind.REUSE}:
+        if not kinds & STORED:
             return 0
         tensors = 2 if site.module == "single" and Kind.PARTIAL in kinds else 1  # output, and attention before it
         return tensors * self.tokens(site.module) * self.width * self.element_bytes * self.batch * self.branches
@@ -248,6 +280,12 @@ class FluxShape:
         else:
             per_sample = (self.tokens(site.module) - removed) * 4 * c * self.mlp_width
         return float(per_sample * self.batch * self.branches)
+
+    def hidden_bytes(self) -> int:
+        return self.tokens("attn") * self.width * self.element_bytes * self.batch * self.branches
+
+    def gate_bytes(self, site: Site) -> int:
+        return self.width * self.element_bytes * self.batch * self.branches
 
 
 @dataclass(frozen=True)
@@ -303,7 +341,7 @@ class PixArtShape:
         c = self.width
         if site.module == "cross_attn":
             keys_values = 4 * self.text_tokens * self.cross_width * c
-            per_sample = tokens * (4 * c * c + 4 * self.text_tokens * c) + keys_values
+            per_sample = tokens * (4 * c * c + 4 * self.text_tokens * c) + (keys_values if kind in COMPUTED else 0)
             if kind is Kind.REUSE:  # the ToCa repository projects the text even for no query at all
                 per_sample = keys_values if accounting == "pre-projection" else 0
         elif site.module == "attn":
@@ -332,7 +370,7 @@ class PixArtShape:
         return float(2 * queries * self.text_tokens * self.width * self.rows)
 
     def feature_bytes(self, site: Site, kinds: frozenset[Kind]) -> int:
-        stored = bool(kinds & {Kind.PARTIAL, Kind.REUSE})
+        stored = bool(kinds & STORED)
         return stored * self.image_tokens * self.width * self.element_bytes * self.rows * self.branches
 
     def cells(self, stack: str, stride: tuple[int, ...]) -> Cells:
@@ -343,6 +381,13 @@ class PixArtShape:
 
     def merged_flops(self, site: Site, modules: frozenset[str], removed: int) -> float:
         return self.flops(site, Kind.FULL, self.image_tokens - removed)
+
+    def hidden_bytes(self) -> int:
+        return self.image_tokens * self.width * self.element_bytes * self.rows * self.branches
+
+    def gate_bytes(self, site: Site) -> int:
+        gated = site.module != "cross_attn"
+        return gated * self.width * self.element_bytes * self.rows * self.branches
 
 
 @dataclass(frozen=True)
@@ -414,7 +459,7 @@ class DiTShape:
         return float(2 * queries * n * self.width * self.rows)
 
     def feature_bytes(self, site: Site, kinds: frozenset[Kind]) -> int:
-        stored = bool(kinds & {Kind.PARTIAL, Kind.REUSE})
+        stored = bool(kinds & STORED)
         return stored * self.image_tokens * self.width * self.element_bytes * self.rows * self.branches
 
     def cells(self, stack: str, stride: tuple[int, ...]) -> Cells:
@@ -425,6 +470,13 @@ class DiTShape:
 
     def merged_flops(self, site: Site, modules: frozenset[str], removed: int) -> float:
         return self.flops(site, Kind.FULL, self.image_tokens - removed)
+
+    def hidden_bytes(self) -> int:
+        return self.image_tokens * self.width * self.element_bytes * self.rows * self.branches
+
+    def gate_bytes(self, site: Site) -> int:
+        gated = site.module != "cross_attn"
+        return gated * self.width * self.element_bytes * self.rows * self.branches
 
 
 @dataclass(frozen=True)
@@ -458,6 +510,12 @@ class OpenSoraShape:
     @property
     def rows(self) -> int:
         return self.batch * (2 if self.guided else 1)
+
+    @property
+    def pixels(self) -> tuple[int, int]:
+        """(height, width) of the landscape video of this grid, where there is one; it need not be whole cells."""
+        named = (size for size in _OPENSORA_LANDSCAPES.values() if _opensora_grid(*size) == self.grid)
+        return next(named, (16 * self.grid[0], 16 * self.grid[1]))
 
     @property
     def frame_tokens(self) -> int:
@@ -519,7 +577,7 @@ class OpenSoraShape:
         return 0.0
 
     def feature_bytes(self, site: Site, kinds: frozenset[Kind]) -> int:
-        stored = bool(kinds & {Kind.PARTIAL, Kind.REUSE})
+        stored = bool(kinds & STORED)
         return stored * self.image_tokens * self.width * self.element_bytes * self.rows * self.branches
 
     def cells(self, stack: str, stride: tuple[int, ...]) -> Cells:
@@ -542,6 +600,13 @@ class OpenSoraShape:
         length, sequences = (self.frames, self.frame_tokens) if temporal else (self.frame_tokens, self.frames)
         per_sample = sequences * _self_attention_flops(length - removed // sequences, self.width)
         return float(per_sample * self.rows * self.branches)
+
+    def hidden_bytes(self) -> int:
+        return self.image_tokens * self.width * self.element_bytes * self.rows * self.branches
+
+    def gate_bytes(self, site: Site) -> int:
+        gated = site.module != "cross_attn"
+        return gated * self.width * self.element_bytes * self.rows * self.branches
 
 
 def _picture_cells(family: str, grid: tuple[int, int], stride: tuple[int, ...]) -> Cells:
@@ -575,11 +640,16 @@ _OPENSORA_LANDSCAPES = {
 _OPENSORA_LATENT_FRAMES = {"2s": 15, "4s": 30, "8s": 60, "16s": 120}
 
 
+def _opensora_grid(height: int, width: int) -> tuple[int, int]:
+    """Whole latent cells of 8 pixels, in patches of 2, padded."""
+    return -(-(height // 8) // 2), -(-(width // 8) // 2)
+
+
 def _opensora_shapes() -> dict[str, OpenSoraShape]:
     """Every landscape video (9:16) of 144p to 720p, 2 to 16 seconds."""
     shapes = {}
     for resolution, (height, width) in _OPENSORA_LANDSCAPES.items():
-        grid = (-(-(height // 8) // 2), -(-(width // 8) // 2))  # whole latent cells of 8 pixels, patches of 2, padded
+        grid = _opensora_grid(height, width)
         for duration, frames in _OPENSORA_LATENT_FRAMES.items():
             name = f"opensora-1.2-{resolution}-{duration}"
             shapes[name] = OpenSoraShape(name=name, frames=frames, grid=grid)

@@ -13,10 +13,16 @@ from hypothesis import strategies as st
 from dita.methods import (
     FORA,
     METHODS,
+    PAB,
     SCORES,
+    DeltaDiT,
+    DuCa,
     FewerSteps,
+    LoweredOrderWarning,
     NothingToSkipWarning,
     Plain,
+    TaylorSeer,
+    TGate,
     ToCa,
     from_json,
     parse,
@@ -42,18 +48,41 @@ tocas = st.builds(
     seed=st.integers(0, 2**63),
     strict=st.booleans(),
 )
+bases = st.sampled_from(["taylor", "hermite"])
+taylorseers = st.builds(
+    TaylorSeer,
+    cycle=st.integers(1, 60),
+    order=st.integers(0, 4),
+    basis=bases,
+    scale=st.floats(0.1, 1),
+    lite=st.booleans(),
+)
+ducas = st.builds(
+    DuCa,
+    cycle=st.integers(1, 60),
+    ratio=shares,
+    score=st.sampled_from(SCORES),
+    aggressive=st.sampled_from(["skip", "reuse"]),
+    strict=st.booleans(),
+)
 methods = st.one_of(
     st.just(Plain()),
     st.builds(FewerSteps, fraction=st.floats(0, 1, exclude_min=True)),
     st.builds(FORA, cycle=st.integers(1, 60)),
     tocas,
+    taylorseers,
+    ducas,
+    st.builds(DeltaDiT, cycle=st.integers(1, 60), layers=st.none() | st.integers(1, 3), boundary=shares),
+    st.builds(TGate, gate=st.none() | st.integers(1, 60), warmup=st.none() | st.integers(0, 9), strict=st.booleans()),
+    st.builds(PAB, level=st.integers(1, 3), spatial=st.none() | st.integers(1, 9), mlp=st.booleans()),
 )
-cached_methods = st.one_of(st.builds(FORA, cycle=st.integers(1, 60)), tocas)
+cached_methods = st.one_of(st.builds(FORA, cycle=st.integers(1, 60)), tocas, taylorseers)
 
 
 def quiet_plan(method, shape, steps):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", NothingToSkipWarning)
+        warnings.simplefilter("ignore", LoweredOrderWarning)
         return method.plan(shape, steps)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -27,6 +27,7 @@ def enable(
     *,
     steps: int | None = None,
     calls_per_step: int = 1,
+    timesteps: Sequence[float] | None = None,
     record: bool = False,
     memory_limit: int | None = None,
 ) -> Target:
@@ -39,6 +40,8 @@ def enable(
             calls the model twice in a step takes two here. A new run begins after them, after an exception, and when
             the size of the input changes; to break one off, enable again.
         calls_per_step: transformer calls in each step, bare transformers only (2 with guidance by two calls).
+        timesteps: of the steps, 1000 to 0, bare transformers only, for methods that go by them (PAB); the family's
+            usual ones by default.
         record: keep the selected token numbers of every step for `summary(...).selections`.
         memory_limit: bytes that the feature store may take; without it, the memory that is free.
 
@@ -46,10 +49,15 @@ def enable(
     cache or an unknown hook is on the transformer, `ValueError` for bad arguments; the target is then as it was.
     """
     method = as_method(method)
+    if timesteps is not None and len(timesteps) != steps:
+        raise ValueError(
+            f"timesteps must be one for each of the {steps} steps of a bare transformer, got {len(timesteps)}"
+        )
     if memory_limit is not None and memory_limit < 0:
         raise ValueError(f"memory_limit must be at least 0 bytes, got {memory_limit}")
     model = transformer_of(target)
     adapter = adapter_for(model)
+    method.check_family(adapter.family)
     if not _users(model):
         check_free_of_other_caches(model)
     attachment: _Attachment
@@ -63,7 +71,7 @@ def enable(
                 "a bare transformer does not know its sampling loop: pass steps, at least 1, and calls_per_step, at"
                 f" least 1; got steps={steps}, calls_per_step={calls_per_step}"
             )
-        attachment = TransformerAttachment(target, method, record, memory_limit, steps, calls_per_step)
+        attachment = TransformerAttachment(target, method, record, memory_limit, steps, calls_per_step, timesteps)
     disable(target)
     attachment.attach(adapter)
     target.__dict__["_dita_attachment"] = attachment
@@ -167,14 +175,14 @@ class PipelineAttachment(_Attachment):
         run: Run | None = None
         earlier: list[Summary] = []
 
-        def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             nonlocal run
             if run is not None and run.step >= run.steps:  # a call that samples several times, such as clip after clip
                 self.last = run.finish().after(earlier.pop() if earlier else None)
                 earlier.append(self.last)
                 run = None
             if run is None:
-                taken, requested = _steps_ahead(self.pipe.scheduler, factor)
+                taken, requested, timesteps = _steps_ahead(self.pipe.scheduler, factor)
                 run = Run(
                     adapter,
                     model,
@@ -184,12 +192,14 @@ class PipelineAttachment(_Attachment):
                     record=self.record,
                     memory_limit=self.memory_limit,
                     guidance=guidance,
+                    timesteps=timesteps,
                 )
-            run.before_call(_named(model, args, kwargs))
+            changed = run.before_call(_named(model, args, kwargs))
+            return None if changed is None else ((), changed)
 
-        def after(*_: Any) -> None:
+        def after(_: nn.Module, __: Any, output: Any) -> Any:
             assert run is not None
-            run.after_call()
+            return run.after_call(output)
 
         def step(*args: Any, **kwargs: Any) -> Any:
             out = stock_step(*args, **kwargs)
@@ -224,6 +234,7 @@ class TransformerAttachment(_Attachment):
         memory_limit: int | None,
         steps: int,
         calls_per_step: int,
+        timesteps: Sequence[float] | None = None,
     ) -> None:
         super().__init__(method, record, memory_limit)
         self.outer = model
@@ -231,6 +242,7 @@ class TransformerAttachment(_Attachment):
         self.steps = method.run_steps(steps)
         self.requested_steps = steps
         self.calls_per_step = calls_per_step
+        self.timesteps = timesteps
         self.run: Run | None = None
         self._handles: tuple[Any, ...] = ()
 
@@ -248,7 +260,7 @@ class TransformerAttachment(_Attachment):
             handle.remove()
         _detach_sites(self.model, self)
 
-    def _before(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _before(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         inputs = _named(self.model, args, kwargs)
         if self.run is not None and self.run.resized(inputs):
             self._finish()
@@ -261,24 +273,27 @@ class TransformerAttachment(_Attachment):
                 requested_steps=self.requested_steps,
                 record=self.record,
                 memory_limit=self.memory_limit,
+                timesteps=self.timesteps,
             )
         try:
-            self.run.before_call(inputs)
+            changed = self.run.before_call(inputs)
         except BaseException:
             self._finish()
             raise
+        return None if changed is None else ((), changed)
 
-    def _after(self, _: nn.Module, __: Any, output: Any) -> None:
+    def _after(self, _: nn.Module, __: Any, output: Any) -> Any:
         if self.run is None:
-            return
+            return None
         if output is None:  # the forward raised
             self._finish()
-            return
-        self.run.after_call()
+            return None
+        changed = self.run.after_call(output)
         if self.run.call == self.calls_per_step:
             self.run.advance()
         if self.run.step == self.steps:
             self._finish()
+        return changed
 
     def _finish(self) -> None:
         if self.run is not None:
@@ -360,15 +375,16 @@ def _may_be_guided(bound: inspect.BoundArguments) -> bool:
     return not isinstance(scale, (int, float)) or scale > 1
 
 
-def _steps_ahead(scheduler: Any, factor: float) -> tuple[int, int]:
-    """Model evaluations from the scheduler's present position to the end, and those of `factor` times as many steps.
+def _steps_ahead(scheduler: Any, factor: float) -> tuple[int, int, list[float]]:
+    """Model evaluations from the scheduler's present position to the end; those of `factor` times as many steps; and
+    the timesteps of the former.
 
     Image-to-image starts mid-way. Schedulers of second order (Heun, DPM-2) list a timestep for each evaluation: two a
     step, but one for the last.
     """
-    taken = len(scheduler.timesteps) - (getattr(scheduler, "begin_index", None) or 0)
-    single = getattr(scheduler, "order", 1) - 1
-    return taken, round((taken + single) * factor) - single
+    timesteps = [float(t) for t in scheduler.timesteps[getattr(scheduler, "begin_index", None) or 0 :]]
+    taken, single = len(timesteps), getattr(scheduler, "order", 1) - 1
+    return taken, round((taken + single) * factor) - single, timesteps
 
 
 def _named(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

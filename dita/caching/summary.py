@@ -9,6 +9,7 @@ from statistics import median
 from torch import Tensor
 
 from dita.methods import Method
+from dita.plan import LETTERS
 from dita.shapes import Kind, Shape, Site
 
 
@@ -117,12 +118,11 @@ class Summary:
         return by_kind
 
     def __str__(self) -> str:
-        letters = {Kind.FULL: "F", Kind.PARTIAL: "p", Kind.REUSE: "."}
         counts = Counter(self.kinds)
         lines = [
             f"{self.method.label()}: {self.steps} steps executed: "
             + ", ".join(f"{count} {kind.value}" for kind, count in counts.items()),
-            f"  steps             {''.join(letters[kind] for kind in self.kinds)}",
+            f"  steps             {''.join(LETTERS[kind] for kind in self.kinds)}",
             f"  tokens computed   {self.token_share:.1%} of those that could be selected, on cached steps",
         ]
         if self.flops:

@@ -424,6 +424,46 @@ def test_fewer_steps_merge_too(family, pipe) -> None:
     assert summary.plain_flops > 2 * summary.flops
 
 
+BESIDE = {
+    "duca:3": FAMILIES,
+    "taylorseer:3": FAMILIES,
+    "deltadit:2": FAMILIES,
+    "pab:1": FAMILIES[1:],
+    "tgate:5": [tiny_pixart, tiny_opensora],
+}
+
+
+@pytest.mark.parametrize("reuse", [1, 5])
+@pytest.mark.parametrize(
+    ("family", "other"),
+    [(family, other) for other, families in BESIDE.items() for family in families],
+    ids=lambda value: getattr(value, "FAMILY", value),
+)
+def test_every_method_runs_beside_merging_as_its_plan_says(family, other: str, reuse: int) -> None:
+    method = dita.methods.as_method([tome(0.4, modules=modules_of(family), reuse_steps=reuse), other])
+    pipe = dita.enable(family.tiny_pipeline(), method)
+    out = family.call(pipe, count=2)
+    assert torch.isfinite(out).all()
+    summary = dita.summary(pipe, show=False)
+    plan = method.plan(summary.shape, 8)
+    if not other.startswith("pab"):  # whose plan goes by the timesteps of the run
+        assert summary.kinds == plan.kinds
+        assert summary.flops == pytest.approx(plan.flops()) and summary.cache_bytes == plan.cache_bytes
+        assert summary.matching_flops == pytest.approx(plan.matching_flops)
+    assert summary.merged_share == pytest.approx(0.4, abs=0.15)
+    assert close(out[1:], family.call(pipe, count=1, first=1))
+
+
+def test_where_guidance_ends_tokens_are_matched_anew() -> None:
+    method = dita.methods.as_method([tome(reuse_steps=99), "tgate:5"])
+    pipe = dita.enable(tiny_pixart.tiny_pipeline(), method)
+    tiny_pixart.call(pipe)
+    plan = method.plan(dita.summary(pipe, show=False).shape, 8)
+    assert plan.joined == 5
+    assert [bool(matched) for matched in plan.matched] == [s in (0, 5) for s in range(8)]
+    assert dita.summary(pipe, show=False).matching_flops == plan.matching_flops
+
+
 def test_modules_with_cycles_of_their_own_merge_where_they_are_full() -> None:
     method = dita.methods.as_method([tome(modules=("attn", "cross_attn", "mlp")), dita.ToCa(2, 0.5, cross_cycle=4)])
     for family in (tiny_pixart, tiny_opensora):

@@ -174,7 +174,7 @@ def cached_block(
     def self_attention() -> Tensor:
         return block.attn1(norm_attn(x) * (1 + m.scale_attn) + m.shift_attn, attention_mask=attention_mask, **extra)
 
-    attended = self_attention() if slots["attn"].kind is Kind.FULL else slots["attn"].out
+    attended = self_attention() if slots["attn"].kind is Kind.FULL else slots["attn"].output()
     x = torch.addcmul(x, m.gate_attn, attended)
     if "cross_attn" in slots:
         x += _site(slots["cross_attn"], x, lambda chosen: block.attn2(chosen, text, text_mask, **extra))

@@ -12,6 +12,7 @@ from dita.caching.adapters import basic_block
 from dita.caching.adapters.basic_block import Modulation, cached_block
 from dita.caching.attention import chosen_backend
 from dita.caching.class_swap import Forward, MakeForward
+from dita.caching.spans import in_spans
 from dita.caching.state import BlockState
 from dita.shapes import DiTShape
 
@@ -78,6 +79,7 @@ class DiTAdapter:
         return chosen_backend(model)
 
 
+@in_spans
 def block_forward(stock: Forward) -> Forward:
     """DiT's block: the stock forward in full steps, `cached_block` otherwise; first, tokens are matched."""
 

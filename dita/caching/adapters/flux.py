@@ -14,6 +14,7 @@ from dita.caching.class_swap import Forward, MakeForward
 from dita.caching.probe import Probe
 from dita.caching.scores import mean_length, received_attention, sampled_queries
 from dita.caching.sites import fill_from_store, keeping_forward, key_norm_forward, query_norm_forward
+from dita.caching.spans import in_spans_of_two_streams
 from dita.caching.state import BlockState, gather_rows
 from dita.merging.merger import Merger
 from dita.shapes import SAMPLED_QUERIES, FluxShape, Kind
@@ -257,6 +258,7 @@ def _values(attn: Any, hidden: Tensor, added: bool) -> Tensor:
     return (attn.add_v_proj if added else attn.to_v)(hidden)
 
 
+@in_spans_of_two_streams
 def double_forward(stock: Forward) -> Forward:
     """FluxTransformerBlock: the stock forward in full steps, `_cached_double` otherwise; first, tokens are matched."""
 
@@ -281,7 +283,7 @@ def _cached_double(block: Any, state: BlockState, hidden: Tensor, text: Tensor, 
 
     hidden: (B, N_image, C), text: (B, N_text, C), temb: (B, C). Returns (text, hidden).
     """
-    attended = state.slots["attn"].out
+    attended = state.slots["attn"].output()
     assert isinstance(attended, tuple)
     hidden = _stream(block.norm1, block.norm2, block.ff, state.slots["mlp"], hidden, attended[0], temb)
     if len(attended) == 3:  # IP-Adapter's share, which the stock block adds last and without a gate
@@ -299,6 +301,7 @@ def _stream(norm1: Any, norm2: Any, mlp: Any, slot: Any, x: Tensor, attended: Te
     return x.addcmul_(gate_mlp, out)
 
 
+@in_spans_of_two_streams
 def single_forward(stock: Forward) -> Forward:
     """FluxSingleTransformerBlock: stock unless something is to be stored, is merged or is cached.
 
@@ -337,8 +340,9 @@ def _storing_single(
 ) -> Tensor:
     normed, gate = block.norm(joint, emb=temb)
     mlp = block.act_mlp(block.proj_mlp(normed))
-    slot.inner = block.attn(hidden_states=normed, image_rotary_emb=rotary, **attention_kwargs)
-    slot.out = block.proj_out(torch.cat([slot.inner, mlp], dim=2))
+    attended = block.attn(hidden_states=normed, image_rotary_emb=rotary, **attention_kwargs)
+    slot.inner = attended if slot.keep_inner else None
+    slot.out = block.proj_out(torch.cat([attended, mlp], dim=2))
     return joint + gate.unsqueeze(1) * slot.out
 
 
@@ -354,13 +358,13 @@ def _merging_single(
     mlp = block.act_mlp(block.proj_mlp(merged if "mlp" in short else normed))
     if short == {"attn", "mlp"}:
         out = unmerged_image(merger, block.proj_out(torch.cat([attended, mlp], dim=2)))
-        inner = unmerged_image(merger, attended) if slot.keep else None
+        inner = unmerged_image(merger, attended) if slot.keep and slot.keep_inner else None
     else:
         inner = unmerged_image(merger, attended) if "attn" in short else attended
         mlp = unmerged_image(merger, mlp) if "mlp" in short else mlp
         out = block.proj_out(torch.cat([inner, mlp], dim=2))
     if slot.keep:
-        slot.inner, slot.out = inner, out
+        slot.inner, slot.out = (inner if slot.keep_inner else None), out
     return joint + gate.unsqueeze(1) * out
 
 

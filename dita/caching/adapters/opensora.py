@@ -12,6 +12,7 @@ from dita.caching.adapters.basic_block import ENTROPY, halves_are_equal
 from dita.caching.class_swap import Forward, MakeForward
 from dita.caching.scores import attention_entropy, mean_length
 from dita.caching.sites import fill_from_store, keeping_forward
+from dita.caching.spans import in_spans
 from dita.caching.state import BlockState, scatter_rows
 from dita.merging.merger import Merger, unmerged_numbers
 from dita.shapes import Kind, OpenSoraShape
@@ -189,6 +190,7 @@ def _bias(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, -torch.inf)[:, None, None]
 
 
+@in_spans
 def block_forward(stock: Forward) -> Forward:
     """A block: the stock forward in full steps, `cached_block` otherwise; first, tokens are matched."""
 
@@ -202,10 +204,19 @@ def block_forward(stock: Forward) -> Forward:
         rotary: Any = None,
     ) -> Tensor:
         self._dita.match(hidden_states)
+        _keep_gates(self, modulation)
         run = cached_block if self._dita.cached else stock
         return run(self, hidden_states, encoder_hidden_states, modulation, num_frames, encoder_attention_mask, rotary)
 
     return forward
+
+
+def _keep_gates(block: Any, modulation: Tensor) -> None:
+    """Notes the gates of those sites whose stored output shall go with them."""
+    slots = block._dita.slots
+    for module, number in (("attn", 2), ("mlp", 5)):
+        if slots[module].keep_gate:
+            slots[module].gate = block.modulations(modulation)[number].clone()
 
 
 def cached_block(
@@ -219,8 +230,8 @@ def cached_block(
 ) -> Tensor:
     """A block some of whose sites are cached, (B, N, C) -> (B, N, C); each site does what its slot says.
 
-    Stored outputs are those in front of the gates; shifts, scales and gates are today's, and each frame's own where
-    frames differ in their timestep.
+    Stored outputs are those in front of the gates; shifts, scales and gates are today's (but for a gate that was stored
+    with its output), and each frame's own where frames differ in their timestep.
     """
     slots, batch = block._dita.slots, hidden_states.shape[0]
     shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = block.modulations(modulation)
@@ -230,7 +241,8 @@ def cached_block(
     if slot.kind is Kind.FULL:
         attended = block.attn1(block.fold(block.norm1(x) * (1 + scale_attn) + shift_attn), rotary=rotary)
     else:
-        attended = slot.out
+        attended = slot.output()
+        gate_attn = gate_attn if slot.gate is None else slot.gate
     x = torch.addcmul(x, gate_attn, block.unfold(attended, batch)).flatten(1, 2)
 
     slot = slots["cross_attn"]
@@ -249,6 +261,7 @@ def cached_block(
         out = block.ff((block.norm2(by_frame) * (1 + scale_mlp) + shift_mlp).flatten(1, 2))
     else:
         out = fill_from_store(slot, x, chosen_mlp)
+        gate_mlp = gate_mlp if slot.gate is None else slot.gate
     by_frame = x.unflatten(1, (num_frames, -1))
     return by_frame.addcmul_(gate_mlp, out.unflatten(1, (num_frames, -1))).flatten(1, 2)
 
