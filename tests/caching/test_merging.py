@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from contextlib import contextmanager
 
 import pytest
 import torch
 from diffusers.models.attention_processor import AttnProcessor
+from torch._dynamo.testing import CompileCounter
 
 import dita
 from dita.merges import Cells
@@ -352,7 +352,15 @@ def _longer(inputs):
 # ------------------------------------------------------------------------------------------------ beside caching
 
 
-@pytest.mark.parametrize("score", SCORES)
+def scores_of(family) -> list[str]:
+    return [score for score in SCORES if score != "frame-uniqueness" or family is tiny_opensora]
+
+
+@pytest.mark.parametrize(
+    ("family", "score"),
+    [(family, score) for family in FAMILIES for score in scores_of(family)],
+    ids=lambda value: getattr(value, "FAMILY", value),
+)
 def test_executed_flops_tokens_and_bytes_are_those_of_the_plan(family, pipe, score: str) -> None:
     method = dita.methods.as_method(
         [tome(modules=modules_of(family), reuse_steps=5), dita.ToCa(3, 0.6, score=score, schedule="constant")]
@@ -405,7 +413,7 @@ def test_cached_steps_reuse_what_the_merged_full_step_computed(family, pipe) -> 
 
 
 def test_scores_of_merged_full_steps_are_those_of_all_tokens(family, pipe) -> None:
-    for score in SCORES:
+    for score in scores_of(family):
         dita.enable(
             pipe, [tome(modules=modules_of(family)), dita.ToCa(3, 0.5, score=score, schedule="constant")], record=True
         )
@@ -450,8 +458,7 @@ def test_every_method_runs_beside_merging_as_its_plan_says(family, other: str, r
         assert summary.kinds == plan.kinds
         assert summary.flops == pytest.approx(plan.flops()) and summary.cache_bytes == plan.cache_bytes
         assert summary.matching_flops == pytest.approx(plan.matching_flops)
-    assert summary.merged_share == pytest.approx(0.4, abs=0.15)
-    assert close(out[1:], family.call(pipe, count=1, first=1))
+    assert 0.2 < summary.merged_share <= 0.4
 
 
 def test_where_guidance_ends_tokens_are_matched_anew() -> None:
@@ -613,19 +620,23 @@ def test_accelerated_pipelines_take_compositions_for_one_call() -> None:
     assert torch.equal(tiny_dit.call(twin, method=[tome(), "fora:2"]), expected)
 
 
-@pytest.mark.parametrize("family", [tiny_pixart, tiny_flux], ids=lambda module: module.FAMILY)
-def test_compiled_blocks_merge(family) -> None:
+@pytest.mark.parametrize("family", FAMILIES[:3], ids=lambda module: module.FAMILY)
+def test_compiled_blocks_merge_in_a_few_graphs_whatever_the_depth(family) -> None:
+    counts = {}
+    for depth in (4, 7):
+        torch._dynamo.reset()
+        eager, compiled = (_enabled(family, depth) for _ in range(2))
+        counter = CompileCounter()
+        for block in family.blocks(compiled):
+            block.compile(fullgraph=True, backend=counter)
+        for s in range(6):
+            expected = family.forward(eager, family.transformer_inputs(), s / 6)
+            assert close(family.forward(compiled, family.transformer_inputs(), s / 6), expected)
+        counts[depth] = counter.frame_count
     torch._dynamo.reset()
-    eager, compiled = (_enabled(family, [tome(reuse_steps=2), "toca:3:0.5:schedule=constant"]) for _ in range(2))
-    for block in family.blocks(compiled):
-        block.compile(fullgraph=True, backend="eager")
-    for s in range(6):
-        expected = family.forward(eager, family.transformer_inputs(), s / 6)
-        assert close(family.forward(compiled, family.transformer_inputs(), s / 6), expected)
-    torch._dynamo.reset()
+    assert counts[4] == counts[7]
 
 
-def _enabled(family, method):
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", MergingRefusedWarning)
-        return dita.enable(family.tiny_transformer(), method, steps=6)
+def _enabled(family, depth: int):
+    method = [tome(reuse_steps=2), "toca:3:0.5:schedule=constant"]
+    return dita.enable(family.tiny_transformer(1, depth), method, steps=6)
