@@ -11,6 +11,7 @@ import dita.compare
 from dita import cli, miniature, models
 from dita.caching.adapters import UnsupportedModelError
 from dita.miniature import world
+from dita.tables import TABLES
 from dita.version import __version__
 
 PLAN = ["plan", "--model", "flux-dev", "--steps", "50"]
@@ -263,6 +264,21 @@ def test_methods_lists_every_method_with_defaults_and_meaning():
         assert "null" not in line or "warmup" in line
 
 
+def test_methods_shows_the_page_of_one():
+    text = run("methods", "taylorseer").stdout
+    assert text.startswith("# TaylorSeer\n") and "## Parameters" in text
+    assert "families: pixart (extension), dit (extension), opensora" in run("methods").stdout
+    assert "unknown method 'taylor'; known: plain" in refused("methods", "taylor")
+
+
+def test_tables_stand_beside_recomputed_flops_and_say_what_is_wrong():
+    text = run("tables", "flux", "pixart").stdout
+    assert "ToCa N=4 R=90 %" in text and "1263.22" in text and "+0.00%" in text
+    assert "2.62 is a misprint" in text
+    assert len(json.loads(run("tables", "--json").stdout)) == len(TABLES)
+    assert "unknown table 'sd'; known: flux" in refused("tables", "sd")
+
+
 def test_every_parameter_has_a_meaning():
     for name, cls in cli.METHODS.items():
         for field in dataclasses.fields(cls):
@@ -272,6 +288,6 @@ def test_every_parameter_has_a_meaning():
 def test_version_and_help():
     assert run("--version").stdout == f"dita {__version__}\n"
     text = run("--help").stdout
-    assert all(command in text for command in ("plan", "compare", "methods"))
+    assert all(command in text for command in ("plan", "compare", "methods", "tables"))
     for command in ("plan", "compare", "methods"):
         assert run(command, "--help").exit_code == 0
