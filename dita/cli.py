@@ -22,6 +22,7 @@ from dita.methods.pages import field_meanings as _field_meanings
 from dita.plan import Plan
 from dita.schedules import RATIO_SCHEDULES
 from dita.shapes import ACCOUNTINGS, NAMED_SHAPES, Accounting
+from dita.studies import STUDIES
 from dita.version import __version__
 
 app = typer.Typer(
@@ -101,7 +102,7 @@ def compare(
     out: Annotated[Path, typer.Option(help="Folder for the results: new, empty, or of an earlier comparison.")],
     model: Annotated[str, typer.Option(help="A bundled name, a local diffusers folder, or a hub id.")] = "shapes-flux",
     methods: Annotated[
-        str, typer.Option(help="Short forms or JSON files, with commas between; plain is always there.")
+        str, typer.Option(help="Short forms or JSON files, with commas between; or all. Plain is always there.")
     ] = "plain,steps:0.5,fora:3,toca:4:0.9,toca:4:0.9:random",
     steps: Annotated[int | None, typer.Option(help="Denoising steps; the model's default, or 28.")] = None,
     seed: Annotated[int, typer.Option(help="Of the first picture; the next ones count up.")] = 0,
@@ -132,7 +133,8 @@ def compare(
     Results of an earlier comparison in --out are replaced, once the new ones are complete.
     """
     with _one_line_errors():
-        chosen = [_method(text) for text in methods.split(",") if text.strip()]
+        every = methods.strip() == "all"
+        chosen = [] if every else [_method(text) for text in methods.split(",") if text.strip()]
         texts = _prompts(prompts)
         columns = []
         if metrics is not None:
@@ -153,6 +155,10 @@ def compare(
         with progress.status(f"loading {model}"):
             _silence_libraries()
             pipe, call = models.load(model, dtype, device=device, local_files_only=local_files_only)
+        if every:
+            from dita.studies import every_method
+
+            chosen = every_method(_family(pipe))
         given = {"height": height, "width": width, "guidance_scale": guidance}
         result = run(
             pipe,
@@ -181,6 +187,58 @@ def compare(
     for name in (report.PAGE, report.MARKDOWN, report.RESULTS):
         typer.echo(f"wrote {out / name}")
     typer.echo(f"wrote {out / report.IMAGES}{os.sep} ({len(texts)} pictures of each method)")
+
+
+@app.command()
+def study(
+    name: Annotated[str, typer.Argument(help=f"The question: {', '.join(STUDIES)}.")],
+    model: Annotated[str, typer.Option(help="A bundled name, a local diffusers folder, or a hub id.")] = "shapes-flux",
+    prompts: Annotated[
+        list[str] | None,
+        typer.Option(help="As of dita compare: 64 of the bundled world by default."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the results; study-NAME by default.")] = None,
+    cycle: Annotated[int, typer.Option(help="N: full steps are N apart.")] = 4,
+    ratio: Annotated[float, typer.Option(help="R: share of the tokens that a cached step reuses.")] = 0.9,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps; the model's default, or 28.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the first picture; the next ones count up.")] = 0,
+    batch: Annotated[int | None, typer.Option(help="Prompts in a call; 4 for a bundled model, else 1.")] = None,
+    metrics: Annotated[
+        str | None, typer.Option(help="More columns (docs/metrics.md); image-reward where its network is there.")
+    ] = None,
+    weights: Annotated[Path | None, typer.Option(help="Folder that holds the weights of their networks.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="bfloat16 on CUDA and float32 elsewhere by default.")] = None,
+    device: Annotated[str | None, typer.Option(help="cuda where there is one, else cpu, by default.")] = None,
+    overwrite: Annotated[bool, typer.Option(help="Write into --out whatever other files it holds.")] = False,
+) -> None:
+    """Compare the methods that answer one question, with judge, reward and intervals.
+
+    selection: does it matter which tokens are computed? ToCa with every score, beside random selection, no selection,
+    and fewer steps.
+    """
+    with _one_line_errors():
+        if name not in STUDIES:
+            raise ValueError(f"unknown study {name!r}; known: {', '.join(STUDIES)}")
+        from dita import models
+
+        family = models.shape(model).family
+        chosen = STUDIES[name](family, cycle, ratio)
+        if metrics is None:
+            metrics = _reward(weights, device)
+    compare(
+        prompts=prompts or ["64"],
+        out=out or Path(f"study-{name}"),
+        model=model,
+        methods=",".join(method.label() for method in chosen),
+        steps=steps,
+        seed=seed,
+        batch=batch,
+        metrics=metrics or None,
+        weights=weights,
+        dtype=dtype,
+        device=device,
+        overwrite=overwrite,
+    )
 
 
 @app.command()
@@ -453,6 +511,26 @@ def _one_line_errors() -> Iterator[None]:
             message = " ".join(str(error).split()) or type(error).__name__
             typer.echo(f"error: {message}", err=True)
             raise typer.Exit(BAD_INPUT) from None
+
+
+def _reward(weights: Path | None, device: str | None) -> str | None:
+    """`image-reward` if its network is at hand, else None and a warning."""
+    from dita.metrics import catalogue
+
+    try:
+        _networks(weights, [], device=device or "cpu").locate(catalogue.parse("image-reward"))
+    except ValueError as error:
+        warnings.warn(f"no reward is measured: {error}", stacklevel=2)
+        return None
+    return "image-reward"
+
+
+def _family(pipe: Any) -> str:
+    """The family of a pipeline's transformer."""
+    from dita.caching.adapters import adapter_for
+    from dita.caching.attachment import transformer_of
+
+    return adapter_for(transformer_of(pipe)).family
 
 
 def _silence_libraries() -> None:

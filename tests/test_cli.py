@@ -202,6 +202,22 @@ def test_bundled_models_run_four_prompts_at_once_and_others_one(job, tmp_path):
     assert job.kwargs["batch"] == 1
 
 
+def test_all_methods_are_those_of_the_models_family(job, monkeypatch, tmp_path):
+    monkeypatch.setattr(cli, "_family", lambda pipe: "pixart")
+    run("compare", "--prompts", 2, "--methods", "all", "--out", tmp_path / "o")
+    assert job.methods[0] == "plain" and {"tgate", "pab", "duca", "deltadit", "steps"} <= set(job.methods)
+
+
+def test_the_study_of_selection_has_every_score_beside_its_rivals(job, monkeypatch, tmp_path):
+    monkeypatch.setattr(models, "shape", lambda name: SimpleNamespace(family="flux"))
+    run("study", "selection", "--prompts", 2, "--out", tmp_path / "o", "--metrics", "", "--steps", 12)
+    assert job.methods[:4] == ["plain", "steps:0.4", "fora:4", "toca:4:0.9:attention"]
+    assert "toca:4:0.9:random" in job.methods and "toca:4:0.9:cluster" in job.methods
+    assert not [method for method in job.methods if "frame" in method], "pictures have no frames"
+    assert job.kwargs["steps"] == 12
+    assert "unknown study 'cycles'; known: selection" in refused("study", "cycles")
+
+
 def test_prompts_are_a_count_a_file_or_texts(job, tmp_path):
     path = tmp_path / "prompts.txt"
     path.write_text("a red circle\n\n  a blue star \n")
