@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
@@ -49,10 +50,6 @@ def enable(
     cache or an unknown hook is on the transformer, `ValueError` for bad arguments; the target is then as it was.
     """
     method = as_method(method)
-    if timesteps is not None and len(timesteps) != steps:
-        raise ValueError(
-            f"timesteps must be one for each of the {steps} steps of a bare transformer, got {len(timesteps)}"
-        )
     if memory_limit is not None and memory_limit < 0:
         raise ValueError(f"memory_limit must be at least 0 bytes, got {memory_limit}")
     model = transformer_of(target)
@@ -62,8 +59,11 @@ def enable(
         check_free_of_other_caches(model)
     attachment: _Attachment
     if isinstance(target, DiffusionPipeline):
-        if steps is not None or calls_per_step != 1:
-            raise ValueError("steps and calls_per_step are for bare transformers; a pipeline's scheduler tells them")
+        if steps is not None or calls_per_step != 1 or timesteps is not None:
+            raise ValueError(
+                "steps and calls_per_step are for bare transformers, and so are timesteps; a pipeline's scheduler tells"
+                " them"
+            )
         attachment = PipelineAttachment(target, method, record, memory_limit)
     else:
         if steps is None or steps < 1 or calls_per_step < 1:
@@ -71,6 +71,8 @@ def enable(
                 "a bare transformer does not know its sampling loop: pass steps, at least 1, and calls_per_step, at"
                 f" least 1; got steps={steps}, calls_per_step={calls_per_step}"
             )
+        if timesteps is not None and len(timesteps) != steps:
+            raise ValueError(f"timesteps must be one for each of the {steps} steps, got {len(timesteps)}")
         attachment = TransformerAttachment(target, method, record, memory_limit, steps, calls_per_step, timesteps)
     disable(target)
     attachment.attach(adapter)
@@ -382,7 +384,7 @@ def _steps_ahead(scheduler: Any, factor: float) -> tuple[int, int, list[float]]:
     Image-to-image starts mid-way. Schedulers of second order (Heun, DPM-2) list a timestep for each evaluation: two a
     step, but one for the last.
     """
-    timesteps = [float(t) for t in scheduler.timesteps[getattr(scheduler, "begin_index", None) or 0 :]]
+    timesteps = torch.as_tensor(scheduler.timesteps).tolist()[getattr(scheduler, "begin_index", None) or 0 :]
     taken, single = len(timesteps), getattr(scheduler, "order", 1) - 1
     return taken, round((taken + single) * factor) - single, timesteps
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import types
 from typing import Any
 
 from torch import Tensor
@@ -66,7 +67,7 @@ def in_spans(make_forward: MakeForward) -> MakeForward:
             _enter(spans, hidden_states)
             return _leave(spans, inner(self, hidden_states, *args, **kwargs))
 
-        return forward
+        return _with_code_of_its_own(forward, make_forward.__name__)
 
     return spanning
 
@@ -88,9 +89,17 @@ def in_spans_of_two_streams(make_forward: MakeForward) -> MakeForward:
             _enter(spans, state)
             return _leave(spans, inner(self, hidden_states, encoder_hidden_states, *args, **kwargs))
 
-        return forward
+        return _with_code_of_its_own(forward, make_forward.__name__)
 
     return spanning
+
+
+def _with_code_of_its_own(forward: Forward, name: str) -> Forward:
+    """`forward` with a copy of its code: torch.compile counts the graphs of a code object, whatever class runs it, and
+    gives up after a few."""
+    assert isinstance(forward, types.FunctionType)
+    code = forward.__code__.replace(co_name=name)
+    return types.FunctionType(code, forward.__globals__, name, forward.__defaults__, forward.__closure__)
 
 
 def _passed(spans: BlockSpans, state: Feature) -> Feature:
