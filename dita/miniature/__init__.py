@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,8 +17,15 @@ if TYPE_CHECKING:
 
 MINIATURES: dict[str, str] = {
     "shapes-flux": "FLUX (FluxPipeline): captioned drawings of one or two shapes, 64x64 pixels, 256 image tokens",
+    "shapes-pixart": "PixArt-alpha (PixArtAlphaPipeline): the same drawings with guidance, 256 image tokens",
 }
 """The bundled models: name and what it is."""
+
+_PIPELINES: dict[str, tuple[str, str]] = {
+    "shapes-flux": ("diffusers", "FluxPipeline"),
+    "shapes-pixart": ("diffusers", "PixArtAlphaPipeline"),
+}
+"""The pipeline class of each: module and name."""
 
 EVALUATORS: dict[str, str] = {
     "shapes-judge": "tells of each attribute of a caption whether a drawing has it right (load_judge)",
@@ -37,6 +45,15 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
         "num_inference_steps": 28,
         "guidance_scale": 3.5,
         "max_sequence_length": 32,
+    },
+    "shapes-pixart": {
+        "height": 64,
+        "width": 64,
+        "num_inference_steps": 20,
+        "guidance_scale": 4.5,
+        "max_sequence_length": 32,
+        "use_resolution_binning": False,  # its table begins at 256 pixels
+        "clean_caption": False,  # it is for captions of the web
     },
 }
 
@@ -58,7 +75,10 @@ def folder(name: str) -> Path:
     needed = "config.json" if name in EVALUATORS else "model_index.json"
     if not (place / needed).is_file():
         page = "judge" if name in EVALUATORS else "miniature"
-        raise FileNotFoundError(f"{place} holds no model: install dita with its data, or train it (docs/{page}.md)")
+        command = f"python -m dita.miniature.train {place.name.removeprefix('shapes-')}"
+        raise FileNotFoundError(
+            f"{place} holds no model: install dita with its data, or train it: {command} (docs/{page}.md)"
+        )
     return place
 
 
@@ -124,10 +144,10 @@ def load(
     dtype: torch.dtype | None = None,
     device: str | torch.device = "cpu",
 ) -> Any:
-    """A bundled model as a pipeline of `pipeline_class` (FluxPipeline by default), without network.
+    """A bundled model as a pipeline of `pipeline_class` (its family's own by default), without network.
 
-    A call without `height` and `width` makes a picture of the native size. The weights are stored in fp16 and loaded as
-    `dtype`, float32 by default. Other arguments that suit the model are in `defaults(name)`.
+    The weights are stored in fp16 and loaded as `dtype`, float32 by default. The arguments that a call should have are
+    in `defaults(name)`; the size can be left out.
 
     Raises:
         ValueError: no bundled model has that name.
@@ -139,8 +159,10 @@ def load(
     import torch
 
     keyword = "torch_dtype" if diffusers.__version__.startswith("0.41.") else "dtype"
-    pipe: Any = (pipeline_class or diffusers.FluxPipeline).from_pretrained(
-        str(place), local_files_only=True, **{keyword: dtype or torch.float32}
-    )
-    pipe.default_sample_size = _DEFAULTS[name]["height"] // pipe.vae_scale_factor
+    if pipeline_class is None:
+        module, class_name = _PIPELINES[name]
+        pipeline_class = getattr(importlib.import_module(module), class_name)
+    pipe: Any = pipeline_class.from_pretrained(str(place), local_files_only=True, **{keyword: dtype or torch.float32})
+    if name == "shapes-flux":  # FluxPipeline does not ask its transformer for the size
+        pipe.default_sample_size = _DEFAULTS[name]["height"] // pipe.vae_scale_factor
     return pipe.to(device)

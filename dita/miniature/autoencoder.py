@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import math
+from pathlib import Path
 
+import diffusers
 import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from dita.miniature import recipe, world
+from dita.miniature.loop import Schedule, Trainer
+
+DTYPE_ARGUMENT = "torch_dtype" if diffusers.__version__.startswith("0.41.") else "dtype"
+"""What diffusers calls the precision to load in."""
+
+MEASURED = 2048
+"""Drawings whose latents are measured for their scale and shift."""
 
 
 def build(seed: int = 0) -> AutoencoderKL:
@@ -76,6 +86,58 @@ def psnr(vae: AutoencoderKL, pictures: world.Picture) -> float:
 
 
 def measure_scale(vae: AutoencoderKL, seed: int) -> None:
-    """Sets scaling_factor and shift_factor from 2048 drawings, so that scaled latents have mean 0 and deviation 1."""
-    latents = encode(vae, world.pictures(2048, seed, recipe.PICTURE)[0])
+    """Sets scaling_factor and shift_factor so that scaled latents of MEASURED drawings have mean 0 and deviation 1."""
+    latents = encode(vae, world.pictures(MEASURED, seed, recipe.PICTURE)[0])
     vae.register_to_config(shift_factor=float(latents.mean()), scaling_factor=float(1 / latents.std()))
+
+
+def trainer(run: Path, schedule: Schedule, seed: int, device: str) -> Trainer:
+    """The trainer of the autoencoder."""
+    vae = build(seed).to(device)
+    how = recipe.VaeRecipe()
+    return Trainer(vae, lambda random, _: loss(vae, how, random), schedule, run, "vae", seed)
+
+
+def finished(trainer: Trainer, seed: int) -> AutoencoderKL:
+    """The averaged autoencoder with its latents' scale measured, frozen."""
+    vae = trainer.module
+    assert isinstance(vae, AutoencoderKL)
+    vae = copy.deepcopy(vae)
+    vae.load_state_dict(trainer.averaged())
+    vae.eval().requires_grad_(False)
+    measure_scale(vae, seed + 1)
+    return vae
+
+
+def load(place: Path) -> AutoencoderKL:
+    """A trained autoencoder in float32, frozen: of a pipeline's folder, or of a run's checkpoint.
+
+    Raises `FileNotFoundError` where `place` holds neither.
+    """
+    if (place / "vae").is_dir():
+        vae = AutoencoderKL.from_pretrained(place / "vae", local_files_only=True, **{DTYPE_ARGUMENT: torch.float32})
+        return vae.to(memory_format=torch.channels_last).eval().requires_grad_(False)
+    file = place / "vae.pt"
+    if not file.is_file():
+        raise FileNotFoundError(f"{place} holds neither a pipeline nor a run: it has no folder vae and no vae.pt")
+    seed = torch.load(file, map_location="cpu", weights_only=True)["seed"]
+    trained = trainer(place, Schedule(1), seed, "cpu")
+    trained.take_up()
+    return finished(trained, seed)
+
+
+@torch.no_grad()
+def with_shift_inside(vae: AutoencoderKL) -> AutoencoderKL:
+    """A copy whose latents have the mean 0 by themselves: for pipelines that know a scale, but no shift of latents.
+
+    The shift becomes the bias of the 1x1 convolutions next to the latents, which are the identity otherwise.
+    """
+    shift = vae.config.shift_factor
+    moved = AutoencoderKL(**{**vae.config, "shift_factor": None, "use_quant_conv": True, "use_post_quant_conv": True})
+    moved.load_state_dict(vae.state_dict(), strict=False)
+    for conv in (moved.quant_conv, moved.post_quant_conv):
+        nn.init.dirac_(conv.weight)
+        nn.init.zeros_(conv.bias)
+    moved.quant_conv.bias[: vae.config.latent_channels] = -shift  # the means; the log-variances stay
+    moved.post_quant_conv.bias.fill_(shift)
+    return moved.to(memory_format=torch.channels_last).eval().requires_grad_(False)

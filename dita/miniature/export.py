@@ -1,4 +1,4 @@
-"""The trained models as a diffusers folder that the stock FluxPipeline loads."""
+"""Trained models as diffusers folders that stock pipelines load."""
 
 from __future__ import annotations
 
@@ -31,19 +31,22 @@ def pipeline(flux: flow.Flux, vae: AutoencoderKL) -> FluxPipeline:
     return pipe
 
 
-def write_folder(flux: flow.Flux, vae: AutoencoderKL, folder: Path, facts: dict[str, Any]) -> None:
-    """Writes the pipeline in fp16 and `facts` as recipe.json. The folder is replaced as a whole.
+def write_folder(pipe: Any, folder: Path, facts: dict[str, Any], index: dict[str, Any] | None = None) -> None:
+    """Writes the pipeline in fp16, `index` into its model_index.json, and `facts` as recipe.json.
 
-    Moves the models to the CPU and to fp16: give it copies.
+    The folder is replaced as a whole. Moves the pipeline to the CPU and to fp16: give it copies of the models.
     """
     fresh = folder.with_name(folder.name + ".part")
     shutil.rmtree(fresh, ignore_errors=True)
-    pipe = pipeline(flux.cpu().half(), vae.cpu().half())
+    for part in pipe.components.values():
+        if isinstance(part, torch.nn.Module):
+            part.cpu().half()
     pipe.save_pretrained(fresh, safe_serialization=True)
-    index = fresh / "model_index.json"
-    parts = json.loads(index.read_text())
-    parts["tokenizer_2"] = ["transformers", "T5TokenizerFast"]
-    index.write_text(json.dumps(parts, indent=2) + "\n")
+    parts = json.loads((fresh / "model_index.json").read_text())
+    for name, part in parts.items():
+        if isinstance(part, list) and part[1] == "T5Tokenizer":
+            parts[name] = ["transformers", "T5TokenizerFast"]
+    (fresh / "model_index.json").write_text(json.dumps(parts | (index or {}), indent=2) + "\n")
     (fresh / "recipe.json").write_text(json.dumps(facts, indent=2) + "\n")
     for config in fresh.rglob("*config.json"):
         told = json.loads(config.read_text())
@@ -53,19 +56,20 @@ def write_folder(flux: flow.Flux, vae: AutoencoderKL, folder: Path, facts: dict[
     fresh.rename(folder)
 
 
+def mebibytes(folder: Path) -> float:
+    """The size of all files of a folder."""
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file()) / 2**20
+
+
 def sample(
-    pipe: FluxPipeline, captions: list[str], steps: int = 28, seed: int = 0, tokens: int = recipe.TEXT_TOKENS
+    pipe: Any, captions: list[str], steps: int = 28, seed: int = 0, call: dict[str, Any] | None = None
 ) -> list[Image.Image]:
-    """One picture a caption, 16 at a time; picture i starts from noise of seed + i."""
+    """One picture a caption, 16 at a time; picture i starts from noise of seed + i; `call` are further arguments."""
     made: list[Image.Image] = []
     for start in range(0, len(captions), 16):
         part = captions[start : start + 16]
-        made += pipe(
-            part,
-            num_inference_steps=steps,
-            max_sequence_length=tokens,
-            generator=[torch.Generator().manual_seed(seed + start + i) for i in range(len(part))],
-        ).images
+        noise = [torch.Generator().manual_seed(seed + start + i) for i in range(len(part))]
+        made += pipe(part, num_inference_steps=steps, generator=noise, **(call or {})).images
     return made
 
 

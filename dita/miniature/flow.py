@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, FluxTransformer2DModel
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
-from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
+from transformers import CLIPTextConfig, CLIPTextModel, T5EncoderModel
 
-from dita.miniature import autoencoder, recipe, world
-from dita.miniature.layout import Layout, Reader, layout
-from dita.miniature.loop import Group, write_whole
-from dita.miniature.text import tokens
-from dita.miniature.tokenizers import CLIP_LENGTH, clip_tokenizer, t5_tokenizer
+from dita.miniature import pools, recipe, world
+from dita.miniature.attention import PlainAttention
+from dita.miniature.groups import by_kind
+from dita.miniature.layout import Reader
+from dita.miniature.loop import Group
+from dita.miniature.noise import noise_levels
+from dita.miniature.pools import Pool
+from dita.miniature.text import build_t5, tokens
+from dita.miniature.tokenizers import CLIP_LENGTH, clip_tokenizer
 
 
 class Flux(nn.Module):
@@ -39,7 +40,7 @@ def build(seed: int = 0) -> Flux:
     for module in (transformer.norm_out.linear, transformer.proj_out):
         nn.init.zeros_(module.weight)
         nn.init.zeros_(module.bias)
-    clip_words, t5_words = clip_tokenizer(), t5_tokenizer()
+    clip_words = clip_tokenizer()
     clip = CLIPTextModel(
         CLIPTextConfig(
             **recipe.CLIP,
@@ -50,74 +51,23 @@ def build(seed: int = 0) -> Flux:
             pad_token_id=clip_words.pad_token_id,
         )
     )
-    t5 = T5EncoderModel(
-        T5Config(
-            **recipe.T5,
-            vocab_size=len(t5_words),
-            pad_token_id=t5_words.pad_token_id,
-            eos_token_id=t5_words.eos_token_id,
-        )
-    )
-    _look_both_ways(t5)
-    return Flux(transformer, t5, clip)
-
-
-@torch.no_grad()
-def _look_both_ways(t5: T5EncoderModel) -> None:
-    """Starts T5's heads with a direction: one sees what was said before, one what follows, two the nearest words.
-
-    Without it the encoder is slow to find which of two objects a colour belongs to.
-    """
-    bias = t5.encoder.block[0].layer[0].SelfAttention.relative_attention_bias.weight  # (buckets, heads)
-    near = torch.arange(len(bias)) % (len(bias) // 2)  # of both halves the first buckets are the nearest words
-    before = (torch.arange(len(bias)) < len(bias) // 2).float()
-    bias[:, 0] += 3 * before - 1.5
-    bias[:, 1] += 1.5 - 3 * before
-    bias[:, 2] += 3 * before - 0.7 * near
-    bias[:, 3] += 3 * (1 - before) - 0.7 * near
+    return Flux(transformer, build_t5(), clip)
 
 
 def groups(flux: Flux) -> list[Group]:
     """What learns how: the matrices of the transformer's blocks by Muon, the text encoders, taught before, slowly."""
-    matrices: list[nn.Parameter] = []
-    others: list[nn.Parameter] = []
-    for name, weight in flux.transformer.named_parameters():
-        hidden = "transformer_blocks." in name and weight.ndim == 2 and ".norm" not in name
-        (matrices if hidden else others).append(weight)
     text = [*flux.t5.parameters(), *flux.clip.parameters()]
-    return [
-        Group(tuple(matrices), scale=recipe.MUON_SCALE, muon=True),
-        Group((*others, *flux.reader.parameters())),
-        Group(tuple(text), scale=recipe.TEXT_SCALE),
-    ]
-
-
-@dataclass(frozen=True)
-class Pool:
-    """Scaled latents (N, 4, h, w); captions as ids: `t5` (N, TEXT_TOKENS) and `clip` (N, CLIP_LENGTH); layouts."""
-
-    latents: Tensor
-    t5: Tensor
-    clip: Tensor
-    layout: Layout
+    return by_kind(flux.transformer, flux.reader.parameters(), text)
 
 
 def pool(vae: AutoencoderKL, count: int, side: int, seed: int, file: Path) -> Pool:
-    """`count` drawings of `side` pixels, encoded once and kept in `file`."""
-    if not file.exists():
-        latents, scenes = [], []
-        for start in range(0, count, 2048):
-            drawn = world.scenes(min(2048, count - start), seed + start)
-            raw = autoencoder.encode(vae, world.draw_all(drawn, side))
-            latents.append(((raw - vae.config.shift_factor) * vae.config.scaling_factor).half())
-            scenes += drawn
+    """`count` drawings of `side` pixels; captions as ids, `t5` (N, TEXT_TOKENS) and `clip` (N, CLIP_LENGTH)."""
+
+    def told(scenes: list[world.Scene]) -> dict[str, Tensor]:
         t5, clip = tokens([world.caption(scene) for scene in scenes])
-        content = {"latents": torch.cat(latents), "t5": t5.short(), "clip": clip.short()}
-        content |= vars(layout(scenes, side // 4))
-        write_whole(file, lambda part: torch.save(content, part))
-    kept = torch.load(file, weights_only=True)
-    where = Layout(**{name: kept.pop(name) for name in ("figure", "colour", "place")})
-    return Pool(**kept, layout=where)
+        return {"t5": t5.short(), "clip": clip.short()}
+
+    return pools.drawings(vae, count, side, seed, file, told)
 
 
 def pack(latents: Tensor) -> Tensor:
@@ -134,13 +84,6 @@ def positions(grid: int, native: int) -> Tensor:
     return ids.view(-1, 3)
 
 
-def noise_levels(count: int, how: recipe.FlowRecipe, random: torch.Generator) -> Tensor:
-    """Noise levels s in (0, 1): logit-normal, uniform in a share of the cases."""
-    s = torch.sigmoid(how.noise_mean + how.noise_std * torch.randn(count, generator=random))
-    plain = torch.rand(count, generator=random)
-    return torch.where(torch.rand(count, generator=random) < how.noise_uniform, plain, s)
-
-
 def text_length(how: recipe.FlowRecipe, random: torch.Generator) -> int:
     """Tokens of this step's captions: TEXT_TOKENS, or at times one of the longer paddings."""
     at = float(torch.rand((), generator=random))
@@ -149,26 +92,6 @@ def text_length(how: recipe.FlowRecipe, random: torch.Generator) -> int:
         if at < 0:
             return length
     return recipe.TEXT_TOKENS
-
-
-class PlainAttention(TorchFunctionMode):
-    """Inside, scaled_dot_product_attention is two matrix products and a softmax.
-
-    On a CPU, for a few hundred tokens, its backward pass is three times as fast as that of torch's fused kernel.
-    `SAMPLES` samples at a time keep the map in the cache: twice as fast again.
-    """
-
-    SAMPLES = 4
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func is not nn.functional.scaled_dot_product_attention or kwargs.get("attn_mask") is not None:
-            return func(*args, **kwargs)
-        q, k, v = (args + tuple(kwargs.get(name) for name in ("query", "key", "value")[len(args) :]))[:3]
-        if kwargs.get("is_causal") or kwargs.get("dropout_p"):
-            return func(*args, **kwargs)
-        parts = zip(*(tensor.split(self.SAMPLES) for tensor in (q, k, v)), strict=True)
-        return torch.cat([torch.softmax((a * a.shape[-1] ** -0.5) @ b.mT, dim=-1) @ c for a, b, c in parts])
 
 
 class FlowLoss:
@@ -188,8 +111,8 @@ class FlowLoss:
         noise = torch.randn(latents.shape, generator=random)
         s = noise_levels(phase.batch, self.how, random)
         dropped = (torch.rand(phase.batch, generator=random) < self.how.drop_caption)[:, None]
-        t5 = torch.where(dropped, self.empty_t5, data.t5[rows].long())
-        clip = torch.where(dropped, self.empty_clip, data.clip[rows].long())
+        t5 = torch.where(dropped, self.empty_t5, data.said["t5"][rows].long())
+        clip = torch.where(dropped, self.empty_clip, data.said["clip"][rows].long())
         length = text_length(self.how, random) if phase.side == recipe.PICTURE else recipe.TEXT_TOKENS
         t5 = nn.functional.pad(t5, (0, length - t5.shape[1]), value=0)
 

@@ -126,6 +126,15 @@ class Trainer:
         Raises:
             ValueError: the checkpoint was made with another seed.
         """
+        if not self.take_up():
+            return False
+        if self.log.exists():
+            kept = [line for i, line in enumerate(self.log.read_text().splitlines()) if self._keeps(i, line)]
+            write_whole(self.log, lambda part: part.write_text("".join(line + "\n" for line in kept)))
+        return True
+
+    def take_up(self) -> bool:
+        """Reads the checkpoint, and changes no file. False where there is none; raises as `resume` does."""
         if not self.checkpoint.exists():
             return False
         state = torch.load(self.checkpoint, map_location="cpu", weights_only=True)
@@ -140,9 +149,6 @@ class Trainer:
             optimiser.load_state_dict(saved)
         self.step, self.seconds = state["step"], state["seconds"]
         torch.set_rng_state(state["rng"])
-        if self.log.exists():
-            kept = [line for i, line in enumerate(self.log.read_text().splitlines()) if self._keeps(i, line)]
-            write_whole(self.log, lambda part: part.write_text("".join(line + "\n" for line in kept)))
         return True
 
     def _keeps(self, index: int, line: str) -> bool:
@@ -227,7 +233,9 @@ class Trainer:
 
     def averaged(self) -> dict[str, Tensor]:
         """The state dict with the moving average in place of the trained weights."""
+        averages = dict(zip(map(id, self.weights), self.average, strict=True))
         state = dict(self.module.state_dict())
-        names = [name for name, weight in self.module.named_parameters() if weight.requires_grad]
-        state.update(zip(names, (weight.detach().clone() for weight in self.average), strict=True))
+        for name, weight in self.module.named_parameters(remove_duplicate=False):  # a shared one under all its names
+            if id(weight) in averages:
+                state[name] = averages[id(weight)].detach().clone()
         return state

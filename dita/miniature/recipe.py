@@ -65,6 +65,24 @@ SCHEDULER: dict[str, Any] = dict(
 )
 """As FLUX.1-dev has it."""
 
+NOISE_SCHEDULE: dict[str, Any] = dict(
+    num_train_timesteps=1000, beta_start=0.0001, beta_end=0.02, beta_schedule="linear", prediction_type="epsilon"
+)
+"""As PixArt-alpha and DiT have it."""
+
+PIXART: dict[str, Any] = dict(
+    num_attention_heads=4,
+    attention_head_dim=32,
+    in_channels=4,
+    out_channels=8,
+    num_layers=8,
+    cross_attention_dim=128,
+    caption_channels=128,
+    sample_size=32,
+    patch_size=2,
+    use_additional_conditions=False,
+)
+
 PICTURE = 64
 """Native side of a picture in pixels: 32x32 latents, 16x16 = 256 image tokens."""
 
@@ -89,15 +107,14 @@ class Phase:
 
 
 @dataclass(frozen=True)
-class FlowRecipe:
-    """How the transformer and the text encoders learn.
+class LatentRecipe:
+    """How a transformer learns on stored latents.
 
     phases: small pictures first, on a grid of positions that is stretched to the native one: the layout and the words
         cost a quarter there.
     noise_mean, noise_std: the noise level is s = sigmoid(n), n normal; in a share `noise_uniform` of cases, uniform.
     drop_caption: share of captions replaced by the empty one, for classifier-free guidance.
     layout_weight: weight of what the layout's head misses (`layout.Reader`), read in the middle of the transformer.
-    long_text: in the last phase, the share of steps at each longer padding of the captions.
     """
 
     phases: tuple[Phase, ...] = (Phase(0.3, PICTURE // 2, 32), Phase(1.0, PICTURE, 16))
@@ -107,11 +124,30 @@ class FlowRecipe:
     noise_uniform: float = 0.1
     drop_caption: float = 0.1
     layout_weight: float = 0.1
-    long_text: tuple[tuple[int, float], ...] = ((64, 0.04), (128, 0.02), (256, 0.01), (512, 0.01))
 
     def phase(self, progress: float) -> Phase:
         """The phase at `progress` (0 to 1)."""
         return next((phase for phase in self.phases if progress < phase.until), self.phases[-1])
+
+
+@dataclass(frozen=True)
+class FlowRecipe(LatentRecipe):
+    """How FLUX's transformer and the text encoders learn.
+
+    long_text: in the last phase, the share of steps at each longer padding of the captions.
+    """
+
+    long_text: tuple[tuple[int, float], ...] = ((64, 0.04), (128, 0.02), (256, 0.01), (512, 0.01))
+
+
+@dataclass(frozen=True)
+class NoiseRecipe(LatentRecipe):
+    """How the transformers learn that predict the noise (PixArt, DiT).
+
+    most_weight: the most that an error counts (`noise.NoiseSchedule.weights`).
+    """
+
+    most_weight: float = 25.0
 
 
 @dataclass(frozen=True)

@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import copy
-import platform
-import sys
-import time
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any
 
-import diffusers
 import torch
-import transformers
 import typer
 from diffusers import AutoencoderKL
 
-from dita.miniature import autoencoder, export, flow, recipe, text, train_evaluators, world
+from dita.miniature import autoencoder, export, facts, flow, recipe, text, train_evaluators, train_models, world
 from dita.miniature.loop import Schedule, Trainer, write_whole
 
 app = typer.Typer(add_completion=False, help="Train the miniature models that dita ships.")
@@ -54,13 +49,13 @@ def flux(
         torch.set_num_threads(threads)
     if device not in ("cpu", "cuda"):
         raise typer.BadParameter(f"{device!r}: choose cpu or cuda")
-    vae_trainer = autoencoder_trainer(run, Schedule(vae_steps, vae_minutes, rate=2e-3, warm_up=50), seed, device)
+    vae_trainer = autoencoder.trainer(run, Schedule(vae_steps, vae_minutes, rate=2e-3, warm_up=50), seed, device)
     resumed = vae_trainer.resume()
     if not export_only:
         vae_trainer.run()
     elif not resumed:
         raise typer.BadParameter(f"{vae_trainer.checkpoint} does not exist: train first", param_hint="--export-only")
-    vae = finished_vae(vae_trainer, seed)
+    vae = autoencoder.finished(vae_trainer, seed)
 
     phases = recipe.FlowRecipe().phases
     how = recipe.FlowRecipe(
@@ -88,27 +83,21 @@ def flux(
     captions = world.prompts(32, seed, split="held-out", kinds=tuple(world.KINDS))
 
     def show(step: int) -> None:
-        pictures = export.sample(export.pipeline(averaged(trainer), vae), captions, seed=seed)
+        call = {"max_sequence_length": recipe.TEXT_TOKENS}
+        pictures = export.sample(export.pipeline(averaged(trainer), vae), captions, seed=seed, call=call)
         file = run / "samples" / f"{step:06d}.png"
         write_whole(file, lambda part: export.grid(pictures, 8, zoom=2).save(part, format="png"))
 
     if not export_only:
         trainer.run(sample_every, show)
         show(trainer.step)
-    facts = report(trainer, vae_trainer, vae, seed, asdict(how)) | {
+    found = report(trainer, vae_trainer, vae, seed, asdict(how)) | {
         "text_steps": text_trainer.step,
         "text_minutes": round(text_trainer.seconds / 60, 1),
         "text_accuracy": {"t5": round(read[0], 4), "clip": round(read[1], 4)},
     }
-    export.write_folder(averaged(trainer), copy.deepcopy(vae), out, facts)
-    typer.echo(f"{out}: {sum(f.stat().st_size for f in out.rglob('*')) / 2**20:.1f} MiB")
-
-
-def autoencoder_trainer(run: Path, schedule: Schedule, seed: int, device: str) -> Trainer:
-    """The trainer of the autoencoder."""
-    vae = autoencoder.build(seed).to(device)
-    how = recipe.VaeRecipe()
-    return Trainer(vae, lambda random, _: autoencoder.loss(vae, how, random), schedule, run, "vae", seed)
+    export.write_folder(export.pipeline(averaged(trainer), copy.deepcopy(vae)), out, found)
+    typer.echo(f"{out}: {export.mebibytes(out):.1f} MiB")
 
 
 def text_encoders_trainer(reader: text.Reader, run: Path, seed: int) -> Trainer:
@@ -116,17 +105,6 @@ def text_encoders_trainer(reader: text.Reader, run: Path, seed: int) -> Trainer:
     how = recipe.TextRecipe()
     schedule = Schedule(how.steps, rate=2e-3, warm_up=50)
     return Trainer(reader, lambda random, _: text.loss(reader, how.batch, random), schedule, run, "text", seed)
-
-
-def finished_vae(trainer: Trainer, seed: int) -> AutoencoderKL:
-    """The averaged autoencoder with its latents' scale measured, frozen."""
-    vae = trainer.module
-    assert isinstance(vae, AutoencoderKL)
-    vae = copy.deepcopy(vae)
-    vae.load_state_dict(trainer.averaged())
-    vae.eval().requires_grad_(False)
-    autoencoder.measure_scale(vae, seed + 1)
-    return vae
 
 
 def averaged(trainer: Trainer) -> flow.Flux:
@@ -141,49 +119,21 @@ def report(
     trainer: Trainer, vae_trainer: Trainer, vae: AutoencoderKL, seed: int, how: dict[str, Any]
 ) -> dict[str, Any]:
     """The facts of the run, for recipe.json."""
+    model = trainer.module
+    assert isinstance(model, flow.Flux)
+    parts = {"transformer": model.transformer, "text_encoder": model.clip, "text_encoder_2": model.t5, "vae": vae}
     return {
-        "command": "python -m dita.miniature.train " + " ".join(a for a in sys.argv[1:] if a != "--export-only"),
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "seed": seed,
+        **facts.of_call(seed),
         "flow": how,
-        "flow_steps": trainer.step,
-        "flow_minutes": round(trainer.seconds / 60, 1),
-        "flow_loss": last_loss(trainer),
-        "vae_steps": vae_trainer.step,
-        "vae_minutes": round(vae_trainer.seconds / 60, 1),
-        "vae_loss": last_loss(vae_trainer),
+        **facts.of_stage("flow", trainer),
+        **facts.of_stage("vae", vae_trainer),
         "vae_psnr_db": round(autoencoder.psnr(vae, world.pictures(256, seed + 2)[0]), 2),
-        "parameters": {
-            "transformer": count(trainer.module.transformer),
-            "text_encoder": count(trainer.module.clip),
-            "text_encoder_2": count(trainer.module.t5),
-            "vae": count(vae),
-        },
-        "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, "
-        + (torch.cuda.get_device_name() if next(trainer.module.parameters()).is_cuda else "cpu"),
-        "versions": {
-            "python": platform.python_version(),
-            "torch": torch.__version__,
-            "diffusers": diffusers.__version__,
-            "transformers": transformers.__version__,
-        },
+        "parameters": facts.parameters(parts),
+        **facts.of_machine(model),
     }
 
 
-def count(module: Any) -> int:
-    """Parameters of a module."""
-    return sum(weight.numel() for weight in module.parameters())
-
-
-def last_loss(trainer: Trainer, rows: int = 50) -> float | None:
-    """Mean of the last `rows` losses of the log; None where there is no log."""
-    if not trainer.log.exists():
-        return None
-    losses = [float(line.split(",")[1]) for line in trainer.log.read_text().splitlines()[1:][-rows:]]
-    return round(sum(losses) / len(losses), 5) if losses else None
-
-
-for command in (train_evaluators.judge, train_evaluators.clip, train_evaluators.reward):
+for command in (train_models.pixart, train_evaluators.judge, train_evaluators.clip, train_evaluators.reward):
     app.command()(command)
 
 if __name__ == "__main__":

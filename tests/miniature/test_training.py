@@ -1,25 +1,18 @@
 """The recipe: tokenizers, the training loop and its resumption, the export, on sizes that take no time."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from dita.miniature import autoencoder, flow, recipe, text, train, world
+from dita.miniature import autoencoder, flow, noise, recipe, text, train, world
+from dita.miniature.attention import PlainAttention
 from dita.miniature.layout import COLOURS, FIGURES, Reader, layout
 from dita.miniature.loop import Schedule, Trainer
+from dita.miniature.pools import Pool
 from dita.miniature.tokenizers import clip_tokenizer, t5_tokenizer
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """With one thread, sums on a CPU have one order."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+from tests.miniature.micro import same_bits_after_a_break
 
 
 @pytest.fixture
@@ -87,7 +80,7 @@ def test_minutes_end_a_schedule_before_its_steps() -> None:
 def test_plain_attention_is_attention() -> None:
     q, k, v = torch.randn(3, 2, 4, 10, 8).unbind()
     expected = nn.functional.scaled_dot_product_attention(q, k, v)
-    with flow.PlainAttention():
+    with PlainAttention():
         by_place = nn.functional.scaled_dot_product_attention(q, k, v)
         by_name = nn.functional.scaled_dot_product_attention(query=q, key=k, value=v)
         causal = nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
@@ -127,7 +120,7 @@ def test_a_reader_that_knows_the_layout_misses_nothing() -> None:
 
 
 def test_noise_levels_lie_between_zero_and_one() -> None:
-    s = flow.noise_levels(1000, recipe.FlowRecipe(), torch.Generator().manual_seed(0))
+    s = noise.noise_levels(1000, recipe.FlowRecipe(), torch.Generator().manual_seed(0))
     assert s.shape == (1000,)
     assert float(s.min()) > 0
     assert float(s.max()) < 1
@@ -147,7 +140,7 @@ def micro_trainer(folder: Path, steps: int, layout_weight: float = 0.1) -> Train
     for side in (32, 64):
         t5, clip = text.tokens([world.caption(scene) for scene in scenes])
         latents = torch.randn(4, 4, side // 2, side // 2, generator=torch.Generator().manual_seed(side)).half()
-        pools[side] = flow.Pool(latents, t5.short(), clip.short(), layout(scenes, side // 4))
+        pools[side] = Pool(latents, {"t5": t5.short(), "clip": clip.short()}, layout(scenes, side // 4))
     phases = (recipe.Phase(0.5, 32, 2), recipe.Phase(1.0, 64, 2))
     how = recipe.FlowRecipe(phases=phases, long_text=((64, 0.5),), layout_weight=layout_weight)
     model = flow.build(seed=0)
@@ -163,23 +156,27 @@ def test_an_untrained_transformer_predicts_zero(micro: None, tmp_path: Path) -> 
 
 
 def test_a_resumed_run_ends_in_the_same_bits(micro: None, one_thread: None, tmp_path: Path) -> None:
-    unbroken = micro_trainer(tmp_path / "unbroken", steps=4)
-    unbroken.run()
-    broken = micro_trainer(tmp_path / "broken", steps=4)
-    assert not broken.resume()
-    broken.advance()
-    broken.advance()
-    broken.save()
-    broken.advance()  # lost: it came after the checkpoint
-    resumed = micro_trainer(tmp_path / "broken", steps=4)
-    assert resumed.resume()
-    assert resumed.step == 2
-    resumed.run()
-    assert resumed.step == unbroken.step == 4
-    for mine, theirs in zip(resumed.averaged().values(), unbroken.averaged().values(), strict=True):
-        assert torch.equal(mine, theirs)
-    for mine, theirs in zip(resumed.weights, unbroken.weights, strict=True):
-        assert torch.equal(mine, theirs)
+    same_bits_after_a_break(lambda folder: micro_trainer(folder, steps=4), tmp_path)
+
+
+def test_a_shared_weight_is_averaged_under_all_its_names(tmp_path: Path) -> None:
+    module = nn.ModuleList([nn.Linear(2, 2), nn.Linear(2, 2)])
+    module[1].weight = module[0].weight
+    trainer = Trainer(module, lambda *_: sum(part.weight.sum() for part in module), Schedule(9), tmp_path, "tied")
+    trainer.advance()
+    averaged = trainer.averaged()
+    assert not torch.equal(averaged["0.weight"], module[0].weight)
+    assert torch.equal(averaged["0.weight"], averaged["1.weight"])
+
+
+def test_plain_attention_knows_masks() -> None:
+    q = torch.randn(6, 2, 5, 8)
+    k, v = torch.randn(2, 6, 2, 10, 8)
+    keep = torch.arange(10) < torch.tensor([10, 4, 7, 1, 3, 9])[:, None, None, None]
+    for mask in (keep, (~keep) * -10000.0, keep[:1]):
+        expected = nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        with PlainAttention():
+            torch.testing.assert_close(nn.functional.scaled_dot_product_attention(q, k, v, attn_mask=mask), expected)
 
 
 def test_the_averaged_model_can_be_taken_in_the_middle_of_a_training(micro: None, tmp_path: Path) -> None:
