@@ -121,6 +121,15 @@ def test_duca_has_the_steps_and_tokens_of_the_reference(golden, file) -> None:
                     assert partial == wanted[-len(partial) :], (case, number, name)
 
 
+def test_duca_on_opensora_has_periods_of_full_partial_and_skip() -> None:
+    """(methods.md 8.6): cross-attention is full every sixth step, and computes no token between."""
+    plan = DuCa(3, 0.9).plan(VIDEO, 30)
+    letters = {Kind.FULL: "F", Kind.PARTIAL: "P", Kind.SKIP: "S", Kind.REUSE: "."}
+    rows = {m: "".join(letters[step[Site("spatial", 3, m)].kind] for step in plan.steps) for m in ("mlp", "cross_attn")}
+    assert rows["mlp"] == "FFF" + "FPS" * 9
+    assert rows["cross_attn"] == "FFF" + "..S" + "F.S..S" * 4
+
+
 @pytest.mark.parametrize(("level", "name"), [(1, "PAB246"), (2, "PAB357"), (3, "PAB579")])
 def test_pab_reuses_in_the_steps_of_the_reference(golden, level, name) -> None:
     compared = 0

@@ -155,6 +155,7 @@ def test_compiled_blocks_share_a_few_graphs_whatever_the_depth(compile_first: bo
     torch._dynamo.reset()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("method", "limit"), [("taylorseer:3:2", 8), ("duca:4:0.6", 16), ("deltadit:3", 16)])
 def test_compiled_blocks_follow_every_kind_of_plan(method: str, limit: int) -> None:
     """A few graphs for what a block may do, none for a step. Skipped spans have more than dynamo's limit of 8."""
