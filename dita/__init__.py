@@ -4,7 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from dita.methods import FORA, FewerSteps, Method, NothingToSkipWarning, Plain, ToCa
+from dita.methods import (
+    FORA,
+    PAB,
+    Composition,
+    DeltaDiT,
+    DuCa,
+    FewerSteps,
+    LoweredOrderWarning,
+    MergingRefusedWarning,
+    Method,
+    NothingToSkipWarning,
+    Plain,
+    TaylorSeer,
+    TGate,
+    ToCa,
+    ToMe,
+)
 from dita.plan import Plan
 
 if TYPE_CHECKING:
@@ -13,13 +29,22 @@ if TYPE_CHECKING:
 
 __all__ = [
     "FORA",
+    "PAB",
+    "Composition",
+    "DeltaDiT",
+    "DuCa",
     "FewerSteps",
+    "LoweredOrderWarning",
+    "MergingRefusedWarning",
     "Method",
     "NothingToSkipWarning",
     "Plain",
     "Plan",
     "Summary",
+    "TGate",
+    "TaylorSeer",
     "ToCa",
+    "ToMe",
     "disable",
     "enable",
     "summary",

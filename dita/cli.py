@@ -1,9 +1,8 @@
-"""The command line: `dita plan`, `compare`, `judge`, `evaluate`, `methods`. Imports are lazy: a plan needs no torch."""
+"""The command line: one function a command. Imports are lazy: a plan needs no torch."""
 
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import json
 import os
 import re
@@ -17,10 +16,13 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from dita.methods import METHODS, SCORES, Method, from_json, parse
+from dita.methods import METHODS, SCORES, Method, from_json, pages, parse, short
+from dita.methods.pages import MEANINGS
+from dita.methods.pages import field_meanings as _field_meanings
 from dita.plan import Plan
 from dita.schedules import RATIO_SCHEDULES
 from dita.shapes import ACCOUNTINGS, NAMED_SHAPES, Accounting
+from dita.studies import STUDIES
 from dita.version import __version__
 
 app = typer.Typer(
@@ -33,12 +35,6 @@ app = typer.Typer(
 
 BAD_INPUT = 2  # exit code
 BUNDLED_BATCH = 4  # prompts in a call for the small bundled models; 1 for others
-
-MEANINGS = {
-    "cycle": "N, full steps are N apart (at least 1; 1 is the plain pipeline)",
-    "fraction": "share of the steps that are taken, in (0, 1]",
-}
-"""Of parameters whose method does not document them in a `Fields:` section."""
 
 
 @app.callback(invoke_without_command=True)
@@ -54,7 +50,9 @@ def plan(
     model: Annotated[
         str, typer.Option(help=f"{', '.join(NAMED_SHAPES)}, a bundled model, or a local diffusers folder.")
     ],
-    method: Annotated[str, typer.Option(help="A name or short form such as toca:4:0.9:random, or a JSON file.")],
+    method: Annotated[
+        str, typer.Option(help="A name or short form such as toca:4:0.9:random or tome+toca, or a JSON file.")
+    ],
     steps: Annotated[int, typer.Option(help="Denoising steps of the plain pipeline.")] = 50,
     cycle: Annotated[int | None, typer.Option(help="N: full steps are N apart.")] = None,
     ratio: Annotated[float | None, typer.Option(help="R: share of the tokens that a cached step reuses.")] = None,
@@ -106,7 +104,7 @@ def compare(
     out: Annotated[Path, typer.Option(help="Folder for the results: new, empty, or of an earlier comparison.")],
     model: Annotated[str, typer.Option(help="A bundled name, a local diffusers folder, or a hub id.")] = "shapes-flux",
     methods: Annotated[
-        str, typer.Option(help="Short forms or JSON files, with commas between; plain is always there.")
+        str, typer.Option(help="Short forms or JSON files, with commas between; or all. Plain is always there.")
     ] = "plain,steps:0.5,fora:3,toca:4:0.9,toca:4:0.9:random",
     steps: Annotated[int | None, typer.Option(help="Denoising steps; the model's default, or 28.")] = None,
     seed: Annotated[int, typer.Option(help="Of the first picture; the next ones count up.")] = 0,
@@ -137,7 +135,8 @@ def compare(
     Results of an earlier comparison in --out are replaced, once the new ones are complete.
     """
     with _one_line_errors():
-        chosen = [_method(text) for text in methods.split(",") if text.strip()]
+        every = methods.strip() == "all"
+        chosen = [] if every else [_method(text) for text in methods.split(",") if text.strip()]
         texts = _prompts(prompts, model)
         columns = []
         if metrics is not None:
@@ -158,6 +157,10 @@ def compare(
         with progress.status(f"loading {model}"):
             _silence_libraries()
             pipe, call = models.load(model, dtype, device=device, local_files_only=local_files_only)
+        if every:
+            from dita.studies import every_method
+
+            chosen = every_method(_family(pipe))
         given = {"height": height, "width": width, "guidance_scale": guidance}
         result = run(
             pipe,
@@ -186,6 +189,58 @@ def compare(
     for name in (report.PAGE, report.MARKDOWN, report.RESULTS):
         typer.echo(f"wrote {out / name}")
     typer.echo(f"wrote {out / report.IMAGES}{os.sep} ({len(texts)} pictures of each method)")
+
+
+@app.command()
+def study(
+    name: Annotated[str, typer.Argument(help=f"The question: {', '.join(STUDIES)}.")],
+    model: Annotated[str, typer.Option(help="A bundled name, a local diffusers folder, or a hub id.")] = "shapes-flux",
+    prompts: Annotated[
+        list[str] | None,
+        typer.Option(help="As of dita compare: 64 of the bundled world by default."),
+    ] = None,
+    out: Annotated[Path | None, typer.Option(help="Folder for the results; study-NAME by default.")] = None,
+    cycle: Annotated[int, typer.Option(help="N: full steps are N apart.")] = 4,
+    ratio: Annotated[float, typer.Option(help="R: share of the tokens that a cached step reuses.")] = 0.9,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps; the model's default, or 28.")] = None,
+    seed: Annotated[int, typer.Option(help="Of the first picture; the next ones count up.")] = 0,
+    batch: Annotated[int | None, typer.Option(help="Prompts in a call; 4 for a bundled model, else 1.")] = None,
+    metrics: Annotated[
+        str | None, typer.Option(help="More columns (docs/metrics.md); image-reward where its network is there.")
+    ] = None,
+    weights: Annotated[Path | None, typer.Option(help="Folder that holds the weights of their networks.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="bfloat16 on CUDA and float32 elsewhere by default.")] = None,
+    device: Annotated[str | None, typer.Option(help="cuda where there is one, else cpu, by default.")] = None,
+    overwrite: Annotated[bool, typer.Option(help="Write into --out whatever other files it holds.")] = False,
+) -> None:
+    """Compare the methods that answer one question, with judge, reward and intervals.
+
+    selection: does it matter which tokens are computed? ToCa with every score, beside random selection, no selection,
+    and fewer steps.
+    """
+    with _one_line_errors():
+        if name not in STUDIES:
+            raise ValueError(f"unknown study {name!r}; known: {', '.join(STUDIES)}")
+        from dita import models
+
+        family = models.shape(model).family
+        chosen = STUDIES[name](family, cycle, ratio)
+        if metrics is None:
+            metrics = _reward(weights, device)
+    compare(
+        prompts=prompts or ["64"],
+        out=out or Path(f"study-{name}"),
+        model=model,
+        methods=",".join(method.label() for method in chosen),
+        steps=steps,
+        seed=seed,
+        batch=batch,
+        metrics=metrics or None,
+        weights=weights,
+        dtype=dtype,
+        device=device,
+        overwrite=overwrite,
+    )
 
 
 @app.command()
@@ -359,20 +414,89 @@ def evaluate(
 
 
 @app.command()
-def methods() -> None:
-    """List the methods and their parameters."""
-    for name, cls in METHODS.items():
-        form = ":".join((name, *(part.upper() for part in cls.positional)))
-        typer.echo(f"{form}\n{_indented(_summary_line(cls), 4)}")
+def methods(
+    name: Annotated[
+        str | None, typer.Argument(help="Of the method whose page to show; all in short by default.")
+    ] = None,
+) -> None:
+    """List the methods and their parameters, or show the page of one."""
+    if name is not None:
+        with _one_line_errors():
+            if name not in METHODS:
+                raise ValueError(f"unknown method {name!r}; known: {', '.join(METHODS)}")
+            typer.echo(pages.page(METHODS[name]), nl=False)
+        return
+    for cls in METHODS.values():
+        form = ":".join((cls.name, *(part.upper() for part in cls.positional)))
+        typer.echo(f"{form}\n{_indented(pages.summary_line(cls), 4)}")
+        typer.echo(_indented(f"families: {pages.families_line(cls)}", 4))
+        if cls.paper:
+            typer.echo(_indented(f"paper: {cls.paper}", 4))
         meanings = _field_meanings(cls)
         for field in dataclasses.fields(cls):
-            default = "(not set)" if field.default is None else json.dumps(field.default)
-            typer.echo(f"    {field.name} = {default}")
+            default = short(field.default) if isinstance(field.default, tuple) else json.dumps(field.default)
+            typer.echo(f"    {field.name} = {'(not set)' if field.default is None else default}")
             meaning = meanings.get(field.name) or MEANINGS.get(field.name)
             if meaning:
                 typer.echo(_indented(meaning, 8))
         typer.echo("")
     typer.echo("Short form: values in the order of the capitals, then name=value: toca:4:0.9:random:schedule=constant")
+    typer.echo("tome goes with any other method: tome:0.5+toca:4:0.9 merges in full steps and caches between")
+
+
+@app.command()
+def tables(
+    names: Annotated[list[str] | None, typer.Argument(help="Of tables; all by default.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs, and nothing else.")] = False,
+) -> None:
+    """Print the published tables with FLOPs recomputed from dita's plans.
+
+    Latency and quality are as printed; FLOPs stand beside those of this project's plan for the row. Rows that disagree
+    with their own definition are marked.
+    """
+    from dita.tables import TABLES
+    from dita.tables import as_json as tables_json
+
+    with _one_line_errors():
+        unknown = [name for name in names or () if name not in TABLES]
+        if unknown:
+            raise ValueError(f"unknown table {unknown[0]!r}; known: {', '.join(TABLES)}")
+    chosen = [TABLES[name] for name in names or TABLES]
+    if as_json:
+        typer.echo(json.dumps(tables_json(chosen), indent=1))
+        return
+    console = Console(width=max(Console().width, 120))
+    for table in chosen:
+        _print_table(console, table)
+
+
+def _print_table(console: Console, table: Any) -> None:
+    from rich.table import Table as Printed
+
+    from dita.tables import recompute
+
+    console.print(f"\n{table.title}\n{table.source}; `--model {table.shape} --steps {table.steps}`", highlight=False)
+    printed = Printed(box=None, pad_edge=False)
+    heads = ("latency s", "TFLOPs", "here", "differ", "speed", "here", *table.quality)
+    for number, head in enumerate(("row", "method", *heads)):
+        printed.add_column(head, justify="left" if number < 2 else "right", no_wrap=True)
+    notes: list[str] = []
+    for one in recompute(table):
+        row = one.row
+        for mark in one.marks:
+            notes.append(f"[{len(notes) + 1}] {row.label}: {mark}")
+        numbers = "".join(f" \\[{n}]" for n in range(len(notes) - len(one.marks) + 1, len(notes) + 1))
+        cells = [f"{row.tflops:.2f}", f"{one.tflops:.2f}", f"{one.difference:+.2%}"]
+        cells += ["" if row.speed is None else f"{row.speed:.2f}", f"{one.speed:.2f}"]
+        latency = "" if row.latency is None else f"{row.latency:g}"
+        quality = ["" if value is None else f"{value:g}" for value in row.quality]
+        printed.add_row(row.label + numbers, row.method.label(), latency, *cells, *quality)
+    console.print(printed, highlight=False)
+    for note in notes:
+        typer.echo(textwrap.fill(note, 118, subsequent_indent="    "))
+    typer.echo(
+        "speed: ratio of FLOPs to the first row's, as the tables call it. here: from the plan of the row's method."
+    )
 
 
 @contextmanager
@@ -390,6 +514,26 @@ def _one_line_errors() -> Iterator[None]:
             message = " ".join(str(error).split()) or type(error).__name__
             typer.echo(f"error: {message}", err=True)
             raise typer.Exit(BAD_INPUT) from None
+
+
+def _reward(weights: Path | None, device: str | None) -> str | None:
+    """`image-reward` if its network is at hand, else None and a warning."""
+    from dita.metrics import catalogue
+
+    try:
+        _networks(weights, [], device=device or "cpu").locate(catalogue.parse("image-reward"))
+    except ValueError as error:
+        warnings.warn(f"no reward is measured: {error}", stacklevel=2)
+        return None
+    return "image-reward"
+
+
+def _family(pipe: Any) -> str:
+    """The family of a pipeline's transformer."""
+    from dita.caching.adapters import adapter_for
+    from dita.caching.attachment import transformer_of
+
+    return adapter_for(transformer_of(pipe)).family
 
 
 def _silence_libraries() -> None:
@@ -485,10 +629,11 @@ def _plan_text(plan: Plan) -> str:
         for module, counts in plan.tokens().items()
     ]
     flops = {name: plan.flops(name) for name in ACCOUNTINGS}
+    merging = "M full on merged tokens, " if plan.merged_share else ""
     lines = [
-        f"{plan.method.label()} on {shape.name}, batch {shape.batch}: {plan.requested_steps} steps",
+        f"{plan.whole_method.label()} on {shape.name}, batch {shape.batch}: {plan.requested_steps} steps",
         "",
-        "steps (F full, f full in some layers, p partial, . reuse)",
+        f"steps (F full, {merging}f full in some layers, p partial, ~ forecast, . reuse, - skipped)",
         *(f"  {line}" for line in plan.map()),
         "",
         f"full steps         {', '.join(map(str, plan.full_steps))}",
@@ -502,9 +647,17 @@ def _plan_text(plan: Plan) -> str:
             for name, value in flops.items()
         ),
         f"token scores       {plan.score_flops / 1e12:.3g} TFLOPs more",
+        *([_merging_line(plan)] if plan.merging is not None else []),
         f"cache              {plan.cache_bytes / 1e6:,.1f} MB, at {getattr(shape, 'element_bytes', 2)} bytes a number",
     ]
     return "\n".join(lines)
+
+
+def _merging_line(plan: Plan) -> str:
+    if not plan.merged_share:
+        return "tokens merged      none"
+    share, more = plan.merged_share, plan.matching_flops / 1e12
+    return f"tokens merged      {share:.1%} of the image tokens, where merged; matching takes {more:.3g} TFLOPs more"
 
 
 def _runs(counts: list[int]) -> str:
@@ -520,17 +673,3 @@ def _runs(counts: list[int]) -> str:
 
 def _indented(text: str, indent: int) -> str:
     return textwrap.fill(text, 100, initial_indent=" " * indent, subsequent_indent=" " * indent)
-
-
-def _summary_line(cls: type[Method]) -> str:
-    return " ".join((inspect.getdoc(cls) or "").split("\n\n")[0].split())
-
-
-def _field_meanings(cls: type[Method]) -> dict[str, str]:
-    """The `Fields:` section of a method's docstring, by field."""
-    section = (inspect.getdoc(cls) or "").partition("Fields:\n")[2]
-    meanings = {}
-    for names, meaning in re.findall(r"^ {4}(\w[\w, ]*): (.*(?:\n {5,}.*)*)", section, flags=re.M):
-        for name in names.split(", "):
-            meanings[name] = " ".join(meaning.split())
-    return meanings

@@ -34,7 +34,7 @@ from dita.measurement import (
     result_from_json,
     results_of,
 )
-from dita.methods import FewerSteps, Method, Plain, parse
+from dita.methods import Composition, FewerSteps, Method, MethodLike, Plain, as_method
 from dita.metrics import Average, average, psnr, ssim
 from dita.metrics.catalogue import Metric, Need
 from dita.metrics.distribution import Sample
@@ -79,7 +79,8 @@ class Timing:
 class MethodResult:
     """What one method cost and how close its pictures are to those of the plain pipeline.
 
-    FLOPs are of the transformer calls that ran, for one picture; `tflops` includes `tflops_scores`. `cache_bytes` is
+    FLOPs are of the transformer calls that ran, for one picture; `tflops` includes `tflops_scores`, which are
+    those of scoring tokens, and of matching the ones that are merged. `cache_bytes` is
     the measured peak, of the largest batch. `speedup` is of seconds, from pairs of calls for the same batch.
     `seconds_by_kind` is the median of one transformer call in each kind of step. `psnr_each` is in dB, None where the
     pictures are identical. `images` are paths relative to the results, in the order of the prompts. `judge` tells how
@@ -168,7 +169,7 @@ def from_json(data: Mapping[str, Any]) -> Comparison:
 
 def compare(
     model: str | os.PathLike[str] | Any,
-    methods: Sequence[Method | str],
+    methods: Sequence[MethodLike],
     prompts: Sequence[str],
     *,
     out: str | os.PathLike[str],
@@ -212,7 +213,7 @@ def compare(
 
     Raises `ValueError` for arguments outside their range, and `FileExistsError` for an `out` that holds other files.
     """
-    chosen = _with_plain_first([parse(m) if isinstance(m, str) else m for m in methods])
+    chosen = _with_plain_first([as_method(method) for method in methods])
     prompts = tuple(prompts)
     seeds = tuple(range(seeds, seeds + len(prompts))) if isinstance(seeds, int) else tuple(seeds)
     _check(prompts, seeds, batch=batch, repeats=repeats, warmup=warmup)
@@ -441,8 +442,9 @@ def _result(method: Method, calls: Mapping[Method, Sequence[_Call]], job: _Job) 
 
 
 def _flops_per_image(call: _Call) -> tuple[float, float]:
-    """FLOPs of the executed steps without the scores, and of the scores."""
-    return call.summary.flops / call.timing.images, call.summary.score_flops / call.timing.images
+    """FLOPs of the executed steps without the scores and matchings, and of these."""
+    chosen = call.summary.score_flops + call.summary.matching_flops
+    return call.summary.flops / call.timing.images, chosen / call.timing.images
 
 
 def _pictures(calls: Sequence[_Call]) -> list[np.ndarray]:
@@ -453,6 +455,8 @@ def _pictures(calls: Sequence[_Call]) -> list[np.ndarray]:
 
 def _label(method: Method) -> str:
     """The short form with all leading numbers, which `Method.label` leaves out where they are the defaults."""
+    if isinstance(method, Composition):
+        return "+".join(_label(part) for part in method.methods)
     name, *parts = method.label().split(":")
     given = [part for part in parts if "=" not in part]
     numbers = [str(value) for f in method.positional if isinstance(value := getattr(method, f), (int, float))]
@@ -465,7 +469,7 @@ def _role(method: Method, steps: int) -> str:
         return "the reference"
     if isinstance(method, FewerSteps):
         return f"fewer-steps baseline: {method.run_steps(steps)} of {steps}"
-    return "random-selection baseline" if getattr(method, "score", None) == "random" else ""
+    return "random-selection baseline" if getattr(method.caching, "score", None) == "random" else ""
 
 
 def _spread(values: Sequence[float]) -> Spread:

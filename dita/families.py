@@ -6,11 +6,14 @@ repository, one port a family.
 
 from __future__ import annotations
 
+import math
 import struct
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from typing import Literal
+
+from dita.shapes import OpenSoraShape, Shape
 
 _FEW_STEPS = 100  # DiT's profiles are published for 50 and for 250 steps
 
@@ -58,6 +61,8 @@ class Family:
             cross-attention.
         bonus, cell: s4, the best of cell x cell image tokens gets 1 + bonus times its score.
         toca, linear_layerwise: the ratio profiles of these two schedules.
+        forecast_warmup: full steps at the start of a run with forecasts, as TaylorSeer's.
+        duca_varies: whether DuCa's cycle follows N(s), too. duca_bonus: DuCa's s4, where it is not ToCa's.
         toca_long: the profile of `toca` for runs of more than 100 steps, where it is another one.
     """
 
@@ -75,6 +80,9 @@ class Family:
     attention_score: Literal["received", "entropy"] = "received"
     bonus: float = 0.0
     cell: int = 2
+    forecast_warmup: int = 2
+    duca_varies: bool = True
+    duca_bonus: float | None = None
     toca_long: Profile | None = None
 
     def toca_profile(self, steps: int) -> Profile:
@@ -92,9 +100,19 @@ class Family:
         one (the reference turns it off where no token is ever computed). strict: keep the steps that are full in the
         first layer only; otherwise those are cached, so that a step is full in all layers or in none.
         """
+        return [phase for phase, _ in self.positions(steps, cycle, warmup=warmup, varying=varying, strict=strict)]
+
+    def positions(
+        self, steps: int, cycle: int, *, warmup: int, varying: bool, strict: bool, counter: bool | None = None
+    ) -> list[tuple[Phase, int]]:
+        """What each step of a run is, and its position in the cycle: 0 for a full step, then 1, 2, ...
+
+        As `phases`; `counter` says whether the cycle restarts at every full step, None as the family's ToCa does. Where
+        it does not, a position is the reference's step number modulo N(s): it counts down where the steps do.
+        """
         if cycle == 1:
-            return [Phase.FULL] * steps
-        if self.counter:
+            return [(Phase.FULL, 0)] * steps
+        if self.counter if counter is None else counter:
             return _counted(steps, cycle, warmup)
         phases, current = [], cycle
         for step in range(steps):
@@ -105,7 +123,7 @@ class Family:
                 current = self.varied_cycle(number, steps, cycle) if varying else cycle
                 full = step < warmup or number % current == 0
                 phase = Phase.FULL if full else Phase.FIRST_LAYER if strict else Phase.CACHED
-            phases.append(phase)
+            phases.append((phase, 0 if phase is Phase.FULL else number % current))
         return phases
 
     def varied_cycle(self, number: int, steps: int, cycle: int) -> int:
@@ -119,12 +137,12 @@ class Family:
         return max(1, round(float32(float32(cycle) / float32(divisor))))
 
 
-def _counted(steps: int, cycle: int, warmup: int) -> list[Phase]:
+def _counted(steps: int, cycle: int, warmup: int) -> list[tuple[Phase, int]]:
     phases, counter = [], 0
     for step in range(steps):
         full = step < warmup or counter == cycle - 1
         counter = 0 if full else counter + 1
-        phases.append(Phase.FULL if full else Phase.CACHED)
+        phases.append((Phase.FULL if full else Phase.CACHED, counter))
     return phases
 
 
@@ -143,6 +161,7 @@ FAMILIES: dict[str, Family] = {
         depth={"double": 19, "single": 38},
         counter=True,
         warmup=3,
+        forecast_warmup=3,
         toca=Profile(step=(1.0, 0.0), layer=(1.5, -1.0), weights={"mlp": 0.4, "text_mlp": 0.4, "single": 1.6}),
         linear_layerwise=Profile(
             step=(1.9, -1.8), layer=(1.6, -1.2), weights={"mlp": 1.6, "text_mlp": 1.6, "single": 1.6}
@@ -156,6 +175,7 @@ FAMILIES: dict[str, Family] = {
         attention_score="entropy",
         bonus=0.4,
         cell=4,
+        duca_varies=False,
         toca=Profile(step=(1.9, -1.8), layer=(1.6, -1.2), weights=_PIXART_WEIGHTS),
         linear_layerwise=Profile(step=(1.9, -1.8), layer=(1.6, -1.2), weights=_PIXART_WEIGHTS),
     ),
@@ -168,6 +188,7 @@ FAMILIES: dict[str, Family] = {
         fine_window=(0.2, 0.4),
         bonus=0.6,
         cell=2,
+        duca_bonus=0.8,
         toca=DDIM50,
         toca_long=DDPM250,
         linear_layerwise=DDPM250,
@@ -178,6 +199,7 @@ FAMILIES: dict[str, Family] = {
         counter=False,
         warmup=3,
         reuse_warmup=3,
+        forecast_warmup=3,
         cross_cycles=2,
         attention_score="entropy",
         # 1 - (1 - b) a for cross-attention, which is below 0 and so no token at all, and 1 + b a for the MLP, with the
@@ -187,3 +209,16 @@ FAMILIES: dict[str, Family] = {
     ),
 }
 """Every family by the name that shapes and adapters carry."""
+
+
+def usual_timesteps(shape: Shape, steps: int) -> list[float]:
+    """Timesteps of a run of `steps`, from 1000 down, where the sampler's own are not known.
+
+    Evenly spaced; on Open-Sora moved towards noise, the more the larger and longer the video is.
+    """
+    times = [1 - step / steps for step in range(steps)]
+    if isinstance(shape, OpenSoraShape):
+        height, width = shape.pixels
+        shift = math.sqrt(height * width * shape.frames) / 512
+        times = [shift * t / (1 + (shift - 1) * t) for t in times]
+    return [1000 * t for t in times]

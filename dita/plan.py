@@ -2,27 +2,83 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
-from dita.shapes import Accounting, Kind, Shape, Site
+from dita.shapes import STORED, Accounting, Kind, Shape, Site, feature_score_flops
 
 if TYPE_CHECKING:
-    from dita.methods import Method
+    from dita.methods import Method, ToMe
 
-_LETTERS = {Kind.FULL: "F", Kind.PARTIAL: "p", Kind.REUSE: "."}
+LETTERS = {Kind.FULL: "F", Kind.PARTIAL: "p", Kind.FORECAST: "~", Kind.REUSE: ".", Kind.SKIP: "-"}
+"""One character for a step of each kind."""
+
+Basis = Literal["taylor", "hermite"]
+BASES: tuple[Basis, ...] = get_args(Basis)
 
 
 class Action(NamedTuple):
-    """What one site does in one step, and how many tokens of a sample it computes."""
+    """What one site does in one step, how many tokens of a sample it computes, and how many it has merged away."""
 
     kind: Kind
     tokens: int
+    merged: int = 0
 
 
 Step = Mapping[Site, Action]
+Block = tuple[str, int]
+"""(stack, layer)."""
+
+
+@dataclass(frozen=True)
+class Span:
+    """Consecutive blocks that some steps pass by as one, with what was stored when they ran last.
+
+    Attributes:
+        first, last: (stack, layer) of the first and of the last block, in the order of execution.
+        delta: 0 stores what leaves the span, and a skipping step puts it in that place. +1 stores the difference
+            between what leaves and what enters, and a skipping step adds it to what enters now (Delta-DiT); -1
+            subtracts it.
+        source: the block whose output is stored, if it is not `last`.
+    """
+
+    first: tuple[str, int]
+    last: tuple[str, int]
+    delta: int = 0
+    source: tuple[str, int] | None = None
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """How stored outputs are continued to the steps that follow a full one (TaylorSeer, arXiv 2503.06923).
+
+    The factors of a full step s are F_0, its output, and F_i+1 = (F_i - F_i of the full step before) / (distance of the
+    two steps), for i below `order` and as far as the step before has an F_i. A step x later is
+    F_0 + sum over i of b_i(x) F_i / i!.
+
+    Attributes:
+        order: the highest i. 0 is reuse.
+        basis: b_i(x) is x^i (`taylor`) or, of HiCache (arXiv 2508.16984), c^i H_i(c x) with the Hermite polynomials
+            H_0 = 1, H_1 = 2x, H_i+1 = 2x H_i - 2i H_i-1 and c the `scale` (`hermite`).
+        since: the first full step whose factors beyond F_0 are formed.
+    """
+
+    order: int
+    basis: Basis = "taylor"
+    scale: float = 0.5
+    since: int = 1
+
+    def weights(self, distance: int, factors: int) -> tuple[float, ...]:
+        """b_i(x) / i! for i = 1 ... `factors`, x = `distance`."""
+        if self.basis == "taylor":
+            return tuple(float(distance) ** i / math.factorial(i) for i in range(1, factors + 1))
+        polynomials = [1.0, 2 * self.scale * distance]
+        for i in range(1, factors):
+            polynomials.append(2 * self.scale * distance * polynomials[i] - 2 * i * polynomials[i - 1])
+        return tuple(self.scale**i * polynomials[i] / math.factorial(i) for i in range(1, factors + 1))
 
 
 def full_step(shape: Shape) -> Step:
@@ -30,25 +86,46 @@ def full_step(shape: Shape) -> Step:
     return {site: Action(Kind.FULL, shape.tokens(site.module)) for site in shape.sites()}
 
 
+def blocks_of(shape: Shape) -> tuple[tuple[str, int], ...]:
+    """(stack, layer) of every block, in the order of execution."""
+    return tuple(dict.fromkeys((site.stack, site.layer) for site in shape.sites()))
+
+
 def step_kind(step: Step) -> Kind:
-    """FULL if all sites are, PARTIAL if any computes some of its tokens, else REUSE."""
+    """FULL if all sites are, PARTIAL if any computes tokens, SKIP if no block runs, else FORECAST before REUSE."""
     kinds = {action.kind for action in step.values()}
-    if kinds == {Kind.FULL}:
-        return Kind.FULL
-    return Kind.PARTIAL if len(kinds) > 1 or Kind.PARTIAL in kinds else Kind.REUSE
+    if len(kinds) == 1:
+        return kinds.pop()
+    computed = Kind.FULL in kinds or Kind.PARTIAL in kinds
+    return Kind.PARTIAL if computed else Kind.FORECAST if Kind.FORECAST in kinds else Kind.REUSE
 
 
 @dataclass(frozen=True)
 class Plan:
     """All actions of one sampling run, built before it starts.
 
-    `requested_steps` is the number of steps that the plain pipeline would take; `steps` may hold fewer.
+    Attributes:
+        steps: what every site does in each step.
+        requested_steps: steps that the plain pipeline would take; `steps` may hold fewer.
+        skips: step -> the span that it passes by; the sites there have the action SKIP.
+        forecast: how stored outputs are continued; None where they are used as they are.
+        joined: the first step of those in which the two halves of a guided call are computed as one; None for none.
+        merging: the token merging that goes with `method`, if any.
     """
 
     method: Method
     shape: Shape
     steps: tuple[Step, ...]
     requested_steps: int
+    skips: Mapping[int, Span] = field(default_factory=dict)
+    forecast: Forecast | None = None
+    joined: int | None = None
+    merging: ToMe | None = None
+
+    @property
+    def whole_method(self) -> Method:
+        """`method` and `merging` as one."""
+        return self.method if self.merging is None else self.merging.beside(self.method)
 
     @cached_property
     def kinds(self) -> tuple[Kind, ...]:
@@ -60,16 +137,39 @@ class Plan:
 
     @cached_property
     def kept(self) -> tuple[frozenset[Site], ...]:
-        """Per step: the sites whose output a later step uses before it is computed in full again."""
-        needed: set[Site] = set()
-        per_step: list[frozenset[Site]] = []
-        for step in reversed(self.steps):
-            per_step.append(frozenset(site for site in needed if step[site].kind is Kind.FULL))
-            needed = {site for site, action in step.items() if action.kind is not Kind.FULL}
-        return tuple(reversed(per_step))
+        """Per step: the sites that are full there and whose output a later step uses."""
+        return tuple(
+            frozenset(site for site, action in step.items() if action.kind is Kind.FULL and self.holds(s, site))
+            for s, step in enumerate(self.steps)
+        )
+
+    def holds(self, step: int, site: Site) -> bool:
+        """Whether what is stored at `site` is needed after `step`, before or for the next full step there."""
+        return site in self._coming[step] or (self._differs(step) and self._used_until.get(site, -1) > step)
+
+    def holds_span(self, step: int, span: Span) -> bool:
+        """Whether what is stored of `span` is needed after `step`."""
+        soon = self.skips.get(step + 1) == span
+        return soon or (self._differs(step) and any(s > step and p == span for s, p in self.skips.items()))
+
+    def _differs(self, step: int) -> bool:
+        """Whether factors of a later full step are differences to what is stored at `step`."""
+        return self.forecast is not None and self.forecast.order > 0 and step >= self.forecast.since - 1
+
+    @cached_property
+    def _used_until(self) -> dict[Site, int]:
+        """The last step that uses what a site has stored."""
+        return {site: s for s, step in enumerate(self.steps) for site, action in step.items() if action.kind in STORED}
+
+    @cached_property
+    def spans(self) -> tuple[Span, ...]:
+        return tuple(dict.fromkeys(self.skips.values()))
 
     def cycle_tokens(self, step: int, site: Site) -> tuple[int, ...]:
-        """Tokens to compute at `site` in the cached steps that follow `step`, until the next full one there."""
+        """Tokens to compute at `site` in the cached steps that follow `step`, until the next full one there.
+
+        Steps that skip the site do not count.
+        """
         return self._coming[step].get(site, ())
 
     @cached_property
@@ -79,8 +179,9 @@ class Plan:
         for step in reversed(self.steps):
             per_step.append(coming)
             coming = {
-                site: (action.tokens, *coming.get(site, ()))
+                site: later if action.kind is Kind.SKIP else (action.tokens, *later)
                 for site, action in step.items()
+                if (later := coming.get(site, ())) or action.kind in STORED
                 if action.kind is not Kind.FULL
             }
         return tuple(reversed(per_step))
@@ -118,11 +219,87 @@ class Plan:
 
     def flops(self, accounting: Accounting = "post-projection") -> float:
         """FLOPs of the run's transformer calls, scores not included. `pre-projection` is the ToCa repository's way."""
-        return sum(self.step_flops(step, accounting) for step in self.steps)
+        return sum(self.step_flops(step, accounting) * self.row_share(s) for s, step in enumerate(self.steps))
+
+    def row_share(self, step: int) -> float:
+        """The share of a call's samples that is computed: a half where guidance has ended."""
+        return 0.5 if self.joined is not None and step >= self.joined else 1.0
 
     def step_flops(self, step: Step, accounting: Accounting = "post-projection") -> float:
-        sites = sum(self.shape.flops(site, *action, accounting) for site, action in step.items())
+        sites = sum(self._site_flops(site, action, accounting) for site, action in step.items())
         return sites + self.shape.step_flops()
+
+    def _site_flops(self, site: Site, action: Action, accounting: Accounting) -> float:
+        if action.merged:
+            return self.shape.merged_flops(site, self.merged_modules(site), action.merged)
+        return self.shape.flops(site, action.kind, action.tokens, accounting)
+
+    def merged_modules(self, site: Site) -> frozenset[str]:
+        """What a site that merges tokens computes on the merged ones: of `attn`, `cross_attn` and `mlp`."""
+        return self.merging.modules_at(site, self.shape) if self.merging is not None else frozenset()
+
+    @property
+    def matched(self) -> tuple[frozenset[Block], ...]:
+        """Per step: the blocks that match their tokens, for themselves and for the blocks of their group."""
+        return tuple(matched for matched, _ in self._matchings)
+
+    @cached_property
+    def matchings_kept(self) -> tuple[frozenset[Block], ...]:
+        """Per step: the groups of blocks, each named by its first one, whose matching a later step uses."""
+        kept: frozenset[Block] = frozenset()
+        per_step = []
+        for matched, used in reversed(self._matchings):
+            per_step.append(kept)
+            kept = (kept | used) - {self.group(block) for block in matched}
+        return tuple(reversed(per_step))
+
+    @cached_property
+    def _matchings(self) -> tuple[tuple[frozenset[Block], frozenset[Block]], ...]:
+        """Per step: the blocks that match their tokens, and the groups that merge by a matching."""
+        if self.merging is None:
+            return ((frozenset(), frozenset()),) * len(self.steps)
+        since: dict[Block, int] = {}  # the step that a group's matching is of
+        per_step = []
+        for s, step in enumerate(self.steps):
+            if s == self.joined:  # other samples than before
+                since.clear()
+            merging = dict.fromkeys((site.stack, site.layer) for site, action in step.items() if action.merged)
+            matched = set()
+            for block in merging:
+                group = self.group(block)
+                if group not in since or s - since[group] >= self.merging.reuse_steps:
+                    since[group] = s
+                    matched.add(block)
+            per_step.append((frozenset(matched), frozenset(map(self.group, merging))))
+        return tuple(per_step)
+
+    def group(self, block: Block) -> Block:
+        """The first block of those that share a matching with `block`."""
+        stack, layer = block
+        return (stack, layer - layer % self.merging.reuse_layers) if self.merging is not None else block
+
+    @property
+    def matching_flops(self) -> float:
+        """FLOPs that the matching of tokens adds."""
+        return sum(self.matched_flops(blocks) * self.row_share(s) for s, blocks in enumerate(self.matched))
+
+    def matched_flops(self, blocks: frozenset[Block]) -> float:
+        """FLOPs of the matchings of `blocks`."""
+        if self.merging is None:
+            return 0.0
+        calls, width = self.shape.rows * self.shape.branches, self.shape.width
+        return sum(self.shape.cells(stack, self.merging.stride).matching_flops(width) * calls for stack, _ in blocks)
+
+    @property
+    def merged_share(self) -> float:
+        """Image tokens that are merged away, over all image tokens, where tokens are merged."""
+        merged = total = 0
+        for step in self.steps:
+            for site, action in step.items():
+                if action.merged and self.merging is not None:
+                    cells = self.shape.cells(site.stack, self.merging.stride)
+                    merged, total = merged + action.merged, total + cells.tokens * cells.sequences
+        return merged / total if total else 0.0
 
     @property
     def plain_flops(self) -> float:
@@ -142,6 +319,7 @@ class Plan:
         total = 0.0
         rescored = self.method.rescores(self.shape)
         for s, step in enumerate(self.steps):
+            total += self.feature_score_flops(s)
             scoring = {
                 (stack, layer)
                 for stack in self.shape.stacks
@@ -155,21 +333,72 @@ class Plan:
                     total += self.shape.score_flops(site, score, action.tokens)
         return total
 
+    def feature_score_flops(self, step: int) -> float:
+        """FLOPs of scores that are taken of the modules' output in a step."""
+        score = str(getattr(self.method, "score", None))
+        sites = [site for site, action in self.steps[step].items() if action.kind is Kind.FULL]
+        tokens = sum(self.shape.tokens(site.module) for site in sites if any(self.cycle_tokens(step, site)))
+        return float(feature_score_flops(score, tokens, self.shape.width) * self.shape.rows)
+
     @property
     def cache_bytes(self) -> int:
         """Bytes of stored features and of selected token numbers, at most, while the plan runs."""
+        features = self._feature_bytes()
+        index_bytes = self._live_index_bytes() if self.method.selects_live(self.shape) else self._queue_bytes()
+        score_bytes = self._score_bytes() if self.method.keeps_scores(self.shape) else 0
+        matchings = [self._matching_bytes(groups) for groups in self.matchings_kept]
+        return max(
+            stored + bool(stored) * score_bytes + index + int(matching * self.row_share(s))
+            for s, (stored, index, matching) in enumerate(zip(features, index_bytes, matchings, strict=True))
+        )
+
+    def _feature_bytes(self) -> list[int]:
+        """After each step: outputs of sites and spans, and the factors of a forecast."""
         kinds: dict[Site, set[Kind]] = {site: set() for site in self.shape.sites()}
         for step in self.steps:
             for site, action in step.items():
                 kinds[site].add(action.kind)
-        features = {site: self.shape.feature_bytes(site, frozenset(kinds[site])) for site in kinds}
-        index_bytes = self._live_index_bytes() if self.method.selects_live(self.shape) else self._queue_bytes()
-        score_bytes = self._score_bytes() if self.method.keeps_scores(self.shape) else 0
-        held = []
-        for step, coming, index in zip(self.steps, self._coming, index_bytes, strict=True):
-            stored = {site for site, action in step.items() if action.kind is not Kind.FULL} | set(coming)
-            held.append(sum(features[site] for site in stored) + bool(stored) * score_bytes + index)
-        return max(held)
+        whole = {site: self.shape.feature_bytes(site, frozenset(kinds[site])) for site in kinds}
+        if self.method.keeps_gates(self.shape):
+            whole = {site: size and size + self.shape.gate_bytes(site) for site, size in whole.items()}
+        output = {site: self.shape.feature_bytes(site, frozenset({Kind.REUSE})) for site in kinds}
+        factors: dict[Site | Span, int] = {}  # beyond F_0, of what is held
+        per_step = []
+        for s, step in enumerate(self.steps):
+            full = {site: action.kind is Kind.FULL for site, action in step.items()}
+            held = {site for site in full if self.holds(s, site) or (step[site].kind in STORED)}
+            noted: dict[Site | Span, bool] = {site: full[site] for site in held}
+            for span in self.spans:
+                if self.skips.get(s) == span or self.holds_span(s, span):
+                    noted[span] = self.skips.get(s) != span
+            factors = {one: self._factors(s, factors.get(one), new) for one, new in noted.items()}
+            total = 0
+            for one, count in factors.items():
+                if isinstance(one, Span):
+                    total += (1 + count) * self.shape.hidden_bytes()
+                else:
+                    total += whole[one] + count * output[one]
+            per_step.append(int(total * self.row_share(s)))
+        return per_step
+
+    def _factors(self, step: int, before: int | None, new: bool) -> int:
+        """Factors beyond F_0 after a step that stores anew or not, where there were `before`, or nothing."""
+        if not new:
+            return before or 0
+        if self.forecast is None or before is None or step < self.forecast.since:
+            return 0
+        return min(self.forecast.order, before + 1)
+
+    def _matching_bytes(self, groups: frozenset[Block]) -> int:
+        """Bytes of the matchings of `groups`: token numbers in 8 bytes, sizes in 4."""
+        if self.merging is None:
+            return 0
+        total = 0
+        for stack, _ in groups:
+            cells = self.shape.cells(stack, self.merging.stride)
+            merged = cells.tokens - cells.removed(self.merging.ratio)
+            total += (16 * cells.tokens + 4 * merged) * cells.sequences
+        return total * self.shape.rows * self.shape.branches
 
     def _queue_bytes(self) -> list[int]:
         """After each step: the token numbers of the cached steps to come."""
@@ -220,16 +449,18 @@ class Plan:
     def map(self) -> list[str]:
         """A picture of the plan: one line for each stack and module, one character a step.
 
-        F full, f full in some layers only, p partial, . reuse.
+        F full, M full on merged tokens, p partial, ~ forecast, . reuse, - skipped; f full in some layers only.
         """
         lines = []
         modules = dict.fromkeys((site.stack, site.module) for site in self.shape.sites())
-        order = list(_LETTERS)
+        order = list(LETTERS)
         for stack, module in modules:
             row = ""
             for step in self.steps:
-                kinds = {a.kind for site, a in step.items() if (site.stack, site.module) == (stack, module)}
-                letter = _LETTERS[min(kinds, key=order.index)]
+                actions = [a for site, a in step.items() if (site.stack, site.module) == (stack, module)]
+                kinds = {action.kind for action in actions}
+                merged = any(action.merged for action in actions)
+                letter = "M" if merged else LETTERS[min(kinds, key=order.index)]
                 row += letter if len(kinds) == 1 else letter.lower()
             label = module if stack == module else f"{stack}.{module}"
             lines.append(f"{label:<16} x{self.shape.depth(stack):<3} {row}")
@@ -239,16 +470,18 @@ class Plan:
         """The plan's facts for other programs: FLOPs in units of 10^12, sizes in bytes, steps from 0."""
         return {
             "model": self.shape.name,
-            "method": self.method.as_json(),
+            "method": self.whole_method.as_json(),
             "steps": self.requested_steps,
             "full_steps": list(self.full_steps),
-            "step_kinds": "".join(_LETTERS[kind] for kind in self.kinds),
+            "step_kinds": "".join(LETTERS[kind] for kind in self.kinds),
             "tokens": self.tokens(),
             "token_share": self.token_share(),
             "accounting": accounting,
             "tflops": self.flops(accounting) / 1e12,
             "tflops_pre_projection": self.flops("pre-projection") / 1e12,
             "tflops_scores": self.score_flops / 1e12,
+            "tflops_matching": self.matching_flops / 1e12,
+            "merged_share": self.merged_share,
             "tflops_plain": self.plain_flops / 1e12,
             "flops_ratio": self.flops_ratio(accounting),
             "cache_bytes": self.cache_bytes,

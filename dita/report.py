@@ -40,8 +40,8 @@ NOTES = (
     ),
     (
         "FLOPs ratio",
-        "is arithmetic: the transformer FLOPs of the plain pipeline over those of the steps that ran, token scores"
-        " included. It says what could be saved at best, not what was, and is never a speed-up.",
+        "is arithmetic: the transformer FLOPs of the plain pipeline over those of the steps that ran, scoring and"
+        " matching of tokens included. It says what could be saved at best, not what was, and is never a speed-up.",
     ),
     ("Steps that ran:", "F full, p partial (some tokens computed), r reuse (none computed)."),
     (

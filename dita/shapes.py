@@ -7,6 +7,8 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import ClassVar, Literal, NamedTuple, Protocol
 
+from dita.merges import Cells, joined
+
 Accounting = Literal["post-projection", "pre-projection"]
 ACCOUNTINGS: tuple[Accounting, ...] = ("post-projection", "pre-projection")
 
@@ -17,6 +19,13 @@ class Kind(str, Enum):
     FULL = "full"  # compute all tokens
     PARTIAL = "partial"  # compute k tokens, take the stored output for the rest
     REUSE = "reuse"  # take the stored output for all tokens
+    FORECAST = "forecast"  # continue the stored outputs of earlier steps to this one, for all tokens
+    SKIP = "skip"  # the whole block is passed by: see `plan.Span`
+
+
+COMPUTED = (Kind.FULL, Kind.PARTIAL)
+STORED = frozenset((Kind.PARTIAL, Kind.REUSE, Kind.FORECAST))
+"""What needs the stored output of its site."""
 
 
 class Site(NamedTuple):
@@ -33,6 +42,22 @@ class Site(NamedTuple):
         return f"{self.stack}.{self.layer}.{self.module}"
 
 
+CLUSTERS, CLUSTER_ROUNDS = 16, 4
+"""Of the score `cluster`: centres, as in ClusCa (arXiv 2509.10312), and how often they are moved."""
+PIVOTS = 8
+"""Of the score `duplication`: tokens that all others are compared with."""
+
+
+def feature_score_flops(score: str, tokens: int, width: int) -> int:
+    """FLOPs of one of the scores of a module's output, (N, C), of one sample."""
+    per_number = {
+        "cluster": 2 * min(CLUSTERS, tokens) * (CLUSTER_ROUNDS + 1) + 2 * CLUSTER_ROUNDS,
+        "duplication": 2 * min(PIVOTS, tokens) + 3,
+        "frame-uniqueness": 9,
+    }
+    return per_number.get(score, 0) * tokens * width
+
+
 class Shape(Protocol):
     """What a plan must know of a model: one dataclass per family implements it.
 
@@ -45,6 +70,16 @@ class Shape(Protocol):
     @property
     def name(self) -> str:
         """What the model is called."""
+        ...
+
+    @property
+    def width(self) -> int:
+        """Channels of a token."""
+        ...
+
+    @property
+    def element_bytes(self) -> int:
+        """Bytes of a number."""
         ...
 
     @property
@@ -99,6 +134,30 @@ class Shape(Protocol):
 
     def feature_bytes(self, site: Site, kinds: frozenset[Kind]) -> int:
         """Bytes of the stored features of `site` when the cached steps of a plan do `kinds` there."""
+        ...
+
+    def cells(self, stack: str, stride: tuple[int, ...]) -> Cells:
+        """How the image tokens of a sample are matched for merging in the blocks of `stack`.
+
+        `stride` is (height, width) of a cell, of a video also (frames, height, width). Raises `ValueError` where the
+        tokens form no such grid, or one smaller than a cell.
+        """
+        ...
+
+    def mergeable(self, site: Site, stride: tuple[int, ...]) -> frozenset[str]:
+        """Of `attn`, `cross_attn` and `mlp`, what `site` computes and can compute on merged tokens."""
+        ...
+
+    def merged_flops(self, site: Site, modules: frozenset[str], removed: int) -> float:
+        """FLOPs of one site in full when its `modules` go without `removed` image tokens of a sample."""
+        ...
+
+    def hidden_bytes(self) -> int:
+        """Bytes of what one block hands to the next."""
+        ...
+
+    def gate_bytes(self, site: Site) -> int:
+        """Bytes of the gate on the output of `site`; 0 where it has none."""
         ...
 
 
@@ -157,7 +216,8 @@ class FluxShape:
             if kind is Kind.FULL:
                 per_sample = 3 * projection + attention + projection
             else:  # the ToCa repository caches what comes before the output projection, and projects again each step
-                per_sample = projection if accounting == "pre-projection" else 0
+                projected = accounting == "pre-projection" and kind is Kind.REUSE
+                per_sample = projection if projected else 0
         elif site.module == "single":
             outer = 2 * c * self.mlp_width + 2 * (c + self.mlp_width) * c
             per_sample = tokens * outer + (3 * projection + attention if kind is Kind.FULL else 0)
@@ -192,10 +252,40 @@ class FluxShape:
         return float(per_sample * self.batch)
 
     def feature_bytes(self, site: Site, kinds: frozenset[Kind]) -> int:
-        if not kinds & {Kind.PARTIAL, Kind.REUSE}:
+        if not kinds & STORED:
             return 0
         tensors = 2 if site.module == "single" and Kind.PARTIAL in kinds else 1  # output, and attention before it
         return tensors * self.tokens(site.module) * self.width * self.element_bytes * self.batch * self.branches
+
+    def cells(self, stack: str, stride: tuple[int, ...]) -> Cells:
+        if self.grid is None:
+            raise ValueError("merging needs image tokens that form one grid, and those of this pipeline do not")
+        return _picture_cells(self.family, self.grid, stride)
+
+    def mergeable(self, site: Site, stride: tuple[int, ...]) -> frozenset[str]:
+        return {"single": frozenset({"attn", "mlp"}), "text_mlp": frozenset[str]()}.get(
+            site.module, frozenset({site.module})
+        )
+
+    def merged_flops(self, site: Site, modules: frozenset[str], removed: int) -> float:
+        c, joint = self.width, self.tokens("attn")
+        attended = joint - removed * ("attn" in modules)
+        attention = 6 * attended * c * c + 4 * attended * attended * c
+        if site.module == "attn":
+            per_sample = attention + 2 * attended * c * c
+        elif site.module == "single":
+            mlp = (joint - removed * ("mlp" in modules)) * 2 * c * self.mlp_width
+            projected = joint - removed * (modules == {"attn", "mlp"})  # both halves of its input must be short
+            per_sample = attention + mlp + projected * 2 * (c + self.mlp_width) * c
+        else:
+            per_sample = (self.tokens(site.module) - removed) * 4 * c * self.mlp_width
+        return float(per_sample * self.batch * self.branches)
+
+    def hidden_bytes(self) -> int:
+        return self.tokens("attn") * self.width * self.element_bytes * self.batch * self.branches
+
+    def gate_bytes(self, site: Site) -> int:
+        return self.width * self.element_bytes * self.batch * self.branches
 
 
 @dataclass(frozen=True)
@@ -251,7 +341,7 @@ class PixArtShape:
         c = self.width
         if site.module == "cross_attn":
             keys_values = 4 * self.text_tokens * self.cross_width * c
-            per_sample = tokens * (4 * c * c + 4 * self.text_tokens * c) + keys_values
+            per_sample = tokens * (4 * c * c + 4 * self.text_tokens * c) + (keys_values if kind in COMPUTED else 0)
             if kind is Kind.REUSE:  # the ToCa repository projects the text even for no query at all
                 per_sample = keys_values if accounting == "pre-projection" else 0
         elif site.module == "attn":
@@ -280,8 +370,24 @@ class PixArtShape:
         return float(2 * queries * self.text_tokens * self.width * self.rows)
 
     def feature_bytes(self, site: Site, kinds: frozenset[Kind]) -> int:
-        stored = bool(kinds & {Kind.PARTIAL, Kind.REUSE})
+        stored = bool(kinds & STORED)
         return stored * self.image_tokens * self.width * self.element_bytes * self.rows * self.branches
+
+    def cells(self, stack: str, stride: tuple[int, ...]) -> Cells:
+        return _picture_cells(self.family, self.grid, stride)
+
+    def mergeable(self, site: Site, stride: tuple[int, ...]) -> frozenset[str]:
+        return frozenset({site.module})
+
+    def merged_flops(self, site: Site, modules: frozenset[str], removed: int) -> float:
+        return self.flops(site, Kind.FULL, self.image_tokens - removed)
+
+    def hidden_bytes(self) -> int:
+        return self.image_tokens * self.width * self.element_bytes * self.rows * self.branches
+
+    def gate_bytes(self, site: Site) -> int:
+        gated = site.module != "cross_attn"
+        return gated * self.width * self.element_bytes * self.rows * self.branches
 
 
 @dataclass(frozen=True)
@@ -353,8 +459,24 @@ class DiTShape:
         return float(2 * queries * n * self.width * self.rows)
 
     def feature_bytes(self, site: Site, kinds: frozenset[Kind]) -> int:
-        stored = bool(kinds & {Kind.PARTIAL, Kind.REUSE})
+        stored = bool(kinds & STORED)
         return stored * self.image_tokens * self.width * self.element_bytes * self.rows * self.branches
+
+    def cells(self, stack: str, stride: tuple[int, ...]) -> Cells:
+        return _picture_cells(self.family, self.grid, stride)
+
+    def mergeable(self, site: Site, stride: tuple[int, ...]) -> frozenset[str]:
+        return frozenset({site.module})
+
+    def merged_flops(self, site: Site, modules: frozenset[str], removed: int) -> float:
+        return self.flops(site, Kind.FULL, self.image_tokens - removed)
+
+    def hidden_bytes(self) -> int:
+        return self.image_tokens * self.width * self.element_bytes * self.rows * self.branches
+
+    def gate_bytes(self, site: Site) -> int:
+        gated = site.module != "cross_attn"
+        return gated * self.width * self.element_bytes * self.rows * self.branches
 
 
 @dataclass(frozen=True)
@@ -388,6 +510,12 @@ class OpenSoraShape:
     @property
     def rows(self) -> int:
         return self.batch * (2 if self.guided else 1)
+
+    @property
+    def pixels(self) -> tuple[int, int]:
+        """(height, width) of the landscape video of this grid, where there is one; it need not be whole cells."""
+        named = (size for size in _OPENSORA_LANDSCAPES.values() if _opensora_grid(*size) == self.grid)
+        return next(named, (16 * self.grid[0], 16 * self.grid[1]))
 
     @property
     def frame_tokens(self) -> int:
@@ -449,8 +577,42 @@ class OpenSoraShape:
         return 0.0
 
     def feature_bytes(self, site: Site, kinds: frozenset[Kind]) -> int:
-        stored = bool(kinds & {Kind.PARTIAL, Kind.REUSE})
+        stored = bool(kinds & STORED)
         return stored * self.image_tokens * self.width * self.element_bytes * self.rows * self.branches
+
+    def cells(self, stack: str, stride: tuple[int, ...]) -> Cells:
+        """Tokens are matched frame by frame, and with a stride of three those of temporal blocks along time."""
+        if len(stride) not in (2, 3):
+            raise ValueError(f"stride must be 2 or 3 numbers for {self.family}, got {joined(stride)}")
+        if stack == "temporal" and len(stride) == 3:
+            return Cells((self.frames,), stride[:1], sequences=self.frame_tokens, interleaved=True)
+        return Cells(self.grid, stride[-2:], sequences=self.frames)
+
+    def mergeable(self, site: Site, stride: tuple[int, ...]) -> frozenset[str]:
+        if site.module == "attn" and site.stack == "temporal" and len(stride) == 2:
+            return frozenset()  # its sequences run along time
+        return frozenset({site.module})
+
+    def merged_flops(self, site: Site, modules: frozenset[str], removed: int) -> float:
+        if site.module != "attn":
+            return self.flops(site, Kind.FULL, self.image_tokens - removed)
+        temporal = site.stack == "temporal"
+        length, sequences = (self.frames, self.frame_tokens) if temporal else (self.frame_tokens, self.frames)
+        per_sample = sequences * _self_attention_flops(length - removed // sequences, self.width)
+        return float(per_sample * self.rows * self.branches)
+
+    def hidden_bytes(self) -> int:
+        return self.image_tokens * self.width * self.element_bytes * self.rows * self.branches
+
+    def gate_bytes(self, site: Site) -> int:
+        gated = site.module != "cross_attn"
+        return gated * self.width * self.element_bytes * self.rows * self.branches
+
+
+def _picture_cells(family: str, grid: tuple[int, int], stride: tuple[int, ...]) -> Cells:
+    if len(stride) != 2:
+        raise ValueError(f"stride must be 2 numbers, height and width, for {family}, got {joined(stride)}")
+    return Cells(grid, stride)
 
 
 def _self_attention_flops(tokens: int, width: int) -> int:
@@ -478,11 +640,16 @@ _OPENSORA_LANDSCAPES = {
 _OPENSORA_LATENT_FRAMES = {"2s": 15, "4s": 30, "8s": 60, "16s": 120}
 
 
+def _opensora_grid(height: int, width: int) -> tuple[int, int]:
+    """Whole latent cells of 8 pixels, in patches of 2, padded."""
+    return -(-(height // 8) // 2), -(-(width // 8) // 2)
+
+
 def _opensora_shapes() -> dict[str, OpenSoraShape]:
     """Every landscape video (9:16) of 144p to 720p, 2 to 16 seconds."""
     shapes = {}
     for resolution, (height, width) in _OPENSORA_LANDSCAPES.items():
-        grid = (-(-(height // 8) // 2), -(-(width // 8) // 2))  # whole latent cells of 8 pixels, patches of 2, padded
+        grid = _opensora_grid(height, width)
         for duration, frames in _OPENSORA_LATENT_FRAMES.items():
             name = f"opensora-1.2-{resolution}-{duration}"
             shapes[name] = OpenSoraShape(name=name, frames=frames, grid=grid)

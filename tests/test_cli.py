@@ -11,6 +11,7 @@ import dita.compare
 from dita import cli, miniature, models
 from dita.caching.adapters import UnsupportedModelError
 from dita.miniature import world
+from dita.tables import TABLES
 from dita.version import __version__
 
 PLAN = ["plan", "--model", "flux-dev", "--steps", "50"]
@@ -201,6 +202,22 @@ def test_bundled_models_run_four_prompts_at_once_and_others_one(job, tmp_path):
     assert job.kwargs["batch"] == 1
 
 
+def test_all_methods_are_those_of_the_models_family(job, monkeypatch, tmp_path):
+    monkeypatch.setattr(cli, "_family", lambda pipe: "pixart")
+    run("compare", "--prompts", 2, "--methods", "all", "--out", tmp_path / "o")
+    assert job.methods[0] == "plain" and {"tgate", "pab", "duca", "deltadit", "steps"} <= set(job.methods)
+
+
+def test_the_study_of_selection_has_every_score_beside_its_rivals(job, monkeypatch, tmp_path):
+    monkeypatch.setattr(models, "shape", lambda name: SimpleNamespace(family="flux"))
+    run("study", "selection", "--prompts", 2, "--out", tmp_path / "o", "--metrics", "", "--steps", 12)
+    assert job.methods[:4] == ["plain", "steps:0.4", "fora:4", "toca:4:0.9:attention"]
+    assert "toca:4:0.9:random" in job.methods and "toca:4:0.9:cluster" in job.methods
+    assert not [method for method in job.methods if "frame" in method], "pictures have no frames"
+    assert job.kwargs["steps"] == 12
+    assert "unknown study 'cycles'; known: selection" in refused("study", "cycles")
+
+
 def test_prompts_are_a_count_a_file_or_texts(job, tmp_path):
     path = tmp_path / "prompts.txt"
     path.write_text("a red circle\n\n  a blue star \n")
@@ -263,6 +280,21 @@ def test_methods_lists_every_method_with_defaults_and_meaning():
         assert "null" not in line or "warmup" in line
 
 
+def test_methods_shows_the_page_of_one():
+    text = run("methods", "taylorseer").stdout
+    assert text.startswith("# TaylorSeer\n") and "## Parameters" in text
+    assert "families: pixart (extension), dit (extension), opensora" in run("methods").stdout
+    assert "unknown method 'taylor'; known: plain" in refused("methods", "taylor")
+
+
+def test_tables_stand_beside_recomputed_flops_and_say_what_is_wrong():
+    text = run("tables", "flux", "pixart").stdout
+    assert "ToCa N=4 R=90 %" in text and "1263.22" in text and "+0.00%" in text
+    assert "2.62 is a misprint" in text
+    assert len(json.loads(run("tables", "--json").stdout)) == len(TABLES)
+    assert "unknown table 'sd'; known: flux" in refused("tables", "sd")
+
+
 def test_every_parameter_has_a_meaning():
     for name, cls in cli.METHODS.items():
         for field in dataclasses.fields(cls):
@@ -272,6 +304,6 @@ def test_every_parameter_has_a_meaning():
 def test_version_and_help():
     assert run("--version").stdout == f"dita {__version__}\n"
     text = run("--help").stdout
-    assert all(command in text for command in ("plan", "compare", "methods"))
+    assert all(command in text for command in ("plan", "compare", "methods", "tables"))
     for command in ("plan", "compare", "methods"):
         assert run(command, "--help").exit_code == 0

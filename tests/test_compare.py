@@ -83,6 +83,7 @@ def engine(monkeypatch):
             flops=1e12 * full * len(call.prompts),
             plain_flops=1e12 * call.steps * len(call.prompts),
             score_flops=0.5e12 * len(call.prompts) if cached else 0.0,
+            matching_flops=0.25e12 * len(call.prompts) if pipe.attached.merging else 0.0,
             cache_bytes=1000 * len(call.prompts) if cached else 0,
             token_share=0.1 if cached else 1.0,
             seconds={Kind.FULL: [0.1, 0.3, 0.2], Kind.PARTIAL: [0.01] if cached else []},
@@ -223,6 +224,16 @@ def test_flops_come_from_the_executed_steps_and_include_the_scores(pipe, tmp_pat
     assert (plain.steps, fewer.steps, fast.steps) == ("28F", "14F", "9F+19p")
     assert fast.cache_bytes == 2000
     assert fast.seconds_by_kind == {"full": 0.2, "partial": 0.01}
+
+
+def test_merging_beside_another_method_is_named_and_its_matchings_are_counted(pipe, tmp_path):
+    data = run(pipe, tmp_path, ["tome", ["tome:0.25", "toca:4:0.9:random"]])
+    _, alone, beside = data.results
+    assert [r.label for r in data.results] == ["plain", "tome:0.5", "tome:0.25+toca:4:0.9:random"]
+    assert (alone.tflops, alone.tflops_scores) == pytest.approx((28.25, 0.25))
+    assert beside.role == "random-selection baseline"
+    assert beside.method["methods"][0]["ratio"] == 0.25
+    assert Path(tmp_path / "out" / beside.images[0]).is_file()
 
 
 def test_fidelity_is_against_the_plain_picture_of_the_same_prompt(pipe, tmp_path):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
@@ -16,17 +17,18 @@ from dita.caching.class_swap import check_free_of_other_caches, restore, swap
 from dita.caching.run import Run
 from dita.caching.state import BlockState
 from dita.caching.summary import Summary
-from dita.methods import Method, parse
+from dita.methods import Method, MethodLike, as_method
 
 Target = TypeVar("Target", DiffusionPipeline, nn.Module)
 
 
 def enable(
     target: Target,
-    method: Method | str,
+    method: MethodLike,
     *,
     steps: int | None = None,
     calls_per_step: int = 1,
+    timesteps: Sequence[float] | None = None,
     record: bool = False,
     memory_limit: int | None = None,
 ) -> Target:
@@ -34,31 +36,34 @@ def enable(
 
     Args:
         target: a diffusers pipeline, or a bare transformer for people with their own sampling loop.
-        method: a method, or its short form such as `"toca:4:0.9"`.
+        method: a method, its short form such as `"toca:4:0.9"`, or two that work together: `[ToMe(), ToCa()]`.
         steps: denoising steps of a run; bare transformers only, where it is required. A sampler of second order that
             calls the model twice in a step takes two here. A new run begins after them, after an exception, and when
             the size of the input changes; to break one off, enable again.
         calls_per_step: transformer calls in each step, bare transformers only (2 with guidance by two calls).
+        timesteps: of the steps, 1000 to 0, bare transformers only, for methods that go by them (PAB); the family's
+            usual ones by default.
         record: keep the selected token numbers of every step for `summary(...).selections`.
         memory_limit: bytes that the feature store may take; without it, the memory that is free.
 
     Returns the target. Raises `UnsupportedModelError` for a family without an adapter, `ForeignHookError` if another
     cache or an unknown hook is on the transformer, `ValueError` for bad arguments; the target is then as it was.
     """
-    if isinstance(method, str):
-        method = parse(method)
-    if not isinstance(method, Method):
-        raise ValueError(f"method must be a dita method or its short form such as 'toca:4:0.9', got {method!r}")
+    method = as_method(method)
     if memory_limit is not None and memory_limit < 0:
         raise ValueError(f"memory_limit must be at least 0 bytes, got {memory_limit}")
     model = transformer_of(target)
     adapter = adapter_for(model)
+    method.check_family(adapter.family)
     if not _users(model):
         check_free_of_other_caches(model)
     attachment: _Attachment
     if isinstance(target, DiffusionPipeline):
-        if steps is not None or calls_per_step != 1:
-            raise ValueError("steps and calls_per_step are for bare transformers; a pipeline's scheduler tells them")
+        if steps is not None or calls_per_step != 1 or timesteps is not None:
+            raise ValueError(
+                "steps and calls_per_step are for bare transformers, and so are timesteps; a pipeline's scheduler tells"
+                " them"
+            )
         attachment = PipelineAttachment(target, method, record, memory_limit)
     else:
         if steps is None or steps < 1 or calls_per_step < 1:
@@ -66,7 +71,9 @@ def enable(
                 "a bare transformer does not know its sampling loop: pass steps, at least 1, and calls_per_step, at"
                 f" least 1; got steps={steps}, calls_per_step={calls_per_step}"
             )
-        attachment = TransformerAttachment(target, method, record, memory_limit, steps, calls_per_step)
+        if timesteps is not None and len(timesteps) != steps:
+            raise ValueError(f"timesteps must be one for each of the {steps} steps, got {len(timesteps)}")
+        attachment = TransformerAttachment(target, method, record, memory_limit, steps, calls_per_step, timesteps)
     disable(target)
     attachment.attach(adapter)
     target.__dict__["_dita_attachment"] = attachment
@@ -170,14 +177,14 @@ class PipelineAttachment(_Attachment):
         run: Run | None = None
         earlier: list[Summary] = []
 
-        def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
             nonlocal run
             if run is not None and run.step >= run.steps:  # a call that samples several times, such as clip after clip
                 self.last = run.finish().after(earlier.pop() if earlier else None)
                 earlier.append(self.last)
                 run = None
             if run is None:
-                taken, requested = _steps_ahead(self.pipe.scheduler, factor)
+                taken, requested, timesteps = _steps_ahead(self.pipe.scheduler, factor)
                 run = Run(
                     adapter,
                     model,
@@ -187,12 +194,14 @@ class PipelineAttachment(_Attachment):
                     record=self.record,
                     memory_limit=self.memory_limit,
                     guidance=guidance,
+                    timesteps=timesteps,
                 )
-            run.before_call(_named(model, args, kwargs))
+            changed = run.before_call(_named(model, args, kwargs))
+            return None if changed is None else ((), changed)
 
-        def after(*_: Any) -> None:
+        def after(_: nn.Module, __: Any, output: Any) -> Any:
             assert run is not None
-            run.after_call()
+            return run.after_call(output)
 
         def step(*args: Any, **kwargs: Any) -> Any:
             out = stock_step(*args, **kwargs)
@@ -227,6 +236,7 @@ class TransformerAttachment(_Attachment):
         memory_limit: int | None,
         steps: int,
         calls_per_step: int,
+        timesteps: Sequence[float] | None = None,
     ) -> None:
         super().__init__(method, record, memory_limit)
         self.outer = model
@@ -234,6 +244,7 @@ class TransformerAttachment(_Attachment):
         self.steps = method.run_steps(steps)
         self.requested_steps = steps
         self.calls_per_step = calls_per_step
+        self.timesteps = timesteps
         self.run: Run | None = None
         self._handles: tuple[Any, ...] = ()
 
@@ -251,7 +262,7 @@ class TransformerAttachment(_Attachment):
             handle.remove()
         _detach_sites(self.model, self)
 
-    def _before(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def _before(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         inputs = _named(self.model, args, kwargs)
         if self.run is not None and self.run.resized(inputs):
             self._finish()
@@ -264,24 +275,27 @@ class TransformerAttachment(_Attachment):
                 requested_steps=self.requested_steps,
                 record=self.record,
                 memory_limit=self.memory_limit,
+                timesteps=self.timesteps,
             )
         try:
-            self.run.before_call(inputs)
+            changed = self.run.before_call(inputs)
         except BaseException:
             self._finish()
             raise
+        return None if changed is None else ((), changed)
 
-    def _after(self, _: nn.Module, __: Any, output: Any) -> None:
+    def _after(self, _: nn.Module, __: Any, output: Any) -> Any:
         if self.run is None:
-            return
+            return None
         if output is None:  # the forward raised
             self._finish()
-            return
-        self.run.after_call()
+            return None
+        changed = self.run.after_call(output)
         if self.run.call == self.calls_per_step:
             self.run.advance()
         if self.run.step == self.steps:
             self._finish()
+        return changed
 
     def _finish(self) -> None:
         if self.run is not None:
@@ -363,15 +377,16 @@ def _may_be_guided(bound: inspect.BoundArguments) -> bool:
     return not isinstance(scale, (int, float)) or scale > 1
 
 
-def _steps_ahead(scheduler: Any, factor: float) -> tuple[int, int]:
-    """Model evaluations from the scheduler's present position to the end, and those of `factor` times as many steps.
+def _steps_ahead(scheduler: Any, factor: float) -> tuple[int, int, list[float]]:
+    """Model evaluations from the scheduler's present position to the end; those of `factor` times as many steps; and
+    the timesteps of the former.
 
     Image-to-image starts mid-way. Schedulers of second order (Heun, DPM-2) list a timestep for each evaluation: two a
     step, but one for the last.
     """
-    taken = len(scheduler.timesteps) - (getattr(scheduler, "begin_index", None) or 0)
-    single = getattr(scheduler, "order", 1) - 1
-    return taken, round((taken + single) * factor) - single
+    timesteps = torch.as_tensor(scheduler.timesteps).tolist()[getattr(scheduler, "begin_index", None) or 0 :]
+    taken, single = len(timesteps), getattr(scheduler, "order", 1) - 1
+    return taken, round((taken + single) * factor) - single, timesteps
 
 
 def _named(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

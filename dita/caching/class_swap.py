@@ -33,8 +33,12 @@ def _subclass(base: type[nn.Module], make_forward: MakeForward) -> type[nn.Modul
     if (base, make_forward) not in _SUBCLASSES:
         # The plain function is taken here, not looked up through the class at call time: dynamo cannot trace that.
         # The name stays: compile_repeated_blocks and _no_split_modules find blocks by the name of their class.
+        forward = make_forward(base.forward)
+        assert isinstance(forward, types.FunctionType)
+        # Dynamo limits the graphs of one code object: double- and single-stream blocks, say, shall not share them.
+        forward.__code__ = forward.__code__.replace()
         body = {
-            "forward": functools.wraps(base.forward)(make_forward(base.forward)),
+            "forward": functools.wraps(base.forward)(forward),
             "__module__": base.__module__,
             "__qualname__": base.__qualname__,
             "_dita_base": base,

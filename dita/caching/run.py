@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import psutil
 import torch
@@ -12,14 +14,20 @@ from torch import Tensor, nn
 
 from dita.caching.adapters import Adapter
 from dita.caching.attention import check_backend
+from dita.caching.forecast import Stored, as_weights
+from dita.caching.guidance import first_half, twice
 from dita.caching.live import LiveSelection
-from dita.caching.scores import combined, entropy_score, random_scores, spread
+from dita.caching.scores import combined, entropy_score, of_features, random_scores, spread
 from dita.caching.selection import SpatialBonus, select_cycle
+from dita.caching.spans import BlockSpans, SpanStore
 from dita.caching.state import BlockState, Slot, held_bytes, row_numbers
 from dita.caching.summary import Executed, Summary
-from dita.methods import PROBED_SCORES, Method, ToCa
-from dita.plan import Plan, Step, full_step, step_kind
-from dita.shapes import Kind, Shape, Site
+from dita.merges import Cells
+from dita.merging.matching import cell_order
+from dita.merging.merger import Merger
+from dita.methods import FEATURE_SCORES, PROBED_SCORES, Method, ToCa
+from dita.plan import Block, Plan, Step, full_step, step_kind
+from dita.shapes import STORED, Kind, Shape, Site
 
 
 class CacheMemoryError(MemoryError):
@@ -29,7 +37,8 @@ class CacheMemoryError(MemoryError):
 class Branch:
     """One of the transformer calls of a step: with true classifier-free guidance there are two, each with features of
     its own. `seen` is the shape of the call as the adapter sees it, `shape` the same with guidance recognised.
-    `selected[site]` holds the rows of the cached steps to come, next one first."""
+    `selected[site]` holds the rows of the cached steps to come, next one first; `mergers` what merges the tokens of a
+    group of blocks, by the first of them."""
 
     def __init__(self, seen: Shape, shape: Shape, plan: Plan, states: list[BlockState], device: torch.device) -> None:
         self.seen = seen
@@ -38,16 +47,31 @@ class Branch:
         self.states = states
         self.fresh = True  # nothing stored yet
         self.full = full_step(shape)
+        self.joined = False  # the halves of a guided call are computed as one
+        self.spans = {span: SpanStore(span) for span in plan.spans}
         self.selected: dict[Site, list[Tensor | None]] = {}
+        self.mergers: dict[Block, Merger] = {}
         self.grid: tuple[int, ...] | None = None
         self.device = device
+        self.weights: dict[tuple[int, int], tuple[Tensor, ...]] = {}  # by distance and number of factors
+
+    def merger(self, block: Block) -> Merger:
+        """What merges the tokens of `block`, and of the others of its group."""
+        group, merging = self.plan.group(block), self.plan.merging
+        if group not in self.mergers:
+            assert merging is not None
+            cells = self.shape.cells(block[0], merging.stride)
+            self.mergers[group] = Merger(cells, cells.removed(merging.ratio), merging.proportional)
+        return self.mergers[group]
 
     def held_bytes(self) -> int:
         slots = [slot for state in self.states for slot in state.slots.values()]
-        features = held_bytes(tensor for state in self.states for tensor in state.tensors())
+        tensors = [tensor for state in self.states for tensor in state.tensors()]
+        features = held_bytes(iter([*tensors, *(t for store in self.spans.values() for t in store.tensors())]))
         scores = [state.probe.scores for state in self.states]
         live = [slot.rows for slot in slots if slot.live is not None]
         queued = [rows for queue in self.selected.values() for rows in queue]
+        queued += [tensor for merger in self.mergers.values() for tensor in merger.tensors()]
         return features + sum(tensor.nbytes for tensor in scores + live + queued if tensor is not None)
 
 
@@ -56,7 +80,8 @@ class Run:
 
     `before_call` and `after_call` surround every transformer call, `advance` ends a step. The bytes that the store may
     take are bounded by `memory_limit`, or by the memory that is free. `guidance`: False where the calls are known to
-    hold no guided halves; otherwise two equal halves of latents are taken as such.
+    hold no guided halves; otherwise two equal halves of latents are taken as such. `timesteps`: of the steps, where
+    they are known.
     """
 
     def __init__(
@@ -70,14 +95,17 @@ class Run:
         record: bool = False,
         memory_limit: int | None = None,
         guidance: bool = True,
+        timesteps: Sequence[float] | None = None,
     ) -> None:
         self.adapter = adapter
         self.model = model
-        self.method = method
+        self.whole_method = method
+        self.method = method.caching
         self.steps = steps
         self.requested_steps = requested_steps or steps
         self.memory_limit = memory_limit
         self.guidance = guidance
+        self.timesteps = timesteps
         self.step = 0
         self.call = 0
         self.branches: list[Branch] = []
@@ -90,33 +118,45 @@ class Run:
 
     # ------------------------------------------------------------------------------------------ one transformer call
 
-    def before_call(self, inputs: dict[str, Any]) -> None:
-        """Prepares the sites for the coming transformer call. Raises before anything was changed in the model."""
+    def before_call(self, inputs: dict[str, Any]) -> dict[str, Any] | None:
+        """Prepares the sites for the coming transformer call. Raises before anything was changed in the model.
+
+        Returns the arguments that the call shall have instead of `inputs`, None for none.
+        """
         seen = self.adapter.shape(self.model, inputs)
         if self.call == len(self.branches):
             self.branches.append(self._new_branch(seen, inputs))
         branch = self.branches[self.call]
         if branch.seen != seen:  # a callback changed the prompt's length, say: what is stored does not fit any more
             branch = self.branches[self.call] = self._new_branch(seen, inputs)
+        self._join_halves(branch)
         self._instruct(branch, self._actions(branch))
         self.summary.shape = self.branches[0].shape
-        self._clock.start(self.adapter.tokens_in(inputs).device)
+        latents = self.adapter.tokens_in(inputs)
+        self._clock.start(latents.device)
+        return first_half(inputs, len(latents)) if branch.joined else None
 
-    def after_call(self) -> None:
-        """Logs the call and, where sites were full, selects the tokens of the cached steps that follow there."""
+    def after_call(self, output: Any = None) -> Any:
+        """Logs the call and, where sites were full, selects the tokens of the cached steps that follow there.
+
+        Returns what shall stand for the call's `output`, None for itself.
+        """
         branch = self.branches[self.call]
         actions = self._actions(branch)
         kind = step_kind(actions)
         self.summary.executed.append(self._executed(branch, actions, kind))
         if self.record:
             self._record(branch)
+        self._note(branch)
         self._select(branch, actions)
+        self._forget_matchings(branch)
         if kind is Kind.FULL:
             branch.fresh = False
         some_full = any(action.kind is Kind.FULL for action in actions.values())
-        if some_full or self.method.selects_live(branch.shape):  # nothing else grows the store
+        if some_full or branch.spans or self.method.selects_live(branch.shape):  # nothing else grows the store
             self.summary.cache_bytes = max(self.summary.cache_bytes, sum(b.held_bytes() for b in self.branches))
         self.call += 1
+        return twice(output) if branch.joined else None
 
     def resized(self, inputs: dict[str, Any]) -> bool:
         """Whether the coming call has another size than the same call of the earlier steps."""
@@ -148,12 +188,14 @@ class Run:
         backend = self.adapter.attention_backend(self.model)
         check_backend(self.model, backend, latents.device)
         shape = self.adapter.guided(seen, inputs) if self.guidance else seen
-        plan = self.method.plan(shape, self.requested_steps)
+        if self.whole_method.merging is not None and getattr(shape, "grid", None) is None:
+            shape = dataclasses.replace(cast(Any, shape), grid=self.adapter.grid(self.model, inputs))
+        plan = self.whole_method.on(latents.device.type).plan(shape, self.requested_steps, self.timesteps)
         states = [BlockState(self.adapter.modules(stack), backend) for stack, _, _ in self._blocks]
         branch = Branch(seen, shape, plan, states, latents.device)
         if isinstance(self.method, ToCa):
             bonus, cell = self.method.spatial(shape.family)
-            if bonus or self.method.score == "uniform":
+            if bonus or self.method.score in ("uniform", "frame-uniqueness"):
                 branch.grid = self.adapter.grid(self.model, inputs)
             if bonus:
                 _check_cells(branch.grid, cell, given=self.method.spatial_grid is not None)
@@ -162,7 +204,7 @@ class Run:
 
     def _actions(self, branch: Branch) -> Step:
         """What this step does: full where the plan has ended, or where there is nothing stored to reuse."""
-        if branch.fresh or self.step >= len(branch.plan.steps):
+        if self.step >= len(branch.plan.steps) or (branch.fresh and branch.plan.kinds[self.step] is not Kind.FULL):
             return branch.full
         return branch.plan.steps[self.step]
 
@@ -170,29 +212,108 @@ class Run:
         """Tokens that the site computes in the cached steps from the next one on, up to its next full one."""
         return branch.plan.cycle_tokens(self.step, site) if self.step < len(branch.plan.steps) else ()
 
+    def _join_halves(self, branch: Branch) -> None:
+        """At the end of guidance: what was stored of both halves becomes that of their mean."""
+        joined = branch.plan.joined
+        if joined is None or self.step < joined or branch.joined or branch.fresh:
+            return
+        branch.joined = True
+        for state in branch.states:
+            for slot in state.slots.values():
+                slot.join_halves()
+        for merger in branch.mergers.values():
+            merger.forget()
+
+    def _instruct_spans(self, branch: Branch) -> None:
+        """Tells the blocks which spans this step stores or skips."""
+        if not branch.spans:
+            return
+        plan, past = branch.plan, self.step >= len(branch.plan.steps)
+        skipped = None if branch.fresh or past else plan.skips.get(self.step)
+        order = [(stack, layer) for stack, layer, _ in self._blocks]
+        for state in branch.states:
+            state.spans = None
+
+        def of(block: tuple[str, int]) -> BlockSpans:
+            state = branch.states[self._number[block]]
+            state.spans = state.spans or BlockSpans()
+            return state.spans
+
+        for span, store in branch.spans.items():
+            store.keep = False
+            if span == skipped:
+                store.weights = self._weights(branch, store)
+                for block in order[order.index(span.first) : order.index(span.last) + 1]:
+                    of(block).skipped = True
+                of(span.last).closes = store
+            elif not past and plan.holds_span(self.step, span):
+                store.keep = True
+                store.renew(self._differs(branch))
+                of(span.first).opens.append(store)
+                of(span.source or span.last).fills.append(store)
+            else:
+                store.forget()
+
+    def _differs(self, branch: Branch) -> bool:
+        """Whether what this step stores forms factors with what was stored before."""
+        forecast = branch.plan.forecast
+        return forecast is not None and forecast.order > 0 and self.step >= forecast.since
+
+    def _weights(self, branch: Branch, store: Stored) -> tuple[Tensor, ...]:
+        """What the factors of a stored output are multiplied with in this step."""
+        if branch.plan.forecast is None or not store.factors:
+            return ()
+        key = (self.step - store.step, len(store.factors))
+        if key not in branch.weights:
+            branch.weights[key] = as_weights(branch.plan.forecast.weights(*key), branch.device)
+        return branch.weights[key]
+
+    def _note(self, branch: Branch) -> None:
+        """Notes the step of what was stored in this call, and forms the factors of its forecast."""
+        forecast = branch.plan.forecast
+        if forecast is None:
+            return
+        order = forecast.order if self._differs(branch) else 0
+        for state in branch.states:
+            for slot in state.slots.values():
+                if slot.keep:
+                    slot.note(self.step, order)
+        for store in branch.spans.values():
+            if store.keep:
+                store.note(self.step, order)
+
     def _instruct(self, branch: Branch, actions: Step) -> None:
         shared = self._selecting_branch(branch)
         score = getattr(self.method, "score", None)
         probed = self.adapter.probed_score(score) if score in PROBED_SCORES else None
         rescored = self.method.rescores(branch.shape)
         keeps_scores = self.method.keeps_scores(branch.shape)
+        keeps_gates = self.method.keeps_gates(branch.shape)
+        self._instruct_spans(branch)
         for (stack, layer, _), state in zip(self._blocks, branch.states, strict=True):
             state.cached = False
             chooses, rescores = branch.plan.scores_later(self.step, stack, layer), False
             for module, slot in state.slots.items():
                 site = Site(stack, layer, module)
                 coming = self._coming(branch, site)
-                slot.kind, slot.tokens = actions[site]
-                slot.keep = slot.kind is Kind.FULL and bool(coming)
+                slot.kind, slot.tokens, merged = actions[site]
+                slot.merger = branch.merger((stack, layer)) if merged else None
+                slot.merged_modules = branch.plan.merged_modules(site) if merged else frozenset()
+                needed = self.step < len(branch.plan.steps) and branch.plan.holds(self.step, site)
+                slot.keep = slot.kind is Kind.FULL and needed
+                slot.keep_gate, slot.keep_inner = slot.keep and keeps_gates, any(coming)
                 slot.rows = None
                 chooses = chooses or any(coming)
-                if slot.kind is Kind.FULL:
+                if slot.kind is Kind.FULL or (not needed and slot.kind is Kind.SKIP):
                     slot.live = None
-                    if not slot.keep:  # else each tensor is replaced in its turn: the allocator finds its place again
-                        slot.out = slot.inner = None
-                else:
+                    if slot.keep:  # each tensor is replaced in its turn: the allocator finds its place again
+                        slot.renew(self._differs(branch))
+                    else:
+                        slot.forget()
+                if slot.kind in STORED:
                     state.cached = True
                     rescores = rescores or (rescored and slot.kind is Kind.PARTIAL)
+                    slot.weights = self._weights(branch, slot)
                     self._hand_out(branch, shared, site, slot, state)
             state.probe.score = None
             if probed is not None and shared is branch:
@@ -203,9 +324,50 @@ class Run:
                         state.probe.scores = None
                 elif rescores:
                     state.probe.score = probed
+        self._instruct_matching(branch)
         if self._bound is not branch:
             self._bind(branch.states)
             self._bound = branch
+
+    def _instruct_matching(self, branch: Branch) -> None:
+        """Tells the first merging block of each group whose tokens are to be matched in this step to do so."""
+        matched = branch.plan.matched[self.step] if self.step < len(branch.plan.steps) else frozenset()
+        due = {branch.plan.group(block) for block in matched}
+        told: set[Block] = set()
+        by_stack: dict[str, list[Merger]] = {}
+        for (stack, layer, _), state in zip(self._blocks, branch.states, strict=True):
+            state.matcher = None
+            merger = next((slot.merger for slot in state.slots.values() if slot.merger is not None), None)
+            if merger is None:
+                continue
+            group = branch.plan.group((stack, layer))
+            if group not in told and (group in due or not merger.matched):
+                told.add(group)
+                state.matcher = merger
+                by_stack.setdefault(stack, []).append(merger)
+        for stack, mergers in by_stack.items():
+            orders = self._orders(branch, stack, mergers[0].cells, len(mergers))
+            for merger, order in zip(mergers, orders, strict=True):
+                merger.order = order
+
+    def _orders(self, branch: Branch, stack: str, cells: Cells, count: int) -> Tensor:
+        """Destinations and sources of `count` matchings in this step, (count, n): the same for all samples."""
+        merging = branch.plan.merging
+        assert merging is not None
+        sizes = (count, cells.destinations)
+        if not merging.random:
+            return cell_order(cells, torch.zeros(sizes, dtype=torch.int64, device=branch.device))
+        seed = (merging.seed, branch.shape.stacks.index(stack), self.step)
+        draws = random_scores(math.prod(sizes), seed, branch.device).view(sizes)
+        return cell_order(cells, (draws * math.prod(cells.stride)).long())
+
+    def _forget_matchings(self, branch: Branch) -> None:
+        """Frees the matchings that no later step uses."""
+        kept = branch.plan.matchings_kept[self.step] if self.step < len(branch.plan.steps) else frozenset()
+        for group, merger in branch.mergers.items():
+            merger.order = None
+            if group not in kept:
+                merger.forget()
 
     def _hand_out(self, branch: Branch, shared: Branch, site: Site, slot: Slot, state: BlockState) -> None:
         """Gives a cached site its rows, or what finds them inside the step."""
@@ -213,7 +375,7 @@ class Run:
             slot.rows = self._slot(shared, site).rows if slot.kind is Kind.PARTIAL else None
         elif self.method.selects_live(branch.shape):
             slot.live = slot.live or self._live_selection(branch, site, state)
-            if slot.kind is Kind.REUSE:
+            if slot.kind is not Kind.PARTIAL:
                 slot.live.wait()
         elif branch.selected.get(site):
             slot.rows = branch.selected[site].pop(0)
@@ -300,13 +462,19 @@ class Run:
             return lambda j: torch.stack(
                 [(values + start + share).frac()[None] for start, share in zip(starts, taken[j], strict=True)]
             )
+        if method.score in FEATURE_SCORES:
+            grid = branch.grid if method.score == "frame-uniqueness" else None
+            outputs = [branch.states[self._number[stack, layer]].slots[module].out for layer in layers]
+            scores = torch.stack([of_features(method.score, out, grid) for out in outputs if isinstance(out, Tensor)])
+            frozen = combined(scores, method.shares_halves(shape))
+            return lambda j: frozen
         collected = [branch.states[self._number[stack, layer]].probe.scores for layer in layers]
         joint = torch.stack([scores for scores in collected if scores is not None])  # (L, B, N)
         of_module = self.adapter.module_scores(stack, module, shape, joint)
         if method.scores_entropy(shape):
             frozen = entropy_score(of_module, shape.rows > shape.batch)
         else:
-            frozen = combined(of_module, method.shares_halves(shape))
+            frozen = combined(of_module, method.shares_halves(shape), alike=not method.strict)
         return lambda j: frozen
 
     def _draw(self, site: Site, step: int, seed: tuple[int, ...], device: torch.device) -> Tensor:
@@ -332,22 +500,30 @@ class Run:
     def _executed(self, branch: Branch, actions: Step, kind: Kind) -> Executed:
         shape, selecting = branch.shape, [site for site in actions if branch.shape.selects(site.module)]
         score = str(getattr(self.method, "score", None))
-        scoring = 0.0
+        planned = self.step < len(branch.plan.steps) and self._selecting_branch(branch) is branch
+        scoring = branch.plan.feature_score_flops(self.step) if planned else 0.0
         for (stack, layer, _), state in zip(self._blocks, branch.states, strict=True):
             if state.probe.score is not None:
                 scored = actions[Site(stack, layer, shape.score_source(stack, score))]
                 count = None if scored.kind is Kind.FULL else scored.tokens
                 scoring += sum(shape.score_flops(Site(stack, layer, module), score, count) for module in state.slots)
+        blocks = zip(self._blocks, branch.states, strict=True)
+        matching = [(stack, layer) for (stack, layer, _), state in blocks if state.matcher is not None]
+        merging = [site for site, action in actions.items() if action.merged]
+        cells = [branch.merger((site.stack, site.layer)).cells for site in merging]
         return Executed(
             step=self.step,
             branch=self.call,
             kind=kind,
             seconds=self._clock.stop(),
-            flops=branch.plan.step_flops(actions),
+            flops=branch.plan.step_flops(actions) * (0.5 if branch.joined else 1.0),
             plain_flops=branch.plan.step_flops(branch.full),
             score_flops=scoring,
             tokens=sum(actions[site].tokens for site in selecting),
             all_tokens=sum(shape.tokens(site.module) for site in selecting),
+            matching_flops=branch.plan.matched_flops(frozenset(matching)) * (0.5 if branch.joined else 1.0),
+            merged_tokens=sum(actions[site].merged for site in merging),
+            mergeable_tokens=sum(of_site.tokens * of_site.sequences for of_site in cells),
         )
 
     def _record(self, branch: Branch) -> None:

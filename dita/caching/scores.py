@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from dita.shapes import CLUSTER_ROUNDS, CLUSTERS, PIVOTS
+
 QUERY_CHUNK = 256
 """Queries whose attention is held at once: of some heads of a sample on a CPU, (B, H, 256, N) elsewhere."""
 
@@ -90,10 +92,14 @@ def entropy_score(entropies: Tensor, halves: bool) -> Tensor:
     return normalise(1 + pair)
 
 
-def combined(scores: Tensor, shared: bool) -> Tensor:
-    """Normalised scores, (..., B, N); where two halves of the samples share them, those of both, (..., B / 2, N)."""
-    scores = normalise(scores)
-    return normalise(sum_of_halves(scores)) if shared else scores
+def combined(scores: Tensor, shared: bool, alike: bool = True) -> Tensor:
+    """Normalised scores, (..., B, N); where two halves of the samples share them, those of both, (..., B / 2, N).
+
+    Both halves weigh alike, unless `alike` is False: then they are added as they are (DuCa's code).
+    """
+    if not shared:
+        return normalise(scores)
+    return normalise(sum_of_halves(normalise(scores) if alike else scores))
 
 
 def sum_of_halves(scores: Tensor) -> Tensor:
@@ -111,6 +117,78 @@ def live(score: str, tokens: Tensor, stored: Tensor) -> Tensor:
     if score == "norm":
         return normalise(tokens.float().norm(dim=-1))
     return normalise(1 - F.cosine_similarity(tokens.float(), stored.float(), dim=-1))
+
+
+def of_features(score: str, features: Tensor, grid: tuple[int, ...] | None) -> Tensor:
+    """One of the scores of a module's output, (B, N, C) -> (B, N), not yet normalised.
+
+    grid: (frames, height, width) of a video's tokens, for `frame-uniqueness`.
+    """
+    features = features.float()
+    if score == "cluster":
+        return cluster_score(features)
+    if score == "duplication":
+        return novelty(features)
+    assert grid is not None and len(grid) == 3
+    return frame_uniqueness(features, grid[0])
+
+
+def cluster_score(features: Tensor, clusters: int = CLUSTERS, rounds: int = CLUSTER_ROUNDS) -> Tensor:
+    """1 for one token of each cluster, 1/2 for a second one of each, then 1/3 ...: (B, N).
+
+    So the first tokens chosen are one of each cluster, as in ClusCa (arXiv 2509.10312), which draws them; here those of
+    a cluster follow each other in an order that spreads them over the picture. k-means from evenly spaced tokens; a
+    cluster that loses all tokens keeps its centre.
+    """
+    tokens = features.shape[1]
+    clusters = min(clusters, tokens)
+    features = features - features.mean(dim=1, keepdim=True)  # distances stay, and lose fewer digits
+    centres = features[:, sampled_queries(clusters, tokens, features.device)]
+    for _ in range(rounds):
+        members = F.one_hot(_nearest(features, centres), clusters).to(features.dtype).mT  # (B, K, N)
+        count = members.sum(dim=-1, keepdim=True)
+        centres = torch.where(count > 0, members @ features / count.clamp(min=1), centres)
+    nearest = _nearest(features, centres)
+    # Sorted by the spread order and then, stably, by cluster, the tokens of a cluster follow each other.
+    order = spread(tokens, None, features.device).argsort().expand_as(nearest)
+    order = order.gather(-1, nearest.gather(-1, order).argsort(dim=-1, stable=True))
+    sizes = F.one_hot(nearest, clusters).sum(dim=1)  # (B, K)
+    starts = (sizes.cumsum(dim=-1) - sizes).gather(-1, nearest.gather(-1, order))
+    rank = torch.arange(tokens, device=features.device) - starts
+    return torch.zeros_like(features[..., 0]).scatter_(-1, order, 1 / (1 + rank.to(features.dtype)))
+
+
+def _nearest(features: Tensor, centres: Tensor) -> Tensor:
+    """Which centre (B, K, C) each token (B, N, C) is nearest to: (B, N)."""
+    # |f - c|^2 = |f|^2 - 2 f c + |c|^2, whose first term is the same for all centres
+    return (centres.square().sum(dim=-1)[:, None] - 2 * features @ centres.mT).argmin(dim=-1)
+
+
+def novelty(features: Tensor, pivots: int = PIVOTS) -> Tensor:
+    """1 - the largest cosine to any of `pivots` evenly spaced tokens, which themselves score highest: (B, N).
+
+    The idea of DART (arXiv 2502.11494): what is unlike the pivots is kept, what they stand for already is not.
+    """
+    unit = F.normalize(features, dim=-1)
+    index = sampled_queries(pivots, features.shape[1], features.device)
+    scores = _coarse(1 - (unit @ unit[:, index].mT).amax(dim=-1))
+    return scores.index_fill(-1, index, 2.0)
+
+
+def frame_uniqueness(features: Tensor, frames: int) -> Tensor:
+    """2 - cosine to the mean of a token's frame - cosine to the mean of the video, (B, frames * S, C) -> (B, N).
+
+    The idea of VidCom2 (arXiv 2505.14454): what is unlike its frame, and unlike the whole, tells most.
+    """
+    unit = F.normalize(features, dim=-1).unflatten(1, (frames, -1))  # (B, T, S, C)
+    frame = F.normalize(unit.mean(dim=2, keepdim=True), dim=-1)
+    video = F.normalize(unit.mean(dim=(1, 2), keepdim=True), dim=-1)
+    return _coarse(2 - (unit * frame).sum(-1) - (unit * video).sum(-1)).flatten(1)
+
+
+def _coarse(distances: Tensor) -> Tensor:
+    """In steps of 2^-12: where all tokens are alike, the lowest number comes first, and not what rounding favours."""
+    return (distances * 4096).round() / 4096
 
 
 def normalise(scores: Tensor) -> Tensor:

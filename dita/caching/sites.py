@@ -17,11 +17,17 @@ from dita.shapes import Kind
 
 
 def keeping_forward(stock: Forward) -> Forward:
-    """The stock forward, whose output is stored where a later step needs it. The module carries a `Slot`."""
+    """The stock forward, on merged tokens where asked to, whose output is stored where a later step needs it.
 
-    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
-        out = stock(self, *args, **kwargs)
+    The module carries a `Slot`; its first argument is the tokens, which it works on apart from each other.
+    """
+
+    def forward(self: Any, tokens: Tensor, *args: Any, **kwargs: Any) -> Any:
         slot: Slot = self._dita
+        if slot.merger is not None:
+            out = slot.merger.unmerge(stock(self, slot.merger.merge(tokens), *args, **kwargs))
+        else:
+            out = stock(self, tokens, *args, **kwargs)
         if slot.keep:
             slot.out = out
         return out
@@ -61,13 +67,18 @@ def fill_from_store(slot: Slot, tokens: Tensor, compute: Callable[[Tensor, Tenso
     """The output of a cached site for all tokens, (B, N, C), before the gate.
 
     tokens: (B, N, C), the residual stream in front of the site's norm. A partial step computes
-    `compute(rows, chosen tokens)` on the chosen rows alone and writes them into the store.
+    `compute(rows, chosen tokens)` on the chosen rows alone and writes them into the store, or into the forecast that
+    stands for it in this step.
     """
-    stored = slot.out
+    stored = slot.output()
     assert isinstance(stored, Tensor)
     if slot.kind is Kind.PARTIAL:
         if slot.live is not None:
             slot.rows = slot.live.rows(slot.tokens, tokens, stored)
         assert slot.rows is not None
-        scatter_rows(stored, slot.rows, compute(slot.rows, gather_rows(tokens, slot.rows)))
+        computed = compute(slot.rows, gather_rows(tokens, slot.rows))
+        if slot.weights and isinstance(slot.out, Tensor):  # forecasts of these rows to come go on from what is computed
+            missed = computed - gather_rows(stored, slot.rows)
+            scatter_rows(slot.out, slot.rows, gather_rows(slot.out, slot.rows) + missed)
+        scatter_rows(stored, slot.rows, computed)
     return stored

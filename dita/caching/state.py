@@ -8,48 +8,69 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from dita.caching.forecast import Stored, mean_of_halves
 from dita.caching.probe import Probe
 from dita.shapes import Kind
 
 if TYPE_CHECKING:
     from dita.caching.live import LiveSelection
+    from dita.caching.spans import BlockSpans
+    from dita.merging.merger import Merger
 
 
-class Slot:
+class Slot(Stored):
     """One site's instruction for the current step, and its part of the feature store.
 
     Attributes:
         kind: what to do in this step.
-        keep: in a full step, store the output.
+        keep: in a full step, store the output `out`: before the gate, (B, N, C); FLUX's attention has one a stream.
+        keep_gate: store the gate on the output, too; `gate`: then applied to the stored output, in place of today's.
         tokens: how many tokens of a sample a partial step computes.
-        out: stored output, before the gate, (B, N, C); for attention a tuple with one tensor a stream.
-        inner: stored attention output in front of the output projection, (B, N, C): FLUX single-stream blocks only.
+        inner: stored attention output in front of the output projection, (B, N, C): FLUX single-stream blocks only, and
+            only if `keep_inner`, where a later step computes tokens.
         rows: the rows to compute in this step, numbered over the flattened (B * N), ascending within a sample.
         live: what selects the tokens of a partial step inside that step, where they cannot be known before.
+        merger: in a full step, what merges the tokens that the site computes; None computes them all.
+        merged_modules: what of `attn` and `mlp` a site that holds both computes on merged tokens.
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self.kind: Kind = Kind.FULL
         self.keep = False
+        self.keep_gate = False
+        self.gate: Tensor | None = None
         self.tokens = 0
-        self.out: Tensor | tuple[Tensor, ...] | None = None
         self.inner: Tensor | None = None
+        self.keep_inner = False
         self.rows: Tensor | None = None
         self.live: LiveSelection | None = None
+        self.merger: Merger | None = None
+        self.merged_modules: frozenset[str] = frozenset()
 
     def tensors(self) -> Iterator[Tensor]:
         """Everything that the slot holds in memory."""
-        outputs = self.out if isinstance(self.out, tuple) else (self.out,)
-        for tensor in (*outputs, self.inner, self.live.age if self.live is not None else None):
+        yield from super().tensors()
+        for tensor in (self.inner, self.gate, self.live.age if self.live is not None else None):
             if tensor is not None:
                 yield tensor
+
+    def forget(self) -> None:
+        super().forget()
+        self.inner = self.gate = None
+
+    def join_halves(self) -> None:
+        super().join_halves()
+        self.inner = mean_of_halves(self.inner)
 
 
 class BlockState:
     """The slots of one block by module name, and its probe.
 
     `cached`: some site of the block is not full now. `backend`: the attention backend of diffusers' dispatcher that
-    dita makes effective here, None where the model's own code does.
+    dita makes effective here, None where the model's own code does. `spans`: what the block does for spans of blocks
+    that are skipped, None for nothing. `matcher`: what matches the tokens that enter the block in this step, for itself
+    and others; None where nothing is to be matched.
     """
 
     def __init__(self, modules: tuple[str, ...], backend: Any = None) -> None:
@@ -57,6 +78,13 @@ class BlockState:
         self.probe = Probe()
         self.cached = False
         self.backend = backend
+        self.spans: BlockSpans | None = None
+        self.matcher: Merger | None = None
+
+    def match(self, tokens: Tensor) -> None:
+        """Where asked to, matches the image tokens that enter the block, (B, N, C), for merging."""
+        if self.matcher is not None:
+            self.matcher.match(tokens)
 
     def tensors(self) -> Iterator[Tensor]:
         """Everything that the block holds in memory, but the collected scores."""

@@ -9,6 +9,7 @@ from statistics import median
 from torch import Tensor
 
 from dita.methods import Method
+from dita.plan import LETTERS
 from dita.shapes import Kind, Shape, Site
 
 
@@ -21,7 +22,9 @@ class Executed:
         kind: what the step was.
         seconds: duration of the call.
         flops, plain_flops, score_flops: FLOPs of the call, of the same call in full, and added by scoring tokens.
+        matching_flops: FLOPs added by matching tokens that are to be merged.
         tokens, all_tokens: computed, and present, in the modules that can select tokens, over all layers.
+        merged_tokens, mergeable_tokens: merged away, and present, in the modules that merge tokens, over all layers.
     """
 
     step: int
@@ -33,6 +36,9 @@ class Executed:
     score_flops: float
     tokens: int
     all_tokens: int
+    matching_flops: float = 0.0
+    merged_tokens: int = 0
+    mergeable_tokens: int = 0
 
 
 @dataclass
@@ -87,6 +93,17 @@ class Summary:
         return sum(call.score_flops for call in self.executed)
 
     @property
+    def matching_flops(self) -> float:
+        """FLOPs that matching tokens added, for merging."""
+        return sum(call.matching_flops for call in self.executed)
+
+    @property
+    def merged_share(self) -> float:
+        """Image tokens merged away, over all there, in the modules and steps that merge any."""
+        present = sum(call.mergeable_tokens for call in self.executed)
+        return sum(call.merged_tokens for call in self.executed) / present if present else 0.0
+
+    @property
     def token_share(self) -> float:
         """Tokens computed on cached steps, over all tokens there, in the modules that can select; 1 without any."""
         cached = [call for call in self.executed if call.kind is not Kind.FULL]
@@ -101,18 +118,22 @@ class Summary:
         return by_kind
 
     def __str__(self) -> str:
-        letters = {Kind.FULL: "F", Kind.PARTIAL: "p", Kind.REUSE: "."}
         counts = Counter(self.kinds)
         lines = [
             f"{self.method.label()}: {self.steps} steps executed: "
             + ", ".join(f"{count} {kind.value}" for kind, count in counts.items()),
-            f"  steps             {''.join(letters[kind] for kind in self.kinds)}",
+            f"  steps             {''.join(LETTERS[kind] for kind in self.kinds)}",
             f"  tokens computed   {self.token_share:.1%} of those that could be selected, on cached steps",
         ]
         if self.flops:
             lines.append(
                 f"  FLOPs             {self.flops / 1e12:.4g} T (plain {self.plain_flops / 1e12:.4g} T, ratio"
                 f" {self.plain_flops / self.flops:.2f}); scores add {self.score_flops / 1e12:.3g} T"
+            )
+        if self.merged_share:
+            lines.append(
+                f"  tokens merged     {self.merged_share:.1%} of the image tokens, where merged; matching adds"
+                f" {self.matching_flops / 1e12:.3g} T"
             )
         lines.append(f"  cache, peak       {self.cache_bytes / 2**20:.2f} MiB")
         lines += [

@@ -7,7 +7,7 @@ import json
 from typing import Any
 
 from dita.caching.attachment import PipelineAttachment, disable, enable
-from dita.methods import Method, Plain, parse
+from dita.methods import MethodLike, Plain, as_method
 
 _AS_ENABLED: Any = object()
 
@@ -28,7 +28,7 @@ class Accelerated:
         stock_call = stock.__call__
 
         @functools.wraps(stock_call)
-        def __call__(self: Any, *args: Any, method: Method | str | None = _AS_ENABLED, **call_kwargs: Any) -> Any:
+        def __call__(self: Any, *args: Any, method: MethodLike | None = _AS_ENABLED, **call_kwargs: Any) -> Any:
             return self._call_with(method, stock_call, *args, **call_kwargs)
 
         cls.__call__ = __call__  # type: ignore[method-assign]
@@ -36,12 +36,12 @@ class Accelerated:
         cls._dita_calls_attachment = True  # type: ignore[attr-defined]  # `enable` need not swap this class
 
     @classmethod
-    def from_pretrained(cls, *args: Any, method: Method | str | None = None, **kwargs: Any) -> Any:
+    def from_pretrained(cls, *args: Any, method: MethodLike | None = None, **kwargs: Any) -> Any:
         """As the stock class; `method` (None: plain) is enabled on the loaded pipeline."""
         return _enabled(super().from_pretrained(*args, **kwargs), method)  # type: ignore[misc]
 
     @classmethod
-    def from_pipe(cls, pipeline: Any, method: Method | str | None = None, **kwargs: Any) -> Any:
+    def from_pipe(cls, pipeline: Any, method: MethodLike | None = None, **kwargs: Any) -> Any:
         """A pipeline of this class that shares all components of `pipeline`, but those that `kwargs` names.
 
         No weight is copied or cast (diffusers' own `from_pipe` casts them, those of `pipeline` too).
@@ -61,11 +61,11 @@ class Accelerated:
         config["_class_name"] = self._stock_class.__name__  # type: ignore[attr-defined]
         return json.dumps(config, indent=2, sort_keys=True) + "\n"
 
-    def _call_with(self, method: Method | str | None, stock_call: Any, *args: Any, **kwargs: Any) -> Any:
+    def _call_with(self, method: MethodLike | None, stock_call: Any, *args: Any, **kwargs: Any) -> Any:
         attachment: PipelineAttachment | None = self.__dict__.get("_dita_attachment")
         if method is _AS_ENABLED:
             return attachment.call(stock_call, *args, **kwargs) if attachment else stock_call(self, *args, **kwargs)
-        chosen = Plain() if method is None else parse(method) if isinstance(method, str) else method
+        chosen = Plain() if method is None else as_method(method)
         if attachment is None:
             enable(self, chosen)
             try:
@@ -79,5 +79,5 @@ class Accelerated:
             attachment.method = enabled
 
 
-def _enabled(pipe: Any, method: Method | str | None) -> Any:
+def _enabled(pipe: Any, method: MethodLike | None) -> Any:
     return pipe if method is None else enable(pipe, method)

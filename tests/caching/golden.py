@@ -13,7 +13,7 @@ import dita
 from dita.caching import selection
 from dita.caching.live import LiveSelection
 from dita.caching.run import Run
-from dita.shapes import Site
+from dita.shapes import Kind, Site
 
 Scores = dict[tuple[int, Site], torch.Tensor]
 
@@ -24,36 +24,49 @@ def load_case(folder: Path) -> tuple[dict, dict[str, torch.Tensor]]:
 
 
 def method_of(facts: dict) -> dita.Method:
+    """The method of a case, with the quirks of its reference."""
+    if "params" in facts:
+        given = facts["params"]
+        return dita.TGate(given["gate_step"], given["warm_up"], given["sp_interval"], given["fi_interval"])
     config, cycle = facts["method_config"], facts["N"]
     if cycle == 1:
         return dita.Plain()
+    if "interval" in config or config.get("taylor_cache"):
+        return dita.TaylorSeer(cycle, config["max_order"])
+    if config.get("Delta-DiT"):
+        return dita.DeltaDiT(cycle, strict=True)
     if config["fresh_ratio"] == 0:
         return dita.FORA(cycle)
     schedule = next(config[key] for key in ("fresh_ratio_schedule", "schedule", "ratio_scheduler") if key in config)
-    return dita.ToCa(
-        cycle,
-        1 - config["fresh_ratio"],
+    settings = dict(
+        cycle=cycle,
+        ratio=1 - config["fresh_ratio"],
         score=config["cache_type"],
         schedule=schedule.replace("ToCa", "toca"),
         age_weight=config["soft_fresh_weight"],
         strict=True,
     )
+    if facts["case"].startswith("duca"):
+        return dita.DuCa(**settings, aggressive="reuse" if "reuse" in facts["case"] else "skip")
+    return dita.ToCa(**settings)
 
 
 def capture_scores(monkeypatch: pytest.MonkeyPatch) -> Scores:
     """Fills with the scores that were sorted, (B, N), by step and site."""
     captured: Scores = {}
-    sorting: list[tuple[int, list[Site]]] = []  # the step and the sites that the next sort is for
+    sorting: list[tuple[list[int], list[Site]]] = []  # the steps and the sites that the next sorts are for
     base_scores, best_first = Run._base_scores, selection.best_first
     live_selection, live_rows = Run._live_selection, LiveSelection.rows
 
     def watched_base(self: Run, branch, stack: str, module: str, layers: list[int], counts):
-        sorting[:] = [(self.step + 1, [Site(stack, layer, module) for layer in layers])]
+        sites = [Site(stack, layer, module) for layer in layers]
+        steps = range(self.step + 1, len(branch.plan.steps))
+        sorting[:] = [([s for s in steps if branch.plan.steps[s][sites[0]].kind is not Kind.SKIP], sites)]
         return base_scores(self, branch, stack, module, layers, counts)
 
     def watched_live_selection(self: Run, branch, site: Site, state):
         live = live_selection(self, branch, site, state)
-        live.where = lambda: (self.step, [site])
+        live.where = lambda: ([self.step], [site])
         return live
 
     def watched_rows(self: LiveSelection, count: int, tokens: torch.Tensor, stored: torch.Tensor):
@@ -61,8 +74,8 @@ def capture_scores(monkeypatch: pytest.MonkeyPatch) -> Scores:
         return live_rows(self, count, tokens, stored)
 
     def watched_sort(scores: torch.Tensor) -> torch.Tensor:
-        step, sites = sorting[0]
-        sorting[0] = (step + 1, sites)
+        (step, *later), sites = sorting[0]
+        sorting[0] = (later, sites)
         stacked = scores if scores.ndim == 3 else scores[None]
         captured.update({(step, site): stacked[number] for number, site in enumerate(sites)})
         return best_first(scores)

@@ -9,6 +9,7 @@ from diffusers import LatteTransformer3DModel
 import dita
 from dita.caching.adapters import UnsupportedModelError
 from dita.caching.run import CacheMemoryError
+from tests import tiny_pixart
 from tests.tiny_flux import call, prompts, tiny_pipeline, tiny_transformer
 
 
@@ -56,6 +57,10 @@ def test_what_is_no_model_at_all() -> None:
         ("toca:schedule=cosine", "unknown schedule 'cosine'; known: toca, constant"),
         ("fora:-1", "cycle must be a whole number, at least 1.*got -1"),
         ("steps:0", r"fraction must be in \(0, 1\], got 0"),
+        ("tgate", "tgate does not run on flux: it gates cross-attention, and that family has none; families: pixart"),
+        ("pab:2", "pab does not run on flux: .*; families: pixart, dit, opensora"),
+        ("toca:4:0.9:frame-uniqueness", "compares the frames of a video, and flux makes pictures"),
+        ("taylorseer:4:-1", "order must be a whole number, at least 0 .*got -1"),
         (3, "method must be a dita method.*got 3"),
     ],
 )
@@ -80,6 +85,28 @@ def test_steps_are_for_bare_transformers_and_required_there(pipe) -> None:
         dita.enable(tiny_transformer(), "toca")
     with pytest.raises(ValueError, match="got steps=0"):
         dita.enable(tiny_transformer(), "toca", steps=0)
+
+
+def test_timesteps_are_one_for_each_step_of_a_bare_transformer(pipe) -> None:
+    with pytest.raises(ValueError, match="for bare transformers, and so are timesteps"):
+        dita.enable(pipe, "toca", timesteps=[1000.0])
+    with pytest.raises(ValueError, match="timesteps must be one for each of the 8 steps, got 3"):
+        dita.enable(tiny_transformer(), "toca", steps=8, timesteps=[1000.0, 500.0, 1.0])
+
+
+def test_a_gate_beyond_the_last_step_leaves_the_pipeline_usable() -> None:
+    pipe = tiny_pixart.tiny_pipeline()
+    dita.enable(pipe, "tgate:9")
+    with pytest.raises(ValueError, match="gate must be at most the number of steps, 8, got 9"):
+        tiny_pixart.call(pipe)
+    tiny_pixart.call(pipe, steps=9)
+    assert dita.summary(pipe, show=False).steps == 9
+
+
+def test_an_order_above_the_number_of_full_steps_is_lowered_with_a_warning(pipe) -> None:
+    dita.enable(pipe, dita.TaylorSeer(4, 4))
+    with pytest.warns(dita.LoweredOrderWarning, match="order 4 needs more full steps than the 4 of these 8 steps"):
+        assert torch.isfinite(call(pipe, steps=8)).all()
 
 
 def test_cycles_longer_than_the_run_warn_that_nothing_is_saved(pipe, plain) -> None:

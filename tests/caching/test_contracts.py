@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import dita
-from dita.methods import SCORES
+from dita.methods import SCORES, parse
 from dita.shapes import Kind
 from tests import tiny_dit, tiny_flux, tiny_opensora, tiny_pixart
 
@@ -33,10 +33,50 @@ def close(a: torch.Tensor, b: torch.Tensor) -> bool:
     return torch.allclose(a, b, atol=1e-4 * float(b.abs().max()), rtol=0)
 
 
+METHODS = (
+    "fora:3",
+    "toca:4:0.6:random:schedule=constant",
+    "toca:3:0.6:schedule=constant:forecast=1",
+    "duca:4:0.6:schedule=constant",
+    "duca:4:0.6:schedule=constant:aggressive=reuse",
+    "taylorseer:3:2",
+    "taylorseer:3:1:basis=hermite",
+    "taylorseer:3:2:lite=true",
+    "deltadit:3",
+    "tgate:5",
+    "pab:1:low=0:high=1000",
+    "pab:2:mlp=true:low=0:high=1000",
+)
+"""One of each kind of plan: reuse, tokens, tokens on forecasts, skipped blocks, forecasts, spans, gates, broadcasts."""
+
+
+@pytest.fixture(params=METHODS)
+def method(request, family) -> dita.Method:
+    """Every method that the family has."""
+    parsed = parse(request.param)
+    if family.FAMILY not in parsed.families:
+        pytest.skip(f"{parsed.name} is not for {family.FAMILY}")
+    return parsed
+
+
+def scores_of(family) -> tuple[str, ...]:
+    """The scores that the family has: pictures have no frames."""
+    return tuple(s for s in SCORES if s != "frame-uniqueness" or family is tiny_opensora)
+
+
+@pytest.fixture(params=SCORES)
+def score(request, family) -> str:
+    if request.param not in scores_of(family):
+        pytest.skip("for videos only")
+    return request.param
+
+
 # ------------------------------------------------------------------------------------------------ nothing changes
 
 
-@pytest.mark.parametrize("method", ["plain", "toca:1:0.9", "fora:1", "steps:1.0"])
+@pytest.mark.parametrize(
+    "method", ["plain", "toca:1:0.9", "fora:1", "steps:1.0", "duca:1:0.9", "taylorseer:1", "deltadit:1"]
+)
 def test_a_method_that_skips_nothing_is_bit_equal_to_plain(family, pipe, plain, method: str) -> None:
     dita.enable(pipe, method)
     assert torch.equal(family.call(pipe), plain)
@@ -45,7 +85,7 @@ def test_a_method_that_skips_nothing_is_bit_equal_to_plain(family, pipe, plain, 
 def test_full_steps_that_store_features_are_bit_equal_to_the_stock_forward(family) -> None:
     model, inputs = family.tiny_transformer(), family.transformer_inputs(batch=2)
     expected = family.forward(model, inputs, 0.3)
-    for score in SCORES:
+    for score in scores_of(family):
         dita.enable(model, dita.ToCa(4, 0.5, score=score, warmup=1, schedule="constant"), steps=8)
         assert torch.equal(family.forward(model, inputs, 0.3), expected), score
 
@@ -94,7 +134,6 @@ def test_enabling_again_replaces_the_method(family, pipe) -> None:
 # ------------------------------------------------------------------------------------------------ what is computed
 
 
-@pytest.mark.parametrize("score", SCORES)
 def test_a_batch_of_two_prompts_gives_what_each_gives_alone(family, pipe, score: str) -> None:
     dita.enable(pipe, dita.ToCa(4, 0.6, score=score, schedule="constant"))
     both = family.call(pipe, count=2)
@@ -102,10 +141,49 @@ def test_a_batch_of_two_prompts_gives_what_each_gives_alone(family, pipe, score:
     assert close(both[1:], family.call(pipe, count=1, first=1))
 
 
-@pytest.mark.parametrize("score", SCORES)
 def test_same_seed_and_method_give_the_same_output(family, pipe, score: str) -> None:
     dita.enable(pipe, dita.ToCa(4, 0.6, score=score, schedule="constant"))
     assert torch.equal(family.call(pipe), family.call(pipe))
+
+
+def test_every_method_gives_two_prompts_what_each_gets_alone(family, pipe, method) -> None:
+    dita.enable(pipe, method)
+    both = family.call(pipe, count=2)
+    assert close(both[:1], family.call(pipe, count=1))
+    assert close(both[1:], family.call(pipe, count=1, first=1))
+    assert torch.equal(family.call(pipe), family.call(pipe)), "the same seed gives the same output"
+
+
+def test_every_method_changes_the_output_and_leaves_no_trace(family, pipe, plain, method) -> None:
+    dita.enable(pipe, method)
+    assert not torch.equal(family.call(pipe), plain)
+    dita.disable(pipe)
+    assert torch.equal(family.call(pipe), plain)
+
+
+def test_every_method_executes_its_plan(family, pipe, method) -> None:
+    dita.enable(pipe, method)
+    family.call(pipe, count=2, steps=10)
+    summary = dita.summary(pipe, show=False)
+    times = [float(t) for t in pipe.scheduler.timesteps]
+    plan = method.plan(summary.shape, 10, times)
+    assert summary.kinds == plan.kinds
+    assert summary.flops == plan.flops() < plan.plain_flops == summary.plain_flops
+    assert summary.cache_bytes == plan.cache_bytes
+    assert method.label() in str(summary)
+
+
+def test_a_forecast_of_order_0_is_reuse(family, pipe) -> None:
+    dita.enable(pipe, dita.TaylorSeer(3, 0, warmup=4))
+    forecast = family.call(pipe)
+    dita.enable(pipe, dita.TaylorSeer(3, 1, warmup=4))
+    assert not torch.equal(family.call(pipe), forecast)
+    steps = dita.TaylorSeer(3, 0, warmup=4).plan(dita.summary(pipe, show=False).shape, 8).full_steps
+    fora = dita.ToCa(3, 1.0, warmup=4, cross_cycle=3)
+    dita.enable(pipe, fora)
+    reused = family.call(pipe)
+    if fora.plan(dita.summary(pipe, show=False).shape, 8).full_steps == steps:  # a counter, and no modulo
+        assert torch.equal(reused, forecast)
 
 
 def test_the_seed_of_random_selection_matters(family, pipe) -> None:
@@ -123,7 +201,7 @@ def test_fora_is_toca_without_tokens(family, pipe) -> None:
 
 
 def test_executed_actions_flops_and_bytes_are_those_of_the_plan(family, pipe) -> None:
-    for score in SCORES:
+    for score in scores_of(family):
         method = dita.ToCa(4, 0.6, score=score, schedule="constant")
         dita.enable(pipe, method, record=True)
         family.call(pipe, count=2)

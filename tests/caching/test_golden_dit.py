@@ -19,6 +19,10 @@ CASES = (
     "toca_attn_n3_r20_ddim50",
     "toca_kvnorm_n3_r20",
     "toca_similarity_n3_r20",
+    "taylorseer_n3_o1",
+    "taylorseer_n4_o4",
+    "duca_attn_n3_r20",
+    "duca_attn_n4_r05",
 )
 
 

@@ -24,6 +24,13 @@ CASES = (
     "toca_norm_n4_r25",
     "toca_random_n4_r25",
     "toca_taylorrepo_n5_r25",
+    "taylorseer_n4_o1",
+    "taylorseer_n5_o2",
+    "taylorseer_n6_o0",
+    "duca_reuse_n5_r25",
+    "duca_skip_n5_r25",
+    "deltadit_n2",
+    "deltadit_n3",
 )
 SITES = {
     "double.img_mlp": ("double", "mlp"),
@@ -97,3 +104,30 @@ def test_follows_the_reference(case: str, golden: Path, reference_model, monkeyp
     assert tuple(s for s, kind in enumerate(summary.kinds) if kind is Kind.FULL) == tuple(facts["full_steps"])
     assert_selections(summary, data, site_of)
     assert_scores(scores, data, site_of)
+
+
+def test_the_factors_of_a_forecast_are_the_references(golden: Path, reference_model, monkeypatch) -> None:
+    facts, data = load_case(golden / "flux" / "taylorseer_n5_o2")
+    sites = {"double0.img_attn": ("double", 0, "attn"), "single3.total": ("single", 3, "single")}
+    found: dict[str, torch.Tensor] = {}
+    note = Run._note
+
+    def watched(self: Run, branch) -> None:
+        note(self, branch)
+        for name, (stack, layer, module) in sites.items():
+            slot = self._slot(branch, Site(stack, layer, module))
+            for order, factor in enumerate([slot.out, *slot.factors]):
+                tensor = factor[0] if isinstance(factor, tuple) else factor
+                if tensor is not None:
+                    found[f"taylor.s{self.step:02d}.{name}.order{order}"] = tensor.clone()
+
+    monkeypatch.setattr(Run, "_note", watched)
+    dita.enable(reference_model, method_of(facts), steps=facts["steps"])
+    try:
+        sample(reference_model, facts, data, free_running=False)
+    finally:
+        dita.disable(reference_model)
+    recorded = [name for name in data if name.startswith("taylor.")]
+    assert len(recorded) == 12
+    for name in recorded:
+        torch.testing.assert_close(found[name], data[name], atol=1e-5, rtol=0, msg=name)

@@ -21,6 +21,8 @@ CASES = (
     "toca_attn_n4_r20_linlayer",
     "toca_norm_n3_r30",
     "toca_similarity_n3_r30",
+    "duca_attn_n3_r30",
+    "duca_kvnorm_n4_r20",
 )
 MODULES = {"cross-attn": "cross_attn", "mlp": "mlp"}
 
@@ -111,3 +113,31 @@ def test_a_block_of_a_partial_step_is_the_references(golden: Path, reference_mod
             handle.remove()
     for layer, out in enumerate(outputs):
         torch.testing.assert_close(out, data[f"block.s01.l{layer:02d}"], atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("case", ["tgate_m10_w2_p5_f3", "tgate_m15_w2_p3_f1"])
+def test_tgate_follows_the_reference(case: str, golden: Path, reference_model) -> None:
+    """From the gate on the reference has one row a prompt; here both halves of the call come back equal."""
+    facts, data = load_case(golden / "pixart" / case)
+    scheduler = DPMSolverMultistepScheduler.from_pretrained(golden / "pixart" / "scheduler")
+    scale, gate = data["latents"].abs().max(), facts["params"]["gate_step"]
+    dita.enable(reference_model, method_of(facts), steps=facts["steps"])
+    try:
+        latents, raws = sample(reference_model, scheduler, facts, data, free_running=False)
+        summary = dita.summary(reference_model, show=False)
+        free_latents, _ = sample(reference_model, scheduler, facts, data, free_running=True)
+    finally:
+        dita.disable(reference_model)
+
+    for name, expected in data.items():
+        if name.startswith("eps_raw.s"):
+            got = raws[int(name[-2:])]
+            torch.testing.assert_close(got[: len(expected)], expected, atol=2e-5, rtol=0, msg=name)
+    assert all(torch.equal(*raw.chunk(2)) for raw in raws[gate:])
+    assert (latents - data["latents"]).abs().max() <= 1e-5 * scale
+    assert (free_latents - data["latents"]).abs().max() <= 2e-4 * scale
+    plan = method_of(facts).plan(summary.shape, facts["steps"])
+    for module, recorded in (("attn", "self_attn"), ("cross_attn", "cross_attn")):
+        kinds = [step[Site("block", 1, module)].kind for step in plan.steps]
+        assert [kind is Kind.REUSE for kind in kinds] == [facts[recorded][str(s)] == "reuse" for s in range(len(kinds))]
+    assert summary.kinds == plan.kinds and summary.flops == plan.flops() and summary.cache_bytes == plan.cache_bytes

@@ -155,6 +155,26 @@ def test_compiled_blocks_share_a_few_graphs_whatever_the_depth(compile_first: bo
     torch._dynamo.reset()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(("method", "limit"), [("taylorseer:3:2", 8), ("duca:4:0.6", 16), ("deltadit:3", 16)])
+def test_compiled_blocks_follow_every_kind_of_plan(method: str, limit: int) -> None:
+    """A few graphs for what a block may do, none for a step. Skipped spans have more than dynamo's limit of 8."""
+    from torch._dynamo.testing import CompileCounter
+
+    torch._dynamo.reset()
+    eager = sample_model(dita.enable(tiny_transformer(), method, steps=8))
+    counter = CompileCounter()
+    model = tiny_transformer()
+    model.compile_repeated_blocks(fullgraph=True, backend=counter)
+    dita.enable(model, method, steps=8)
+    with torch._dynamo.config.patch(recompile_limit=limit):
+        assert close(sample_model(model), eager)
+        before = counter.frame_count
+        sample_model(model)
+    assert counter.frame_count == before
+    torch._dynamo.reset()
+
+
 def sample_model(model) -> torch.Tensor:
     inputs = transformer_inputs()
     for s in range(8):

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dita.caching import scores
+from dita.caching.selection import best_first
 
 
 def test_received_attention_is_the_column_mean_of_the_attention_map() -> None:
@@ -110,3 +111,33 @@ def test_halves_that_share_a_score_weigh_alike() -> None:
     torch.testing.assert_close(shared, torch.full((1, 2), 0.5**0.5))
     apart = scores.combined(torch.cat([first, second]), shared=False)
     torch.testing.assert_close(apart, torch.tensor([[0.6, 0.8], [0.8, 0.6]]))
+
+
+def test_the_tokens_of_a_cluster_are_ranked_in_a_spread_order() -> None:
+    """Two clusters on a line, tokens 0, 1, 2 and 3, 4; multiples of the golden ratio put them as 0, 2, 4, 1, 3."""
+    features = torch.tensor([[[0.0], [1.0], [2.1], [10.0], [12.0]]])
+    found = scores.cluster_score(features, clusters=2, rounds=4)
+    torch.testing.assert_close(found, torch.tensor([[1.0, 1 / 3, 1 / 2, 1 / 2, 1.0]]))
+
+
+def test_one_token_of_every_cluster_is_chosen_before_the_second_of_any() -> None:
+    torch.manual_seed(0)
+    centres = torch.randn(1, 4, 8) * 20
+    features = (centres[:, :, None] + torch.randn(1, 4, 6, 8)).flatten(1, 2)
+    first = best_first(scores.cluster_score(features, clusters=4))[0, :4]
+    assert sorted((first // 6).tolist()) == [0, 1, 2, 3]
+
+
+def test_what_is_like_a_pivot_is_a_duplicate() -> None:
+    """Pivots are tokens 0 and 2: 1 is a copy of 0, 3 is at right angles to both."""
+    features = torch.tensor([[[1.0, 0, 0], [2.0, 0, 0], [0, 1.0, 0], [0, 0, 3.0]]])
+    torch.testing.assert_close(scores.novelty(features, pivots=2), torch.tensor([[2.0, 0.0, 2.0, 1.0]]))
+
+
+def test_the_token_unlike_its_frame_and_the_video_is_unique() -> None:
+    features = torch.ones(1, 6, 2)
+    features[0, 4] = torch.tensor([1.0, -1.0])
+    found = scores.frame_uniqueness(features, frames=3)
+    assert found.argmax() == 4
+    assert found[0, 5] > found[0, 0], "a token of a frame that is unlike the others"
+    torch.testing.assert_close(found[0, 0], found[0, 3])

@@ -13,6 +13,7 @@ from dita.caching.class_swap import Forward, MakeForward
 from dita.caching.scores import attention_entropy, mean_length, received_attention, sampled_queries
 from dita.caching.sites import fill_from_store, keeping_forward
 from dita.caching.state import BlockState, Slot, scatter_rows
+from dita.merging.merger import Merger, unmerged_numbers
 from dita.shapes import SAMPLED_QUERIES, Kind
 
 ENTROPY = "entropy"
@@ -56,6 +57,10 @@ def self_attention_forward(stock: Forward) -> Forward:
         **kwargs: Any,
     ) -> Tensor:
         state: BlockState = self._dita
+        merger = state.slots["attn"].merger
+        if merger is not None:
+            hidden_states = merger.merge(hidden_states)
+            attention_mask = _mask_of_merged(merger, attention_mask, hidden_states.dtype)
         score = state.probe.score if state.probe.score != ENTROPY else None
         spelt_out = is_spelt_out(self)
         if score is None and not (state.backend and spelt_out):
@@ -68,7 +73,10 @@ def self_attention_forward(stock: Forward) -> Forward:
             else:
                 out = stock(self, hidden_states, encoder_hidden_states, attention_mask, **kwargs)
             if score is not None:
-                state.probe.scores = token_scores(score, query, key, value)
+                scores = token_scores(score, query, key, value)
+                state.probe.scores = scores if merger is None else unmerged_numbers(merger, scores)
+        if merger is not None:
+            out = merger.unmerge(out)
         if state.slots["attn"].keep:
             state.slots["attn"].out = out
         return out
@@ -87,6 +95,9 @@ def cross_attention_forward(stock: Forward) -> Forward:
         **kwargs: Any,
     ) -> Tensor:
         state: BlockState = self._dita
+        merger = state.slots["cross_attn"].merger
+        if merger is not None:
+            hidden_states = merger.merge(hidden_states)
         scoring, spelt_out = state.probe.score == ENTROPY, is_spelt_out(self)
         if encoder_hidden_states is None or not (scoring or (state.backend and spelt_out)):
             out = stock(self, hidden_states, encoder_hidden_states, attention_mask, **kwargs)
@@ -98,12 +109,23 @@ def cross_attention_forward(stock: Forward) -> Forward:
             else:
                 out = stock(self, hidden_states, encoder_hidden_states, attention_mask, **kwargs)
             if scoring:
-                _note_entropy(state, attention_entropy(query, key, bias))
+                entropies = attention_entropy(query, key, bias)
+                _note_entropy(state, entropies if merger is None else unmerged_numbers(merger, entropies))
+        if merger is not None:
+            out = merger.unmerge(out)
         if state.slots["cross_attn"].keep:
             state.slots["cross_attn"].out = out
         return out
 
     return forward
+
+
+def _mask_of_merged(merger: Merger, mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    """What is added to the scores of the merged keys, (B, 1, n'), in place of a mask of all keys."""
+    if mask is not None:
+        raise ValueError("tokens cannot be merged in self-attention that has a mask; disable tome, or drop the mask")
+    bias = merger.key_bias(dtype)
+    return None if bias is None else bias[:, None]
 
 
 def _note_entropy(state: BlockState, entropies: Tensor) -> None:
@@ -152,7 +174,7 @@ def cached_block(
     def self_attention() -> Tensor:
         return block.attn1(norm_attn(x) * (1 + m.scale_attn) + m.shift_attn, attention_mask=attention_mask, **extra)
 
-    attended = self_attention() if slots["attn"].kind is Kind.FULL else slots["attn"].out
+    attended = self_attention() if slots["attn"].kind is Kind.FULL else slots["attn"].output()
     x = torch.addcmul(x, m.gate_attn, attended)
     if "cross_attn" in slots:
         x += _site(slots["cross_attn"], x, lambda chosen: block.attn2(chosen, text, text_mask, **extra))

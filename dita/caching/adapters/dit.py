@@ -12,6 +12,7 @@ from dita.caching.adapters import basic_block
 from dita.caching.adapters.basic_block import Modulation, cached_block
 from dita.caching.attention import chosen_backend
 from dita.caching.class_swap import Forward, MakeForward
+from dita.caching.spans import in_spans
 from dita.caching.state import BlockState
 from dita.shapes import DiTShape
 
@@ -78,8 +79,9 @@ class DiTAdapter:
         return chosen_backend(model)
 
 
+@in_spans
 def block_forward(stock: Forward) -> Forward:
-    """DiT's block: the stock forward in full steps, `cached_block` otherwise."""
+    """DiT's block: the stock forward in full steps, `cached_block` otherwise; first, tokens are matched."""
 
     def forward(
         self: Any,
@@ -92,6 +94,7 @@ def block_forward(stock: Forward) -> Forward:
         class_labels: Tensor | None = None,
         added_cond_kwargs: dict[str, Tensor] | None = None,
     ) -> Tensor:
+        self._dita.match(hidden_states)
         if self._dita.cached:
             modulation = _modulation(self.norm1, timestep, class_labels, hidden_states.dtype)
             return cached_block(

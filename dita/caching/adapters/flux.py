@@ -6,13 +6,17 @@ from typing import Any
 
 import torch
 from diffusers import FluxTransformer2DModel
+from diffusers.models.attention_dispatch import dispatch_attention_fn
+from diffusers.models.transformers.transformer_flux import FluxAttnProcessor
 from torch import Tensor, nn
 
 from dita.caching.class_swap import Forward, MakeForward
 from dita.caching.probe import Probe
 from dita.caching.scores import mean_length, received_attention, sampled_queries
 from dita.caching.sites import fill_from_store, keeping_forward, key_norm_forward, query_norm_forward
+from dita.caching.spans import in_spans_of_two_streams
 from dita.caching.state import BlockState, gather_rows
+from dita.merging.merger import Merger
 from dita.shapes import SAMPLED_QUERIES, FluxShape, Kind
 
 MODULES = {"double": ("attn", "mlp", "text_mlp"), "single": ("single",)}
@@ -116,16 +120,97 @@ def probing_forward(stock: Forward) -> Forward:
         image_rotary_emb: tuple[Tensor, Tensor] | None = None,
         **kwargs: Any,
     ) -> Any:
-        out = stock(self, hidden_states, encoder_hidden_states, attention_mask, image_rotary_emb, **kwargs)
         state: BlockState = self._dita
+        merger = next(iter(state.slots.values())).merger  # of `attn`, or of `single`, which has merged the tokens
+        if merger is not None and "attn" in state.slots:
+            image_rotary_emb = merged_rotary(merger, image_rotary_emb)
+            hidden_states = merger.matching.merge(hidden_states)
+        if image_rotary_emb is not None and image_rotary_emb[0].ndim == 3:
+            assert merger is not None
+            if attention_mask is not None or kwargs:
+                raise ValueError("tokens cannot be merged in attention that has a mask or IP-Adapter's inputs")
+            bias = merger.key_bias(hidden_states.dtype)
+            out = merged_attention(self, hidden_states, encoder_hidden_states, image_rotary_emb, bias)
+            if encoder_hidden_states is not None:
+                out = merger.matching.unmerge(out[0]), out[1]
+        else:
+            out = stock(self, hidden_states, encoder_hidden_states, attention_mask, image_rotary_emb, **kwargs)
+            merger = None
         if "attn" in state.slots and state.slots["attn"].keep:
             state.slots["attn"].out = out
         if state.probe.score is not None:
-            state.probe.scores = token_scores(self, state.probe, hidden_states, encoder_hidden_states, image_rotary_emb)
+            scores = token_scores(self, state.probe, hidden_states, encoder_hidden_states, image_rotary_emb)
+            state.probe.scores = scores if merger is None else unmerged_image(merger, scores[..., None])[..., 0]
             state.probe.forget_inputs()
         return out
 
     return forward
+
+
+def merged_rotary(merger: Merger, rotary: tuple[Tensor, Tensor] | None) -> tuple[Tensor, Tensor]:
+    """The angles of text and image tokens, (N, D), for text and the image tokens that are kept, (B, N', D)."""
+    if rotary is None:
+        raise ValueError("tokens cannot be merged in FLUX attention that has no rotary embedding")
+    kept = merger.matching.kept
+
+    def of_kept(table: Tensor) -> Tensor:
+        text, image = table.split([table.shape[0] - merger.tokens, merger.tokens])
+        return torch.cat([text.expand(kept.shape[0], -1, -1), image[kept]], dim=1)
+
+    return of_kept(rotary[0]), of_kept(rotary[1])
+
+
+def merged_attention(
+    attn: Any, hidden: Tensor, text: Tensor | None, rotary: tuple[Tensor, Tensor], bias: Tensor | None
+) -> Any:
+    """What `FluxAttnProcessor` computes, with angles for each sample, (B, N', D), which that one does not take.
+
+    hidden: (B, N_image', C) beside text, or both, text first; bias: added to the scores of the image's keys, (B, n').
+    """
+    if type(attn.processor) is not FluxAttnProcessor:
+        raise ValueError(f"tokens cannot be merged in attention with a {type(attn.processor).__name__}")
+
+    def heads(parts: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return tuple(part.unflatten(-1, (-1, attn.head_dim)) for part in parts)
+
+    query, key, value = heads(_projections(attn, hidden, added=False))
+    query, key = attn.norm_q(query), attn.norm_k(key)
+    if text is not None:
+        text_query, text_key, text_value = heads(_projections(attn, text, added=True))
+        query = torch.cat([attn.norm_added_q(text_query), query], dim=1)
+        key = torch.cat([attn.norm_added_k(text_key), key], dim=1)
+        value = torch.cat([text_value, value], dim=1)
+    query, key = rotate(query, rotary), rotate(key, rotary)
+    if bias is not None:
+        bias = torch.nn.functional.pad(bias, (key.shape[1] - bias.shape[1], 0))[:, None, None]  # none on text
+    backend, parallel = attn.processor._attention_backend, attn.processor._parallel_config
+    out = dispatch_attention_fn(query, key, value, attn_mask=bias, backend=backend, parallel_config=parallel)
+    out = out.flatten(2).to(query.dtype)
+    if text is None:
+        return out
+    text_out, out = out.split_with_sizes([text.shape[1], hidden.shape[1]], dim=1)
+    return attn.to_out[1](attn.to_out[0](out.contiguous())), attn.to_add_out(text_out.contiguous())
+
+
+def _projections(attn: Any, hidden: Tensor, added: bool) -> tuple[Tensor, ...]:
+    if attn.fused_projections:
+        return (attn.to_added_qkv if added else attn.to_qkv)(hidden).chunk(3, dim=-1)
+    layers = (attn.add_q_proj, attn.add_k_proj, attn.add_v_proj) if added else (attn.to_q, attn.to_k, attn.to_v)
+    return tuple(layer(hidden) for layer in layers)
+
+
+def merged_image(merger: Merger, joint: Tensor) -> Tensor:
+    """Text and image tokens, the latter merged: (B, N, C) -> (B, N', C)."""
+    tokens = merger.tokens
+    text, image = joint.split([joint.shape[1] - tokens, tokens], dim=1)
+    return torch.cat([text, merger.matching.merge(image)], dim=1)
+
+
+def unmerged_image(merger: Merger, joint: Tensor) -> Tensor:
+    """Text and merged image tokens, the latter unmerged: (B, N', C) -> (B, N, C)."""
+    tokens = merger.matching.kept.shape[1]
+    text, image = joint.split([joint.shape[1] - tokens, tokens], dim=1)
+    return torch.cat([text, merger.matching.unmerge(image)], dim=1)
 
 
 def token_scores(
@@ -147,18 +232,18 @@ def token_scores(
         sample = sampled_queries(SAMPLED_QUERIES, query.shape[1], query.device)
         query = query.index_select(1, sample)
         if rotary is not None:
-            query_rotary = (rotary[0].index_select(0, sample), rotary[1].index_select(0, sample))
+            query_rotary = (rotary[0].index_select(-2, sample), rotary[1].index_select(-2, sample))
     if rotary is not None and query_rotary is not None:
         query, key = rotate(query, query_rotary), rotate(key, rotary)
     return received_attention(query, key, estimate)
 
 
 def rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotary embedding of queries or keys (B, N, H, D) by (cos, sin), each (N, D) with every angle twice.
+    """Rotary embedding of queries or keys (B, N, H, D) by (cos, sin), each (N, D) or (B, N, D) with every angle twice.
 
     As diffusers' `apply_rotary_emb`, in one complex product instead of several passes.
     """
-    angles = torch.complex(rotary[0][:, None, ::2].float(), rotary[1][:, None, ::2].float())
+    angles = torch.complex(rotary[0][..., None, ::2].float(), rotary[1][..., None, ::2].float())
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * angles).flatten(-2).to(x.dtype)
 
@@ -169,12 +254,13 @@ def _joint(streams: dict[str, Tensor]) -> Tensor:
 
 def _values(attn: Any, hidden: Tensor, added: bool) -> Tensor:
     if attn.fused_projections:
-        return (attn.to_added_qkv if added else attn.to_qkv)(hidden).chunk(3, dim=-1)[2]
+        return _projections(attn, hidden, added)[2]
     return (attn.add_v_proj if added else attn.to_v)(hidden)
 
 
+@in_spans_of_two_streams
 def double_forward(stock: Forward) -> Forward:
-    """FluxTransformerBlock: the stock forward in full steps, `_cached_double` otherwise."""
+    """FluxTransformerBlock: the stock forward in full steps, `_cached_double` otherwise; first, tokens are matched."""
 
     def forward(
         self: Any,
@@ -184,6 +270,7 @@ def double_forward(stock: Forward) -> Forward:
         image_rotary_emb: tuple[Tensor, Tensor] | None = None,
         joint_attention_kwargs: dict[str, Any] | None = None,
     ) -> tuple[Tensor, Tensor]:
+        self._dita.match(hidden_states)
         if self._dita.cached:
             return _cached_double(self, self._dita, hidden_states, encoder_hidden_states, temb)
         return stock(self, hidden_states, encoder_hidden_states, temb, image_rotary_emb, joint_attention_kwargs)
@@ -196,7 +283,7 @@ def _cached_double(block: Any, state: BlockState, hidden: Tensor, text: Tensor, 
 
     hidden: (B, N_image, C), text: (B, N_text, C), temb: (B, C). Returns (text, hidden).
     """
-    attended = state.slots["attn"].out
+    attended = state.slots["attn"].output()
     assert isinstance(attended, tuple)
     hidden = _stream(block.norm1, block.norm2, block.ff, state.slots["mlp"], hidden, attended[0], temb)
     if len(attended) == 3:  # IP-Adapter's share, which the stock block adds last and without a gate
@@ -214,8 +301,9 @@ def _stream(norm1: Any, norm2: Any, mlp: Any, slot: Any, x: Tensor, attended: Te
     return x.addcmul_(gate_mlp, out)
 
 
+@in_spans_of_two_streams
 def single_forward(stock: Forward) -> Forward:
-    """FluxSingleTransformerBlock: stock unless something is to be stored or is cached.
+    """FluxSingleTransformerBlock: stock unless something is to be stored, is merged or is cached.
 
     What must be stored, the output before the gate and the attention before the projection, never leaves the stock
     forward, so the storing step spells it out again, operation for operation.
@@ -229,11 +317,14 @@ def single_forward(stock: Forward) -> Forward:
         image_rotary_emb: tuple[Tensor, Tensor] | None = None,
         joint_attention_kwargs: dict[str, Any] | None = None,
     ) -> tuple[Tensor, Tensor]:
+        self._dita.match(hidden_states)
         slot = self._dita.slots["single"]
-        if slot.kind is Kind.FULL and not slot.keep:
+        if slot.kind is Kind.FULL and not slot.keep and slot.merger is None:
             return stock(self, hidden_states, encoder_hidden_states, temb, image_rotary_emb, joint_attention_kwargs)
         joint = _rejoin(encoder_hidden_states, hidden_states)
-        if slot.kind is Kind.FULL:
+        if slot.merger is not None:
+            joint = _merging_single(self, slot, joint, temb, image_rotary_emb, joint_attention_kwargs or {})
+        elif slot.kind is Kind.FULL:
             joint = _storing_single(self, slot, joint, temb, image_rotary_emb, joint_attention_kwargs or {})
         else:
             joint = _cached_single(self, slot, joint, temb)
@@ -249,9 +340,32 @@ def _storing_single(
 ) -> Tensor:
     normed, gate = block.norm(joint, emb=temb)
     mlp = block.act_mlp(block.proj_mlp(normed))
-    slot.inner = block.attn(hidden_states=normed, image_rotary_emb=rotary, **attention_kwargs)
-    slot.out = block.proj_out(torch.cat([slot.inner, mlp], dim=2))
+    attended = block.attn(hidden_states=normed, image_rotary_emb=rotary, **attention_kwargs)
+    slot.inner = attended if slot.keep_inner else None
+    slot.out = block.proj_out(torch.cat([attended, mlp], dim=2))
     return joint + gate.unsqueeze(1) * slot.out
+
+
+def _merging_single(
+    block: Any, slot: Any, joint: Tensor, temb: Tensor, rotary: Any, attention_kwargs: dict[str, Any]
+) -> Tensor:
+    """Attention, MLP, or both and their common projection on merged image tokens; stores where asked to."""
+    merger, short = slot.merger, slot.merged_modules
+    normed, gate = block.norm(joint, emb=temb)
+    merged = merged_image(merger, normed)
+    attn_in, attn_rotary = (merged, merged_rotary(merger, rotary)) if "attn" in short else (normed, rotary)
+    attended = block.attn(hidden_states=attn_in, image_rotary_emb=attn_rotary, **attention_kwargs)
+    mlp = block.act_mlp(block.proj_mlp(merged if "mlp" in short else normed))
+    if short == {"attn", "mlp"}:
+        out = unmerged_image(merger, block.proj_out(torch.cat([attended, mlp], dim=2)))
+        inner = unmerged_image(merger, attended) if slot.keep and slot.keep_inner else None
+    else:
+        inner = unmerged_image(merger, attended) if "attn" in short else attended
+        mlp = unmerged_image(merger, mlp) if "mlp" in short else mlp
+        out = block.proj_out(torch.cat([inner, mlp], dim=2))
+    if slot.keep:
+        slot.inner, slot.out = (inner if slot.keep_inner else None), out
+    return joint + gate.unsqueeze(1) * out
 
 
 def _cached_single(block: Any, slot: Any, joint: Tensor, temb: Tensor) -> Tensor:

@@ -12,7 +12,9 @@ from dita.caching.adapters.basic_block import ENTROPY, halves_are_equal
 from dita.caching.class_swap import Forward, MakeForward
 from dita.caching.scores import attention_entropy, mean_length
 from dita.caching.sites import fill_from_store, keeping_forward
+from dita.caching.spans import in_spans
 from dita.caching.state import BlockState, scatter_rows
+from dita.merging.merger import Merger, unmerged_numbers
 from dita.shapes import Kind, OpenSoraShape
 
 MODULES = ("attn", "cross_attn", "mlp")
@@ -119,17 +121,31 @@ def self_attention_forward(stock: Forward) -> Forward:
         rotary: Any = None,
     ) -> Tensor:
         state: BlockState = self._dita
+        merger = state.slots["attn"].merger
+        if merger is not None:
+            hidden_states, attention_mask, rotary = _merged_inputs(merger, hidden_states, rotary)
         out = stock(self, hidden_states, encoder_hidden_states, attention_mask, rotary)
         score = state.probe.score
         if score is not None and score != ENTROPY:
             projection = self.to_k if score == "k-norm" else self.to_v
             lengths = mean_length(projection(hidden_states).unflatten(-1, (self.heads, -1)))
+            lengths = lengths if merger is None else unmerged_numbers(merger.matching, lengths)
             state.probe.scores = 1 - lengths if score == "kv-norm" else lengths
+        if merger is not None:
+            out = merger.matching.unmerge(out)
         if state.slots["attn"].keep:
             state.slots["attn"].out = out
         return out
 
     return forward
+
+
+def _merged_inputs(merger: Merger, sequences: Tensor, rotary: Any) -> tuple[Tensor, Tensor | None, Any]:
+    """Sequences (b, n, C) merged, what is added to the scores of their keys, and the angles of the tokens kept."""
+    bias = merger.key_bias(sequences.dtype)
+    if rotary is not None:  # temporal blocks: each sequence keeps times of its own
+        rotary = tuple(table[merger.matching.kept] for table in rotary)
+    return merger.matching.merge(sequences), None if bias is None else bias[:, None, None], rotary
 
 
 def cross_attention_forward(stock: Forward) -> Forward:
@@ -143,11 +159,14 @@ def cross_attention_forward(stock: Forward) -> Forward:
         rotary: Any = None,
     ) -> Tensor:
         state: BlockState = self._dita
-        slot, probe = state.slots["cross_attn"], state.probe
+        slot, probe, merger = state.slots["cross_attn"], state.probe, state.slots["cross_attn"].merger
+        if merger is not None:
+            hidden_states = merger.merge(hidden_states)
         if probe.score == ENTROPY:
             query, key, value = self.processor.prepare(self, hidden_states, encoder_hidden_states, rotary)
             out = self.processor.attend(self, query, key, value, attention_mask)
             entropies = attention_entropy(query, key, _bias(attention_mask, query.dtype))
+            entropies = entropies if merger is None else unmerged_numbers(merger, entropies)
             if slot.kind is Kind.FULL:
                 probe.scores = entropies
             else:  # the rows that a partial step computes anew
@@ -155,6 +174,8 @@ def cross_attention_forward(stock: Forward) -> Forward:
                 scatter_rows(probe.scores[..., None], slot.rows, entropies[..., None])
         else:
             out = stock(self, hidden_states, encoder_hidden_states, attention_mask, rotary)
+        if merger is not None:
+            out = merger.unmerge(out)
         if slot.keep:
             slot.out = out
         return out
@@ -169,8 +190,9 @@ def _bias(mask: Tensor | None, dtype: torch.dtype) -> Tensor | None:
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, -torch.inf)[:, None, None]
 
 
+@in_spans
 def block_forward(stock: Forward) -> Forward:
-    """A block: the stock forward in full steps, `cached_block` otherwise."""
+    """A block: the stock forward in full steps, `cached_block` otherwise; first, tokens are matched."""
 
     def forward(
         self: Any,
@@ -181,10 +203,20 @@ def block_forward(stock: Forward) -> Forward:
         encoder_attention_mask: Tensor | None = None,
         rotary: Any = None,
     ) -> Tensor:
+        self._dita.match(hidden_states)
+        _keep_gates(self, modulation)
         run = cached_block if self._dita.cached else stock
         return run(self, hidden_states, encoder_hidden_states, modulation, num_frames, encoder_attention_mask, rotary)
 
     return forward
+
+
+def _keep_gates(block: Any, modulation: Tensor) -> None:
+    """Notes the gates of those sites whose stored output shall go with them."""
+    slots = block._dita.slots
+    for module, number in (("attn", 2), ("mlp", 5)):
+        if slots[module].keep_gate:
+            slots[module].gate = block.modulations(modulation)[number].clone()
 
 
 def cached_block(
@@ -198,8 +230,8 @@ def cached_block(
 ) -> Tensor:
     """A block some of whose sites are cached, (B, N, C) -> (B, N, C); each site does what its slot says.
 
-    Stored outputs are those in front of the gates; shifts, scales and gates are today's, and each frame's own where
-    frames differ in their timestep.
+    Stored outputs are those in front of the gates; shifts, scales and gates are today's (but for a gate that was stored
+    with its output), and each frame's own where frames differ in their timestep.
     """
     slots, batch = block._dita.slots, hidden_states.shape[0]
     shift_attn, scale_attn, gate_attn, shift_mlp, scale_mlp, gate_mlp = block.modulations(modulation)
@@ -209,7 +241,8 @@ def cached_block(
     if slot.kind is Kind.FULL:
         attended = block.attn1(block.fold(block.norm1(x) * (1 + scale_attn) + shift_attn), rotary=rotary)
     else:
-        attended = slot.out
+        attended = slot.output()
+        gate_attn = gate_attn if slot.gate is None else slot.gate
     x = torch.addcmul(x, gate_attn, block.unfold(attended, batch)).flatten(1, 2)
 
     slot = slots["cross_attn"]
@@ -228,6 +261,7 @@ def cached_block(
         out = block.ff((block.norm2(by_frame) * (1 + scale_mlp) + shift_mlp).flatten(1, 2))
     else:
         out = fill_from_store(slot, x, chosen_mlp)
+        gate_mlp = gate_mlp if slot.gate is None else slot.gate
     by_frame = x.unflatten(1, (num_frames, -1))
     return by_frame.addcmul_(gate_mlp, out.unflatten(1, (num_frames, -1))).flatten(1, 2)
 

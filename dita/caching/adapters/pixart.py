@@ -12,6 +12,7 @@ from dita.caching.adapters import basic_block
 from dita.caching.adapters.basic_block import Modulation, cached_block
 from dita.caching.attention import chosen_backend
 from dita.caching.class_swap import Forward, MakeForward
+from dita.caching.spans import in_spans
 from dita.caching.state import BlockState
 from dita.shapes import PixArtShape
 
@@ -82,8 +83,9 @@ class PixArtAdapter:
         return chosen_backend(model)
 
 
+@in_spans
 def block_forward(stock: Forward) -> Forward:
-    """PixArt's block: the stock forward in full steps, `cached_block` otherwise."""
+    """PixArt's block: the stock forward in full steps, `cached_block` otherwise; first, tokens are matched."""
 
     def forward(
         self: Any,
@@ -96,6 +98,7 @@ def block_forward(stock: Forward) -> Forward:
         class_labels: Tensor | None = None,
         added_cond_kwargs: dict[str, Tensor] | None = None,
     ) -> Tensor:
+        self._dita.match(hidden_states)
         if self._dita.cached:
             assert timestep is not None
             return cached_block(

@@ -68,10 +68,12 @@ def frame_rotary(
 def rotate(x: torch.Tensor, rotary: tuple[torch.Tensor, torch.Tensor]) -> torch.Tensor:
     """Queries or keys `(B, T, heads, head_dim)` turned by the angles of their frames; neighbours form the pairs.
 
+    The angles are those of all sequences, `(T, head_dim)`, or of each, `(B, T, head_dim)`.
+
     The arithmetic stays in the dtype of `x`: diffusers' `apply_rotary_emb` works in float32 and rounds once, the
     official model in bfloat16 and after every operation.
     """
-    cos, sin = (table[:, None] for table in rotary)
+    cos, sin = (table.unsqueeze(-2) for table in rotary)
     even, odd = x.unflatten(-1, (-1, 2)).unbind(-1)
     turned = torch.stack([-odd, even], dim=-1).flatten(-2)
     return x * cos + turned * sin

@@ -1,0 +1,1 @@
+"""Token merging (ToMe): the matching of similar tokens, merging before a module and unmerging behind it."""

@@ -1,0 +1,110 @@
+"""Delta-DiT: steps that skip a span of blocks and add what it changed when it ran last."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from dita.families import FAMILIES, Phase
+from dita.methods.method import Method, check_count, check_steps, warn_of_a_plan_that_saves_nothing
+from dita.plan import Action, Plan, Span, Step, blocks_of, full_step
+from dita.shapes import Kind, Shape
+
+_OPENSORA_LAYERS = 6
+_SHARE = 0.75  # of the blocks, where no publication says which
+_OPENSORA_WINDOW = 1 / 3  # of the steps: 0 to 10 of 30
+
+
+@dataclass(frozen=True)
+class DeltaDiT(Method):
+    """Skipped spans of blocks (Delta-DiT, arXiv 2406.01125): x + (what left the span - what entered it, last time).
+
+    PixArt and DiT follow the paper: in the first part of a run the rear blocks are skipped, which draw details, and
+    then the front ones, which draw outlines. FLUX follows the comparison in TaylorSeer's code: the cached steps of a
+    cycle are in turn such that skip the single-stream blocks and compute all others, and such that reuse every module's
+    output. Open-Sora follows that in PAB's code: the first blocks are skipped in the first steps.
+
+    Fields:
+        cycle: N, steps without a cached span are N apart (at least 1).
+        layers: how many blocks of the stack (Open-Sora: pairs) a span has. None: FLUX's whole single-stream stack, 6
+            pairs on Open-Sora, three quarters on PixArt and DiT.
+        boundary: PixArt and DiT: the share of the steps in which the rear blocks are skipped, in [0, 1].
+        window: Open-Sora: the last step that may skip blocks; None is a third of the run (10 of 30, as published).
+        strict: reproduce the released code on Open-Sora, which subtracts the difference in place of adding it.
+    """
+
+    name: ClassVar[str] = "deltadit"
+    positional: ClassVar[tuple[str, ...]] = ("cycle",)
+    paper: ClassVar[str] = "Chen et al., Delta-DiT, arXiv 2406.01125"
+
+    cycle: int = 2
+    layers: int | None = None
+    boundary: float = 0.5
+    window: int | None = None
+    strict: bool = False
+
+    def __post_init__(self) -> None:
+        check_count("cycle", self.cycle, "1 is the plain pipeline")
+        if self.layers is not None:
+            check_count("layers", self.layers)
+        if not 0 <= self.boundary <= 1:
+            raise ValueError(f"boundary must be in [0, 1], a share of the steps, got {self.boundary}")
+        if self.window is not None:
+            check_count("window", self.window, "a step number", least=0)
+
+    def plan(self, shape: Shape, steps: int, timesteps: Sequence[float] | None = None) -> Plan:
+        check_steps(steps)
+        full = full_step(shape)
+        reuse: Step = {site: Action(Kind.REUSE, 0) for site in full}
+        skips: dict[int, Span] = {}
+        taken: list[Step] = []
+        for s, position in enumerate(self._positions(shape, steps)):
+            if shape.family == "flux" and position and position % 2 == 0:
+                taken.append(reuse)
+            elif position:
+                skips[s] = self._span(shape, s - position, steps)
+                taken.append(_without(full, shape, skips[s]))
+            else:
+                taken.append(full)
+        plan = Plan(self, shape, tuple(taken), steps, skips=skips)
+        warn_of_a_plan_that_saves_nothing(plan, self.cycle, 1)
+        return plan
+
+    def _positions(self, shape: Shape, steps: int) -> list[int]:
+        """Where each step is in its cycle, 0 for one that skips nothing."""
+        settings = FAMILIES[shape.family]
+        if settings.counter:
+            phases = settings.positions(steps, self.cycle, warmup=1, varying=False, strict=False)
+            return [0 if phase is Phase.FULL else position for phase, position in phases]
+        last = steps - 1
+        if shape.family == "opensora":
+            last = round(_OPENSORA_WINDOW * steps) if self.window is None else self.window
+        return [s % self.cycle if s <= last else 0 for s in range(steps)]
+
+    def _span(self, shape: Shape, step: int, steps: int) -> Span:
+        """The span that is skipped in a cycle that begins with `step`."""
+        stack = shape.stacks[-1]
+        depth = shape.depth(stack)
+        layers = self.layers or {
+            "flux": depth,
+            "opensora": min(_OPENSORA_LAYERS, depth),
+        }.get(shape.family, max(1, round(_SHARE * depth)))
+        if layers > depth:
+            raise ValueError(f"layers must be at most {depth}, the depth of {shape.name}'s {stack} stack, got {layers}")
+        if shape.family == "opensora":
+            return Span((shape.stacks[0], 0), (stack, layers - 1), delta=-1 if self.strict else 1)
+        rear = shape.family == "flux" or step < self.boundary * steps
+        return (
+            Span((stack, depth - layers), (stack, depth - 1), delta=1)
+            if rear
+            else Span((stack, 0), (stack, layers - 1), delta=1)
+        )
+
+
+def _without(full: Step, shape: Shape, span: Span) -> Step:
+    blocks = blocks_of(shape)
+    skipped = set(blocks[blocks.index(span.first) : blocks.index(span.last) + 1])
+    return {
+        site: Action(Kind.SKIP, 0) if (site.stack, site.layer) in skipped else action for site, action in full.items()
+    }

@@ -1,0 +1,41 @@
+"""FORA: whole steps that reuse every module's output."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from dita.families import FAMILIES, Phase
+from dita.methods.method import Method, check_count, check_steps, warn_of_a_plan_that_saves_nothing
+from dita.plan import Action, Plan, Step, full_step
+from dita.shapes import Kind, Shape
+
+
+@dataclass(frozen=True)
+class FORA(Method):
+    """Whole-step caching (FORA, arXiv 2407.01425): a full step, then `cycle` - 1 that reuse every module's output.
+
+    The first step is full, on Open-Sora the first three. FLUX counts from the last full step; the others take the
+    steps whose number is a multiple of `cycle`, DiT counting down to 0, so that its last step is full.
+    """
+
+    name: ClassVar[str] = "fora"
+    positional: ClassVar[tuple[str, ...]] = ("cycle",)
+    paper: ClassVar[str] = "Selvaraju et al., FORA: Fast-Forward Caching in Diffusion Transformers, arXiv 2407.01425"
+
+    cycle: int = 3
+
+    def __post_init__(self) -> None:
+        check_count("cycle", self.cycle, "1 is the plain pipeline")
+
+    def plan(self, shape: Shape, steps: int, timesteps: Sequence[float] | None = None) -> Plan:
+        full = full_step(shape)
+        reuse: Step = {site: Action(Kind.REUSE, 0) for site in full}
+        check_steps(steps)
+        settings = FAMILIES[shape.family]
+        warmup = settings.reuse_warmup
+        phases = settings.phases(steps, self.cycle, warmup=warmup, varying=False, strict=False)
+        plan = Plan(self, shape, tuple(full if phase is Phase.FULL else reuse for phase in phases), steps)
+        warn_of_a_plan_that_saves_nothing(plan, self.cycle, warmup)
+        return plan

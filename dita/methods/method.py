@@ -1,0 +1,153 @@
+"""What every acceleration is: a frozen dataclass of parameters that turns a model's shape into a plan."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+
+from dita.families import FAMILIES
+from dita.merges import joined
+from dita.plan import Plan
+from dita.shapes import Kind, Shape
+
+if TYPE_CHECKING:
+    from dita.methods.tome import ToMe
+
+
+class NothingToSkipWarning(UserWarning):
+    """The method's cycle is so long, or the run so short, that every step is computed in full."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """A named acceleration with its parameters."""
+
+    name: ClassVar[str]
+    positional: ClassVar[tuple[str, ...]] = ()  # fields in the order in which `parse` reads them
+    paper: ClassVar[str] = ""
+    families: ClassVar[tuple[str, ...]] = tuple(FAMILIES)  # that it runs on
+    extends: ClassVar[tuple[str, ...]] = ()  # those of them for which no publication defines it: dita's own extension
+    why_not: ClassVar[str] = ""  # what the other families lack
+
+    def plan(self, shape: Shape, steps: int, timesteps: Sequence[float] | None = None) -> Plan:
+        """All actions of a run of `steps` denoising steps of the plain pipeline.
+
+        timesteps: those of the run, 1000 to 0, for methods that go by them; the family's usual ones by default.
+        Raises `ValueError` for `steps` below 1, for a family that the method is not for, and for parameters that do not
+        fit the run.
+        """
+        raise NotImplementedError
+
+    def check_family(self, family: str) -> None:
+        """Raises `ValueError` for a family that the method is not for."""
+        if family not in self.families:
+            raise ValueError(
+                f"{self.name} does not run on {family}: {self.why_not}; families: {', '.join(self.families)}"
+            )
+
+    def run_steps(self, steps: int) -> int:
+        """How many steps the sampler takes when the plain pipeline would take `steps`."""
+        return steps
+
+    @property
+    def caching(self) -> Method:
+        """The part that says what each site does in each step: the method itself, but for compositions."""
+        return self
+
+    @property
+    def merging(self) -> ToMe | None:
+        """The part that merges tokens, if any."""
+        return None
+
+    def on(self, device: str) -> Method:
+        """The method as it is for a run on a device of this kind (`cpu`, `cuda` ...)."""
+        return self
+
+    def selects_live(self, shape: Shape) -> bool:
+        """Whether tokens are selected in each cached step, not for a whole cycle at its full step."""
+        return False
+
+    def rescores(self, shape: Shape) -> bool:
+        """Whether tokens that a cached step computes are scored again there."""
+        return False
+
+    def keeps_scores(self, shape: Shape) -> bool:
+        """Whether collected scores are needed beyond the selection that follows them."""
+        return False
+
+    def shares_halves(self, shape: Shape) -> bool:
+        """Whether the two halves of a guided call compute the same tokens."""
+        return False
+
+    def keeps_gates(self, shape: Shape) -> bool:
+        """Whether a reused output gets the gate of the step that computed it, in place of today's."""
+        return False
+
+    def as_json(self) -> dict[str, Any]:
+        """The method as JSON-ready data; `from_json` reads it back."""
+        fields = dataclasses.asdict(self).items()
+        return {"method": self.name, **{f: list(v) if isinstance(v, tuple) else v for f, v in fields}}
+
+    def label(self) -> str:
+        """The short form that `parse` reads back: the name and whatever differs from the defaults."""
+        parts = [self.name]
+        defaults = {f.name: f.default for f in dataclasses.fields(self)}
+        changed = {f: v for f in defaults if (v := getattr(self, f)) != defaults[f] or f in self.positional}
+        last = max((self.positional.index(f) for f in changed if f in self.positional), default=-1)
+        while last >= 0 and getattr(self, self.positional[last]) == defaults[self.positional[last]]:
+            last -= 1
+        parts += [str(getattr(self, f)) for f in self.positional[: last + 1]]
+        parts += [f"{f}={short(v)}" for f, v in changed.items() if f not in self.positional]
+        return ":".join(parts)
+
+
+def short(value: Any) -> str:
+    """A parameter as `parse` reads it."""
+    if isinstance(value, tuple):
+        return joined(value) if all(isinstance(item, int) for item in value) else "/".join(value)
+    return json.dumps(value).strip('"')
+
+
+def check_steps(steps: int) -> None:
+    """Raises `ValueError` for a run without steps."""
+    if steps < 1:
+        raise ValueError(f"the number of steps must be at least 1, got {steps}")
+
+
+def check_count(field_name: str, value: object, why: str = "", least: int = 1) -> None:
+    """Raises `ValueError` unless `value` is a whole number, at least `least`."""
+    if not isinstance(value, int) or value < least:
+        reason = f" ({why})" if why else ""
+        raise ValueError(f"{field_name} must be a whole number, at least {least}{reason}, got {value}")
+
+
+def check_weight(field_name: str, value: float) -> None:
+    """Raises `ValueError` unless `value` is finite and at least 0."""
+    if not (value >= 0 and math.isfinite(value)):
+        raise ValueError(f"{field_name} must be a finite number, at least 0, got {value}")
+
+
+_T = TypeVar("_T")
+
+
+def check_choice(field_name: str, value: _T, allowed: tuple[_T, ...]) -> None:
+    """Raises `ValueError` that lists what is allowed."""
+    if value not in allowed:
+        raise ValueError(f"unknown {field_name} {value!r}; known: {', '.join(map(str, allowed))}")
+
+
+def warn_of_a_plan_that_saves_nothing(plan: Plan, cycle: int, warmup: int) -> None:
+    """Warns of a cycle above 1 that leaves every step full."""
+    if cycle > 1 and set(plan.kinds) == {Kind.FULL}:
+        steps = len(plan.steps)
+        warnings.warn(
+            f"{plan.method.label()} saves nothing in {steps} steps: the first {min(warmup, steps)} are full;"
+            " take more steps, or a smaller warmup",
+            NothingToSkipWarning,
+            stacklevel=4,
+        )

@@ -1,0 +1,116 @@
+"""PAB: attention outputs that are broadcast over the middle of a run."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import ClassVar
+
+from dita.families import usual_timesteps
+from dita.methods.method import Method, check_choice, check_count, check_steps
+from dita.plan import Action, Plan, full_step
+from dita.shapes import Kind, Shape, Site
+
+RANGES = {1: (2, 4, 6), 2: (3, 5, 7), 3: (5, 7, 9)}
+"""Of spatial, temporal and cross-attention, by level."""
+MLP_TIMESTEPS = (864, 788, 676)
+MLP_STEPS = 2
+MLP_LAYERS = 5
+
+
+@dataclass(frozen=True)
+class PAB(Method):
+    """Pyramid attention broadcast (PAB, ICLR 2025, arXiv 2408.12588): attention is reused where it changes least.
+
+    In the middle of the run, by timesteps, each kind of attention is computed once in `range` steps and reused in the
+    others: spatial attention the least, temporal attention more, cross-attention the most.
+
+    Fields:
+        level: 1, 2 or 3: ranges of (2, 4, 6), (3, 5, 7) or (5, 7, 9) steps.
+        spatial, temporal, cross: ranges of their own, at least 1; None is the level's. A step is computed if its range
+            divides its number. Pictures have no temporal attention.
+        mlp: reuse the MLPs of the first 5 layers too: those of the steps at timesteps 864, 788 and 676, in the two
+            steps that follow.
+        low, high: timesteps between which outputs are reused, in [0, 1000].
+        strict: reproduce the reference on Open-Sora: stored outputs keep the gate of the step that computed them
+            (today's is right, and costs nothing); `mlp` finds its timesteps by their number in bfloat16, so that
+            another number of steps or size turns it off in silence (by default the nearest steps are taken).
+    """
+
+    name: ClassVar[str] = "pab"
+    positional: ClassVar[tuple[str, ...]] = ("level",)
+    paper: ClassVar[str] = "Zhao et al., Real-Time Video Generation with Pyramid Attention Broadcast, ICLR 2025"
+    families: ClassVar[tuple[str, ...]] = ("pixart", "dit", "opensora")
+    extends: ClassVar[tuple[str, ...]] = ("pixart", "dit")
+    why_not: ClassVar[str] = "two thirds of its blocks compute attention and MLP as one"
+
+    level: int = 2
+    spatial: int | None = None
+    temporal: int | None = None
+    cross: int | None = None
+    mlp: bool = False
+    low: int = 450
+    high: int = 930
+    strict: bool = False
+
+    def __post_init__(self) -> None:
+        check_choice("level", self.level, tuple(RANGES))
+        for name in ("spatial", "temporal", "cross"):
+            if getattr(self, name) is not None:
+                check_count(name, getattr(self, name), "a range of 1 computes every step")
+        if not 0 <= self.low < self.high <= 1000:
+            raise ValueError(f"low and high must be timesteps, 0 <= low < high <= 1000, got {self.low} and {self.high}")
+
+    def keeps_gates(self, shape: Shape) -> bool:
+        return self.strict and shape.family == "opensora"
+
+    def plan(self, shape: Shape, steps: int, timesteps: Sequence[float] | None = None) -> Plan:
+        check_steps(steps)
+        self.check_family(shape.family)
+        times = usual_timesteps(shape, steps) if timesteps is None else list(timesteps)
+        full = full_step(shape)
+        broadcast = self._mlp_steps(times) if self.mlp else frozenset()
+        taken = []
+        for s, t in enumerate(times):
+            inside = s > 0 and self.low < int(t) < self.high
+            taken.append(
+                {
+                    site: Action(Kind.REUSE, 0) if self._reuses(site, s, inside, broadcast) else action
+                    for site, action in full.items()
+                }
+            )
+        return Plan(self, shape, tuple(taken), steps)
+
+    def _reuses(self, site: Site, step: int, inside: bool, broadcast: frozenset[int]) -> bool:
+        if site.module == "mlp":
+            return step in broadcast and site.layer < MLP_LAYERS
+        spatial, temporal, cross = RANGES[self.level]
+        if site.module == "cross_attn":
+            span = self.cross or cross
+        elif site.stack == "temporal":
+            span = self.temporal or temporal
+        else:
+            span = self.spatial or spatial
+        return inside and step % span != 0
+
+    def _mlp_steps(self, timesteps: Sequence[float]) -> frozenset[int]:
+        """The steps in which MLPs are reused."""
+        inside = [s for s, t in enumerate(timesteps) if self.low < int(t) < self.high]
+        if self.strict:
+            starts = [s for s in inside if int(_bfloat16(timesteps[s])) in MLP_TIMESTEPS]
+        else:
+            starts = [min(inside, key=partial(_distance, timesteps, t)) for t in MLP_TIMESTEPS] if inside else []
+        return frozenset(s + n for s in starts for n in range(1, MLP_STEPS + 1) if s + n not in starts)
+
+
+def _distance(timesteps: Sequence[float], wanted: float, step: int) -> float:
+    return abs(timesteps[step] - wanted)
+
+
+def _bfloat16(value: float) -> float:
+    """`value` rounded to bfloat16, half to even."""
+    bits: int = struct.unpack("I", struct.pack("f", value))[0]
+    bits = (bits + 0x7FFF + (bits >> 16 & 1)) >> 16 << 16
+    return struct.unpack("f", struct.pack("I", bits))[0]

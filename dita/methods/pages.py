@@ -1,0 +1,84 @@
+"""What is said of each method: its page in docs/methods, and what of that is written by the method itself."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import json
+import re
+import warnings
+from pathlib import Path
+
+from dita.methods.method import Method
+from dita.shapes import named_shape
+
+PLACES = (Path(__file__).parent / "pages", Path(__file__).parents[2] / "docs" / "methods")
+"""Where pages lie: in an installed package, and in a checkout."""
+
+MEANINGS = {
+    "cycle": "N, full steps are N apart (at least 1; 1 is the plain pipeline)",
+    "fraction": "share of the steps that are taken, in (0, 1]",
+}
+"""Of parameters whose method does not document them in a `Fields:` section."""
+
+MODELS = {"flux": ("flux-dev", 50), "pixart": ("pixart-alpha-256", 20), "dit": ("dit-xl-2-256", 50)}
+MODELS |= {"opensora": ("opensora-1.2-480p-2s", 30)}
+"""The published model of each family, and its steps."""
+
+
+def page(cls: type[Method]) -> str:
+    """The Markdown page of a method. Raises `FileNotFoundError` where it is in neither place."""
+    files = [place / f"{cls.name}.md" for place in PLACES]
+    for file in files:
+        if file.is_file():
+            return file.read_text()
+    raise FileNotFoundError(f"the page of method {cls.name!r} is in none of {', '.join(map(str, files))}")
+
+
+def summary_line(cls: type[Method]) -> str:
+    """The first paragraph of a method's docstring, in one line."""
+    return " ".join((inspect.getdoc(cls) or "").split("\n\n")[0].split())
+
+
+def families_line(cls: type[Method]) -> str:
+    """The families that a method runs on, those where that is dita's own extension marked."""
+    return ", ".join(family + " (extension)" * (family in cls.extends) for family in cls.families)
+
+
+def field_meanings(cls: type[Method]) -> dict[str, str]:
+    """The `Fields:` sections of the docstrings of a method and of what it extends, by field."""
+    meanings: dict[str, str] = {}
+    for base in reversed(cls.__mro__):  # fields that a method has from another one are documented there
+        section = inspect.cleandoc(base.__doc__ or "").partition("Fields:\n")[2]
+        for names, meaning in re.findall(r"^ {4}(\w[\w, ]*): (.*(?:\n {5,}.*)*)", section, flags=re.M):
+            for name in names.split(", "):
+                meanings[name] = " ".join(meaning.split())
+    return meanings
+
+
+def parameters(cls: type[Method]) -> str:
+    """The section of a page that lists the parameters, in Markdown."""
+    meanings = MEANINGS | field_meanings(cls)
+    rows = []
+    for field in dataclasses.fields(cls):
+        default = "" if field.default is None else f"`{json.dumps(field.default)}`"
+        rows.append(f"| `{field.name}` | {default} | {meanings[field.name]} |")
+    table = ["| parameter | default | meaning |", "| --- | --- | --- |", *rows]
+    short = ":".join((cls.name, *(part.upper() for part in cls.positional)))
+    return "\n".join([f"Short form: `{short}`.", *(["", *table] if rows else [])])
+
+
+def costs(cls: type[Method]) -> str:
+    """The section of a page that says what the method's defaults cost on the published models, in Markdown."""
+    rows = []
+    for family in cls.families:
+        name, steps = MODELS[family]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            plan = cls().plan(named_shape(name), steps)
+        rows.append(
+            f"| {name} | {steps} | {plan.flops() / 1e12:.5g} of {plan.plain_flops / 1e12:.5g} |"
+            f" {plan.flops_ratio():.2f} | {plan.cache_bytes / 2**20:,.0f} |"
+        )
+    head = ["| model | steps | TFLOPs | ratio of FLOPs | cache, MiB |", "| --- | --- | --- | --- | --- |"]
+    return "\n".join([*head, *rows])

@@ -1,0 +1,106 @@
+"""TaylorSeer: cached steps whose features are forecast from those of the full steps before."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+from dita.families import FAMILIES, Phase
+from dita.methods.method import (
+    Method,
+    check_choice,
+    check_count,
+    check_steps,
+    check_weight,
+    warn_of_a_plan_that_saves_nothing,
+)
+from dita.plan import BASES, Action, Basis, Forecast, Plan, Span, Step, blocks_of, full_step
+from dita.shapes import Kind, Shape
+
+
+class LoweredOrderWarning(UserWarning):
+    """A forecast's order needs more full steps than the run has."""
+
+
+@dataclass(frozen=True)
+class TaylorSeer(Method):
+    """Cached steps that forecast every module's output (TaylorSeer, ICCV 2025, arXiv 2503.06923).
+
+    After the full steps of the start, a full step every `cycle`. Each full step forms finite differences to the one
+    before; between full steps, a Taylor polynomial of them continues every module's output. Nothing is computed in the
+    blocks of a cached step.
+
+    Fields:
+        cycle: N, full steps are N apart (at least 1; 1 is the plain pipeline).
+        order: O, of the polynomial; 0 reuses the last output, and memory grows with O + 1. An order that the run has
+            too few full steps for is lowered, with a warning.
+        basis: `taylor` is x^i; `hermite` replaces it by scaled Hermite polynomials (HiCache, arXiv 2508.16984), which
+            grow less.
+        scale: of `hermite`, in (0, 1]: c of c^i H_i(c x).
+        lite: forecast the hidden state behind the last block alone: one tensor in place of one a module.
+        warmup: full steps at the start; None is the reference's: 3 on FLUX, 2 on DiT. Differences begin with the last
+            of them.
+    """
+
+    name: ClassVar[str] = "taylorseer"
+    positional: ClassVar[tuple[str, ...]] = ("cycle", "order")
+    paper: ClassVar[str] = "Liu et al., From Reusing to Forecasting, ICCV 2025, arXiv 2503.06923"
+    extends: ClassVar[tuple[str, ...]] = ("pixart", "opensora")
+
+    cycle: int = 5
+    order: int = 2
+    basis: Basis = "taylor"
+    scale: float = 0.5
+    lite: bool = False
+    warmup: int | None = None
+
+    def __post_init__(self) -> None:
+        check_count("cycle", self.cycle, "1 is the plain pipeline")
+        check_count("order", self.order, "0 is reuse", least=0)
+        check_basis(self.basis, self.scale)
+        if self.warmup is not None:
+            check_count("warmup", self.warmup, "the first step is always full")
+
+    def plan(self, shape: Shape, steps: int, timesteps: Sequence[float] | None = None) -> Plan:
+        check_steps(steps)
+        settings = FAMILIES[shape.family]
+        warmup = self.warmup or settings.forecast_warmup
+        positions = settings.positions(steps, self.cycle, warmup=warmup, varying=False, strict=False, counter=True)
+        full = full_step(shape)
+        cached: Step = {site: Action(Kind.SKIP if self.lite else Kind.FORECAST, 0) for site in full}
+        taken = tuple(full if phase is Phase.FULL else cached for phase, _ in positions)
+        blocks = blocks_of(shape)
+        span = Span(blocks[0], blocks[-1])
+        skips = {s: span for s, (phase, _) in enumerate(positions) if self.lite and phase is not Phase.FULL}
+        forecast = formed(Forecast(self.order, self.basis, self.scale, max(warmup - 1, 1)), taken, self.label())
+        plan = Plan(self, shape, taken, steps, skips=skips, forecast=forecast)
+        warn_of_a_plan_that_saves_nothing(plan, self.cycle, warmup)
+        return plan
+
+
+def check_basis(basis: Basis, scale: float) -> None:
+    """Raises `ValueError` for an unknown basis, or a scale outside (0, 1]."""
+    check_choice("basis", basis, BASES)
+    check_weight("scale", scale)
+    if not 0 < scale <= 1:
+        raise ValueError(f"scale must be in (0, 1], got {scale}")
+
+
+def formed(forecast: Forecast, steps: Sequence[Step], label: str) -> Forecast:
+    """`forecast` with the order that the full steps of a run can form; warns where that is lower."""
+    full = [s for s, step in enumerate(steps) if any(action.kind is Kind.FULL for action in step.values())]
+    cached = [s for s, step in enumerate(steps) if any(action.kind is not Kind.FULL for action in step.values())]
+    if not cached:
+        return forecast
+    possible = sum(forecast.since <= s < cached[-1] for s in full)
+    if forecast.order <= possible:
+        return forecast
+    warnings.warn(
+        f"{label}: order {forecast.order} needs more full steps than the {len(full)} of these {len(steps)} steps; it is"
+        f" lowered to {possible}",
+        LoweredOrderWarning,
+        stacklevel=4,
+    )
+    return Forecast(possible, forecast.basis, forecast.scale, forecast.since)

@@ -1,0 +1,224 @@
+"""ToCa: cached steps that compute some of the tokens; and the scores that choose them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args
+
+from dita.families import FAMILIES, Phase
+from dita.methods.method import (
+    Method,
+    check_choice,
+    check_count,
+    check_steps,
+    check_weight,
+    warn_of_a_plan_that_saves_nothing,
+)
+from dita.methods.taylorseer import check_basis, formed
+from dita.plan import Action, Basis, Forecast, Plan, Step, full_step
+from dita.schedules import RATIO_SCHEDULES, RatioSchedule, fresh_share, fresh_tokens, layer_position
+from dita.shapes import Kind, Shape, Site
+
+Score = Literal[
+    "attention-sampled",
+    "attention",
+    "k-norm",
+    "v-norm",
+    "kv-norm",
+    "norm",
+    "similarity",
+    "random",
+    "uniform",
+    "cluster",
+    "duplication",
+    "frame-uniqueness",
+]
+SCORES: tuple[Score, ...] = get_args(Score)
+LIVE_SCORES: tuple[Score, ...] = ("norm", "similarity")
+"""Scores that need the tokens of the cached step itself: all others are known at the full step."""
+PROBED_SCORES: tuple[Score, ...] = ("attention-sampled", "attention", "k-norm", "v-norm", "kv-norm")
+"""Scores that are collected inside the attention of a full step."""
+FEATURE_SCORES: tuple[Score, ...] = ("cluster", "duplication", "frame-uniqueness")
+"""Scores of what a module put out in the full step."""
+ATTENTION_SCORES: tuple[Score, ...] = ("attention-sampled", "attention")
+"""s1, attention received, or s2, entropy of the attention to the text, by family (`Family.attention_score`)."""
+
+
+@dataclass(frozen=True)
+class ToCa(Method):
+    """Token-wise feature caching (ToCa, ICLR 2025, arXiv 2410.05317).
+
+    A full step, then `cycle` - 1 cached ones: self-attention is reused whole; cross-attention and MLP compute the
+    tokens with the highest scores and reuse their stored output for the others. Each module selects for itself.
+
+    Fields:
+        cycle: N, full steps are N apart (at least 1; 1 is the plain pipeline). On PixArt and DiT it is the N that the
+            papers' N(s) varies over the run.
+        ratio: R, the caching ratio in [0, 1]: 0.9 computes 10 % of the tokens on a cached step, before `schedule`.
+        score: what makes a token worth computing (section 3.2). `attention`: the attention it receives, exact,
+            by a second pass, and on PixArt and Open-Sora the entropy of its attention to the text; `attention-sampled`:
+            the same from 256 queries (the entropy is exact); `k-norm`, `v-norm`: large keys, values; `kv-norm`: small
+            values; `norm`: large hidden states; `similarity`: least like the stored output; `random`; `uniform`: spread
+            evenly over the grid, and over the frames of a video, another offset each time; `cluster`: one of each of
+            16 clusters of the module's output, then a second of each; `duplication`: least like 8 tokens spread
+            evenly; `frame-uniqueness`: videos only, least like the mean of their frame and of the video.
+        schedule: how the share of computed tokens varies over steps, layers and modules; `toca`
+            is the paper's for each family, on DiT that for 50 DDIM steps or, beyond 100 steps, for 250 DDPM steps.
+        age_weight: lambda_3 (section 3.2, s3): added to a score for each `cycle` steps that the token was not computed.
+        spatial_bonus, spatial_grid: s4: in each cell of grid x grid image tokens, of each frame, the best one's score
+            is multiplied by 1 + bonus. None is the paper's setting: none on FLUX and Open-Sora, 0.4 and 4 on PixArt,
+            0.6 and 2 on DiT. 0 turns it off.
+        warmup: full steps at the start; None is the reference's: 3 on FLUX (1 where no token is ever computed, R = 1)
+            and on Open-Sora, else 1.
+        cross_cycle: N of cross-attention; None is the reference's: twice `cycle` on Open-Sora, else `cycle`.
+        forecast: order of the forecast that stands in for what is not computed, as TaylorSeer's: 0 is the paper's plain
+            reuse. Tokens that are computed correct their own forecasts to come.
+        basis, scale: of the forecast, `taylor` or `hermite`, as TaylorSeer's.
+        seed: of the random and uniform scores.
+        strict: reproduce the quirks of the reference code, for parity: the layer divisor 27 at every depth; on PixArt
+            and DiT steps that are full in the first layer only; on PixArt tokens scored anew in cached steps; where
+            the score is not the entropy, each half of a guided call selects for itself.
+    """
+
+    name: ClassVar[str] = "toca"
+    positional: ClassVar[tuple[str, ...]] = ("cycle", "ratio", "score")
+    paper: ClassVar[str] = "Zou et al., Accelerating Diffusion Transformers with Token-wise Feature Caching, ICLR 2025"
+
+    cycle: int = 4
+    ratio: float = 0.9
+    score: Score = "attention-sampled"
+    schedule: RatioSchedule = "toca"
+    age_weight: float = 0.25
+    spatial_bonus: float | None = None
+    spatial_grid: int | None = None
+    warmup: int | None = None
+    cross_cycle: int | None = None
+    forecast: int = 0
+    basis: Basis = "taylor"
+    scale: float = 0.5
+    seed: int = 0
+    strict: bool = False
+
+    def __post_init__(self) -> None:
+        check_count("cycle", self.cycle, "1 is the plain pipeline")
+        if not 0 <= self.ratio <= 1:
+            raise ValueError(f"ratio must be in [0, 1] (0.9 computes 10 % of the tokens), got {self.ratio}")
+        check_choice("score", self.score, SCORES)
+        check_choice("schedule", self.schedule, RATIO_SCHEDULES)
+        check_weight("age_weight", self.age_weight)
+        if self.spatial_bonus is not None:
+            check_weight("spatial_bonus", self.spatial_bonus)
+        if self.spatial_grid is not None:
+            check_count("spatial_grid", self.spatial_grid)
+        if self.warmup is not None:
+            check_count("warmup", self.warmup, "the first step is always full")
+        if self.cross_cycle is not None:
+            check_count("cross_cycle", self.cross_cycle)
+        check_count("forecast", self.forecast, "an order; 0 is reuse", least=0)
+        check_basis(self.basis, self.scale)
+
+    @property
+    def fresh_ratio(self) -> float:
+        """r = 1 - R, without the rounding noise of the subtraction."""
+        return round(1 - self.ratio, 12)
+
+    def spatial(self, family: str) -> tuple[float, int]:
+        """(bonus, cell) of s4 for a family: the given ones, else the paper's."""
+        settings = FAMILIES[family]
+        bonus = settings.bonus if self.spatial_bonus is None else self.spatial_bonus
+        return bonus, settings.cell if self.spatial_grid is None else self.spatial_grid
+
+    def scores_entropy(self, shape: Shape) -> bool:
+        """Whether the score is s2, the entropy of a token's attention to the text."""
+        return self.score in ATTENTION_SCORES and FAMILIES[shape.family].attention_score == "entropy"
+
+    def check_family(self, family: str) -> None:
+        super().check_family(family)
+        if self.score == "frame-uniqueness" and family != "opensora":
+            raise ValueError(f"score 'frame-uniqueness' compares the frames of a video, and {family} makes pictures")
+
+    def selects_live(self, shape: Shape) -> bool:
+        return self.score in LIVE_SCORES or self.rescores(shape)
+
+    def rescores(self, shape: Shape) -> bool:
+        return self.strict and self.scores_entropy(shape)
+
+    def keeps_scores(self, shape: Shape) -> bool:
+        other_cycle = len(set(self.cycles(shape).values())) > 1
+        return self.score in PROBED_SCORES and (other_cycle or self.rescores(shape))
+
+    def shares_halves(self, shape: Shape) -> bool:
+        return shape.rows > shape.batch and (not self.strict or self.scores_entropy(shape))
+
+    def cycles(self, shape: Shape) -> dict[str, int]:
+        """N of every module."""
+        cycles = {site.module: self.cycle for site in shape.sites()}
+        if "cross_attn" in cycles:
+            published = self.cycle * FAMILIES[shape.family].cross_cycles if self.cycle > 1 else 1
+            cycles["cross_attn"] = self.cross_cycle or published
+        return cycles
+
+    def plan(self, shape: Shape, steps: int, timesteps: Sequence[float] | None = None) -> Plan:
+        check_steps(steps)
+        self.check_family(shape.family)
+        cycles = self.cycles(shape)
+        phases = {cycle: [phase for phase, _ in self.positions(shape, steps, cycle)] for cycle in set(cycles.values())}
+        full = full_step(shape)
+        taken: list[Step] = []
+        for s in range(steps):
+            now = {module: phases[cycle][s] for module, cycle in cycles.items()}
+            if set(now.values()) == {Phase.FULL}:
+                taken.append(full)
+                continue
+            cached = self._cached_step(shape, s, steps)
+            taken.append({site: full[site] if _is_full(site, now[site.module]) else cached[site] for site in full})
+        warmup = self._warmup(shape.family)
+        forecast = None
+        if self.forecast:
+            forecast = formed(Forecast(self.forecast, self.basis, self.scale, max(warmup - 1, 1)), taken, self.label())
+        plan = Plan(self, shape, tuple(taken), steps, forecast=forecast)
+        warn_of_a_plan_that_saves_nothing(plan, self.cycle, warmup)
+        return plan
+
+    def varies_cycle(self, family: str) -> bool:
+        """Whether the cycle follows the family's N(s), if it has one."""
+        return self.fresh_ratio > 0
+
+    def positions(self, shape: Shape, steps: int, cycle: int) -> list[tuple[Phase, int]]:
+        """What each step of a run is for the modules of one cycle, and its position there."""
+        return FAMILIES[shape.family].positions(
+            steps,
+            cycle,
+            warmup=self._warmup(shape.family),
+            varying=self.varies_cycle(shape.family),
+            strict=self.strict,
+        )
+
+    def _warmup(self, family: str) -> int:
+        settings = FAMILIES[family]
+        return self.warmup or (settings.warmup if self.fresh_ratio else settings.reuse_warmup)
+
+    def _cached_step(self, shape: Shape, step: int, steps: int) -> Step:
+        actions = {}
+        for site in shape.sites():
+            tokens = 0
+            if shape.selects(site.module):
+                share = fresh_share(
+                    self.schedule,
+                    self.fresh_ratio,
+                    family=shape.family,
+                    module=site.module,
+                    position=layer_position(shape.family, site.stack, site.layer, shape.depth(site.stack), self.strict),
+                    step=step,
+                    steps=steps,
+                    cycle=self.cycle,
+                )
+                tokens = fresh_tokens(share, shape.tokens(site.module))
+            stored = Kind.FORECAST if self.forecast else Kind.REUSE
+            actions[site] = Action(Kind.PARTIAL if tokens else stored, tokens)
+        return actions
+
+
+def _is_full(site: Site, phase: Phase) -> bool:
+    return phase is Phase.FULL or (phase is Phase.FIRST_LAYER and site.layer == 0)
