@@ -82,8 +82,8 @@ def clip(
 
 
 def reward(
-    steps: Steps = 800,
-    seeing_steps: Annotated[int, typer.Option(help="Steps of the first stage.")] = 3000,
+    steps: Steps = 1500,
+    seeing_steps: Annotated[int, typer.Option(help="Steps of the first stage.")] = 2000,
     seed: Seed = 0,
     threads: Threads = 0,
     start: Annotated[Path, typer.Option(help="Run folder of clip, whose vision tower is the start.")] = Path(
