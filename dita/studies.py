@@ -17,6 +17,7 @@ from dita.methods import (
     TaylorSeer,
     TGate,
     ToCa,
+    ToMe,
 )
 
 
@@ -38,6 +39,7 @@ def every_method(family: str) -> list[Method]:
         DeltaDiT(2),
         TGate(),
         PAB(2),
+        ToMe(0.5, force=True),  # a comparison shows what it costs also where the cost model would refuse
     ]
     return [method for method in methods if family in method.families]
 
