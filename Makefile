@@ -4,6 +4,7 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+PYTEST_ARGS ?= --numprocesses auto
 PIP_INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
 QUICKSTART_METHODS := plain,steps:0.5,fora:3,toca:4:0.9,toca:4:0.9:random
@@ -13,7 +14,7 @@ QUICKSTART_METHODS := plain,steps:0.5,fora:3,toca:4:0.9,toca:4:0.9:random
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
-	@echo "Variables: PYTHON=$(PYTHON) (creates $(VENV)), PYTEST_ARGS (for example PYTEST_ARGS='-n 2 -k toca')"
+	@echo "Variables: PYTHON=$(PYTHON) (creates $(VENV)), PYTEST_ARGS=$(PYTEST_ARGS) (for example PYTEST_ARGS='-k toca')"
 
 quickstart: $(VENV)/.installed ## Generate pictures with and without acceleration, and compare them
 	$(BIN)/dita compare --model shapes-flux --methods $(QUICKSTART_METHODS) --prompts 16 --out quickstart
