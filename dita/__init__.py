@@ -10,6 +10,8 @@ from dita.plan import Plan
 if TYPE_CHECKING:
     from dita.caching.attachment import disable, enable, summary
     from dita.caching.summary import Summary
+    from dita.generation.prompts import Prompt
+    from dita.generation.sampling import generate
 
 __all__ = [
     "FORA",
@@ -18,10 +20,12 @@ __all__ = [
     "NothingToSkipWarning",
     "Plain",
     "Plan",
+    "Prompt",
     "Summary",
     "ToCa",
     "disable",
     "enable",
+    "generate",
     "summary",
 ]
 
@@ -30,6 +34,8 @@ _ENGINE = {
     "disable": "dita.caching.attachment",
     "summary": "dita.caching.attachment",
     "Summary": "dita.caching.summary",
+    "Prompt": "dita.generation.prompts",
+    "generate": "dita.generation.sampling",
 }
 
 
