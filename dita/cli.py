@@ -1,4 +1,4 @@
-"""The command line: `dita plan`, `compare`, `generate`, `judge`, `evaluate`, `methods`. Imports are lazy: a plan needs no torch."""
+"""The command line: `dita plan`, `compare`, `generate`, `judge`, `evaluate` and more. A plan imports no torch."""
 
 from __future__ import annotations
 
@@ -266,7 +266,7 @@ def generate(
             )
         else:
             raise ValueError(f"unknown engine {engine!r}; known: local, ray")
-    if int(os.environ.get("RANK", "0")) == 0:
+    if outcome.first_process:
         there = f", {outcome.found} were there" if outcome.found else ""
         typer.echo(f"made {outcome.made} of {len(items)}{there}: {out / 'manifest.jsonl'}")
         for failure in outcome.failures[:10]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,10 +18,8 @@ from dita.generation.files import remove_partial, sync_folder, write_whole
 from dita.generation.job import Item, Key, Settings, settings_from_json
 from dita.metrics.picture_sets import MANIFEST_LINES as MANIFEST
 
-try:
+if sys.platform != "win32":
     import fcntl
-except ImportError:  # not on Windows
-    fcntl = None  # type: ignore[assignment]
 
 JOB, FAILURES, IMAGES, LOCK = "job.json", "failures.jsonl", "images", ".lock"
 JOB_FORMAT = "dita-job-1"
@@ -136,7 +135,7 @@ def _is_there(folder: Path, entry: Mapping[str, Any]) -> bool:
 def _read_lines(path: Path) -> tuple[list[dict[str, Any]], bool]:
     """The entries, and whether the last line was whole."""
     *lines, rest = path.read_bytes().split(b"\n")
-    entries = []
+    entries: list[dict[str, Any]] = []
     for number, line in enumerate(lines):
         try:
             entry = json.loads(line)
@@ -174,7 +173,7 @@ def _write_job(folder: Path, settings: Settings) -> None:
 @contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     """The folder for this process alone; where the file system knows no locks, without."""
-    if fcntl is None:
+    if sys.platform == "win32":
         yield
         return
     with (folder / LOCK).open("w") as file:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
+from accelerate.utils import get_cpu_distributed_information
 
 T = TypeVar("T")
 
@@ -23,9 +24,11 @@ class Processes:
     """This process as number `rank` of `count`; alone where nothing else was launched."""
 
     def __init__(self) -> None:
-        self.count = int(os.environ.get("WORLD_SIZE", "1"))
-        self.rank = int(os.environ.get("RANK", "0")) if self.count > 1 else 0
-        self.local_rank = int(os.environ.get("LOCAL_RANK", "0")) if self.count > 1 else 0
+        known = get_cpu_distributed_information()  # of torchrun, and of the kinds of MPI
+        self.count: int = known.world_size
+        self.rank: int = known.rank if self.count > 1 else 0
+        self.local_rank: int = known.local_rank if self.count > 1 else 0
+        self._one_machine = known.local_world_size == self.count
         self._group: Any = None
         self._mine = False
 
@@ -33,7 +36,10 @@ class Processes:
         if self.count > 1:
             self._mine = not dist.is_initialized()
             if self._mine:
-                dist.init_process_group("gloo", timeout=PATIENCE)
+                if self._one_machine:  # MPI does not say where the processes meet
+                    os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+                os.environ.setdefault("MASTER_PORT", "29500")
+                dist.init_process_group("gloo", rank=self.rank, world_size=self.count, timeout=PATIENCE)
             else:
                 self._group = dist.new_group(backend="gloo", timeout=PATIENCE)
         return self
@@ -58,7 +64,7 @@ class Processes:
             dist.broadcast_object_list(answer, src=0, group=self._group)
         if answer[1] is not None:
             raise answer[1]
-        return answer[0]  # type: ignore[no-any-return]
+        return answer[0]
 
     def gathered(self, mine: T) -> list[T]:
         """What every process hands in, by number."""

@@ -37,15 +37,20 @@ class JobFailed(RuntimeError):
 
 @dataclass
 class Outcome:
-    """What became of a job: numbers of items `made` now and `found` already there, and the `failures`."""
+    """What became of a job: numbers of items `made` now and `found` already there, and the `failures`.
+
+    `first_process` is whether this process is to tell about it.
+    """
 
     made: int = 0
     found: int = 0
     failures: list[dict[str, Any]] = field(default_factory=list)
+    first_process: bool = True
 
     def joined(self, other: Outcome) -> Outcome:
         """Both together; `found` is the same for all workers."""
-        return Outcome(self.made + other.made, max(self.found, other.found), self.failures + other.failures)
+        failures = self.failures + other.failures
+        return Outcome(self.made + other.made, max(self.found, other.found), failures, self.first_process)
 
 
 @dataclass(frozen=True)
@@ -92,7 +97,7 @@ def run(
             done = processes.from_first(None)
         try:
             missing = [item for item in items if item.key not in done]
-            outcome = Outcome(found=len(items) - len(missing))
+            outcome = Outcome(found=len(items) - len(missing), first_process=processes.rank == 0)
             if missing:
                 share = _share(missing, batch_size, processes)
                 chosen = processes.device(device or settings.device)
