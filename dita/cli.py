@@ -376,7 +376,9 @@ def judge(
 
 @app.command()
 def evaluate(
-    pictures: Annotated[Path, typer.Argument(help="Folder of pictures (with the manifest of dita compare), or .npz.")],
+    pictures: Annotated[
+        Path, typer.Argument(help="Folder of pictures (of dita generate or compare, or any), or .npz.")
+    ],
     reference: Annotated[
         Path | None, typer.Option(help="Real pictures or the plain pipeline's: a folder, or .npz with mu and sigma.")
     ] = None,

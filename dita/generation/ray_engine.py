@@ -90,8 +90,9 @@ def _ray(workers: tuple[int, int]) -> Any:
         raise ValueError("--engine ray needs Ray: pip install 'dita[ray]'") from None
     if not ray.is_initialized():
         alone = "RAY_ADDRESS" not in os.environ
-        local = {"num_cpus": max(os.cpu_count() or 1, workers[1] + 1), "include_dashboard": False} if alone else {}
-        ray.init(log_to_driver=False, logging_level="warning", **local)
+        cpus = max(os.cpu_count() or 1, workers[1] + 1)
+        local = {"address": "local", "num_cpus": cpus, "include_dashboard": False}
+        ray.init(log_to_driver=False, logging_level="warning", **(local if alone else {}))
     ray.data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     return ray
