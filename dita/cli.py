@@ -105,7 +105,7 @@ def plan(
 def compare(
     prompts: Annotated[
         list[str],
-        typer.Option(help="How many of the bundled world, a file with one a line, or a text (may be given again)."),
+        typer.Option(help="How many of the bundled world, a file as of generate, or a text (may be given again)."),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the results: new, empty, or of an earlier comparison.")],
     model: Annotated[str, typer.Option(help="A bundled name, a local diffusers folder, or a hub id.")] = "shapes-flux",
@@ -597,6 +597,10 @@ def _prompts(given: list[str]) -> list[str]:
         from dita.miniature.world import prompts
 
         return prompts(int(text), seed=0)
+    if Path(text).suffix.lower() in (".csv", ".jsonl", ".parquet"):
+        from dita.generation.prompts import read
+
+        return [prompt.text for prompt in read(text)]
     if Path(text).is_file():
         lines = [line.strip() for line in Path(text).read_text().splitlines()]
         if not any(lines):

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import signal
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -345,3 +346,21 @@ def test_generate_refuses_bad_input(monkeypatch, tmp_path, request, arguments, m
     if "--model" not in arguments:
         request.getfixturevalue("drawing")
     assert message in refused("generate", *arguments, "--out", tmp_path / "out")
+
+
+def test_generate_that_is_told_to_end_keeps_what_is_made(drawing, tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    drawing.trouble = lambda prompts: signal.raise_signal(signal.SIGTERM) if "c" in prompts else None
+    prompts = [part for text in "abcd" for part in ("--prompt", text)]
+    result = run("generate", *prompts, "--batch-size", 1, "--out", tmp_path / "out")
+    assert result.exit_code != 0
+    lines = (tmp_path / "out" / "manifest.jsonl").read_text().splitlines()
+    assert [json.loads(line)["prompt"] for line in lines] == ["a", "b"]
+    assert signal.getsignal(signal.SIGTERM) == before
+    drawing.trouble = lambda prompts: None
+    assert "made 2 of 4, 2 were there" in run("generate", *prompts, "--out", tmp_path / "out").stdout
+
+
+def test_compare_reads_the_prompt_files_of_generate(tmp_path):
+    (tmp_path / "p.jsonl").write_text('{"id": "x", "prompt": "a cat"}\n')
+    assert cli._prompts([str(tmp_path / "p.jsonl")]) == ["a cat"]
