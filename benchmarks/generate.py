@@ -1,8 +1,8 @@
 """What `dita generate` costs beside the pipeline: its overhead, two processes against one, memory over many prompts.
 
     python benchmarks/generate.py overhead     bare pipeline calls against the job, interleaved, the bundled shapes-flux
-    python benchmarks/generate.py processes    seconds of one process and of two, a thread each
-    python benchmarks/generate.py memory       peak memory after every thousand of 5,000 prompts, a tiny random FLUX
+    python benchmarks/generate.py processes    seconds of one process and of two, a thread each; needs two idle cores
+    python benchmarks/generate.py memory       memory after every thousand of 5,000 prompts, a tiny random FLUX
 
 `overhead` prints seconds that passed and seconds of this process's processors, which a busy machine lengthens less.
 """
@@ -24,6 +24,7 @@ from statistics import median
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
+import psutil
 import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransformer2DModel
 from PIL import Image
@@ -128,7 +129,7 @@ def processes(arguments: argparse.Namespace) -> dict[str, Any]:
             file.write_text("\n".join(prompts[:count]))
             command = [*launcher, "-m", "dita", "generate", "--prompts", str(file), "--out", str(Path(folder) / "out")]
             command += ["--steps", str(arguments.steps), "--batch-size", str(arguments.batch)]
-            start = time.perf_counter()
+            start, worked = time.perf_counter(), _cpu_seconds_of_children()
             subprocess.run(
                 [*command, "--method", arguments.method],
                 check=True,
@@ -136,9 +137,15 @@ def processes(arguments: argparse.Namespace) -> dict[str, Any]:
                 stdout=subprocess.DEVNULL,
             )
             found[name] = time.perf_counter() - start
+            found[f"{name}, cpu"] = _cpu_seconds_of_children() - worked
     found["speedup"] = found["one"] / found["two"]
     found["speedup without the start"] = (found["one"] - found["start"]) / (found["two"] - found["start"])
     return found
+
+
+def _cpu_seconds_of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 class Free:
@@ -216,7 +223,7 @@ class TinyFlux:
 
 
 def memory(arguments: argparse.Namespace) -> dict[str, Any]:
-    peaks: list[float] = []
+    held: list[float] = []
     done = 0
 
     class Watching(Progress):
@@ -224,7 +231,7 @@ def memory(arguments: argparse.Namespace) -> dict[str, Any]:
             nonlocal done
             done += made
             if done % 1000 == 0:
-                peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
+                held.append(psutil.Process().memory_info().rss / 2**20)
 
     todo = items([Prompt(f"{i:05d}", f"prompt {i}") for i in range(arguments.prompts)], (0,))
     with tempfile.TemporaryDirectory() as folder:
@@ -236,7 +243,8 @@ def memory(arguments: argparse.Namespace) -> dict[str, Any]:
             progress=Watching(quiet=True),
             load=lambda *_, **__: (TinyFlux(), {}),
         )
-    return {"prompts": arguments.prompts, "peak MiB after every thousand": peaks}
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    return {"prompts": arguments.prompts, "MiB after every thousand": held, "peak MiB": peak}
 
 
 def main() -> None:

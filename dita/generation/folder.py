@@ -33,8 +33,9 @@ class OtherJobError(ValueError):
 def opened(folder: Path, settings: Settings, items: Sequence[Item]) -> Iterator[dict[Key, dict[str, Any]]]:
     """The folder, ready to take what is missing; gives the manifest's entries of items that are there already.
 
-    Only one process may have it open. Raises `OtherJobError` where it belongs to something else, `ValueError` for a
-    damaged manifest, `OSError` where it cannot be written; it is then as it was.
+    Only one process may have it open. A job without a picture yet may change its settings.
+    Raises `OtherJobError` where the folder belongs to something else, `ValueError` for a damaged manifest, `OSError`
+    where it cannot be written; it is then as it was.
     """
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{str(folder)!r} is a file; give a folder")
@@ -42,9 +43,9 @@ def opened(folder: Path, settings: Settings, items: Sequence[Item]) -> Iterator[
         raise OtherJobError(f"folder {str(folder)!r} holds other files and no {JOB}; give another folder")
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
-        if (folder / JOB).is_file():
+        if (folder / JOB).is_file() and _holds_pictures(folder):
             _check_same_job(folder, settings)
-        else:
+        else:  # new, or of a job that ended before its first picture, such as by a wrong argument
             _write_job(folder, settings)
         (folder / IMAGES).mkdir(exist_ok=True)
         remove_partial(folder)
@@ -146,6 +147,10 @@ def _read_lines(path: Path) -> tuple[list[dict[str, Any]], bool]:
             raise ValueError(f"{str(path)!r}, line {number + 1}: not an entry of a manifest of dita") from None
         entries.append(entry)
     return entries, not rest
+
+
+def _holds_pictures(folder: Path) -> bool:
+    return any((folder / IMAGES).glob("*")) or any(path.stat().st_size for path in folder.glob("manifest*.jsonl"))
 
 
 def _check_same_job(folder: Path, settings: Settings) -> None:

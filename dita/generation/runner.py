@@ -55,7 +55,7 @@ class Outcome:
 
 @dataclass(frozen=True)
 class File:
-    """An encoded item, and what the manifest says about it beyond the settings."""
+    """An encoded item, with what the manifest says about it and the settings do not."""
 
     item: Item
     data: bytes
@@ -118,7 +118,7 @@ def run(
 
 
 def _share(missing: Sequence[Item], batch_size: int, processes: Processes) -> list[Item]:
-    """Every so-manieth batch, so that all workers finish at about the same time."""
+    """What this process takes: batches in turn, so that all processes finish at about the same time."""
     batches = [missing[i : i + batch_size] for i in range(0, len(missing), batch_size)]
     if len(batches) < 4 * processes.count:  # few batches: divide items, not batches
         return list(missing[processes.rank :: processes.count])

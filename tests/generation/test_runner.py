@@ -239,6 +239,12 @@ def test_the_folder_of_another_job_is_refused(tmp_path, change, message):
     assert before == {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
 
 
+def test_a_job_that_failed_before_its_first_picture_may_be_corrected(tmp_path):
+    with pytest.raises(ValueError, match="takes no 'hight'"):
+        run(tmp_path / "out", settings=settings(call={"hight": 8}))
+    assert run(tmp_path / "out", settings=settings(call={"height": 8})).made == 6
+
+
 def test_another_text_of_the_same_id_is_another_job(tmp_path):
     run(tmp_path / "out", count=2)
     with pytest.raises(OtherJobError, match="the prompt of id 'p1' is 'prompt 1' there and 'other' here"):
