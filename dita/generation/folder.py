@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TextIO
 
-from dita.generation.files import remove_partial, sync_folder, write_whole
+from dita.generation.files import PARTIAL, remove_partial, sync_folder, write_whole
 from dita.generation.job import Item, Key, Settings, settings_from_json
 from dita.metrics.picture_sets import MANIFEST_LINES as MANIFEST
 
@@ -39,7 +39,7 @@ def opened(folder: Path, settings: Settings, items: Sequence[Item]) -> Iterator[
     """
     if folder.exists() and not folder.is_dir():
         raise NotADirectoryError(f"{str(folder)!r} is a file; give a folder")
-    if folder.is_dir() and not (folder / JOB).is_file() and any(path.name != LOCK for path in folder.iterdir()):
+    if folder.is_dir() and not (folder / JOB).is_file() and any(not _is_ours(path) for path in folder.iterdir()):
         raise OtherJobError(f"folder {str(folder)!r} holds other files and no {JOB}; give another folder")
     folder.mkdir(parents=True, exist_ok=True)
     with _locked(folder):
@@ -147,6 +147,11 @@ def _read_lines(path: Path) -> tuple[list[dict[str, Any]], bool]:
             raise ValueError(f"{str(path)!r}, line {number + 1}: not an entry of a manifest of dita") from None
         entries.append(entry)
     return entries, not rest
+
+
+def _is_ours(path: Path) -> bool:
+    """Whether a file is what a job leaves that was killed before it had described itself."""
+    return path.name == LOCK or path.name.endswith(PARTIAL)
 
 
 def _holds_pictures(folder: Path) -> bool:

@@ -267,6 +267,13 @@ def test_folders_of_other_things_and_files_are_refused(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["letter.txt"]
 
 
+def test_a_job_killed_before_it_described_itself_goes_on(tmp_path):
+    (tmp_path / ".lock").touch()
+    (tmp_path / ".job.json.17.partial").touch()
+    assert run(tmp_path).made == 6
+    assert complete(tmp_path)
+
+
 def test_two_processes_do_not_work_on_one_folder(tmp_path):
     with folder.opened(tmp_path / "out", settings(), []), pytest.raises(OtherJobError, match="another process"):
         run(tmp_path / "out")
