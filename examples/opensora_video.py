@@ -1,7 +1,7 @@
 """Open-Sora 1.2 with ToCa: a clip of two seconds as an MP4 file. Needs `dita[opensora]` and a converted model.
 
-    dita convert-opensora --out opensora
-    python examples/opensora_video.py opensora "a lighthouse in a storm" lighthouse.mp4
+dita convert-opensora --out opensora
+python examples/opensora_video.py opensora "a lighthouse in a storm" lighthouse.mp4
 """
 
 import sys

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -93,7 +94,9 @@ def _ray(workers: tuple[int, int]) -> Any:
         cpus = max(os.cpu_count() or 1, workers[1] + 1)
         local = {"address": "local", "num_cpus": cpus, "include_dashboard": False}
         ray.init(log_to_driver=False, logging_level="warning", **(local if alone else {}))
-    ray.data.DataContext.get_current().enable_progress_bars = False
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of Ray's own settings, which it reads here
+        ray.data.DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     return ray
 
