@@ -26,6 +26,8 @@ from dita.plan import Plan
 if TYPE_CHECKING:
     from dita.caching.attachment import disable, enable, summary
     from dita.caching.summary import Summary
+    from dita.generation.prompts import Prompt
+    from dita.generation.sampling import generate
 
 __all__ = [
     "FORA",
@@ -40,6 +42,7 @@ __all__ = [
     "NothingToSkipWarning",
     "Plain",
     "Plan",
+    "Prompt",
     "Summary",
     "TGate",
     "TaylorSeer",
@@ -47,6 +50,7 @@ __all__ = [
     "ToMe",
     "disable",
     "enable",
+    "generate",
     "summary",
 ]
 
@@ -55,6 +59,8 @@ _ENGINE = {
     "disable": "dita.caching.attachment",
     "summary": "dita.caching.attachment",
     "Summary": "dita.caching.summary",
+    "Prompt": "dita.generation.prompts",
+    "generate": "dita.generation.sampling",
 }
 
 

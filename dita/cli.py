@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import re
+import signal
 import textwrap
 import warnings
 from collections.abc import Iterator
@@ -34,7 +35,10 @@ app = typer.Typer(
 )
 
 BAD_INPUT = 2  # exit code
+SOME_FAILED = 1  # exit code of `generate`
 BUNDLED_BATCH = 4  # prompts in a call for the small bundled models; 1 for others
+AUTO_BATCH = 4  # of `generate`, where memory allows
+DEFAULT_STEPS = 50  # of `generate`, for models that say nothing
 
 
 @app.callback(invoke_without_command=True)
@@ -99,7 +103,7 @@ def plan(
 def compare(
     prompts: Annotated[
         list[str],
-        typer.Option(help="How many of the bundled world, a file with one a line, or a text (may be given again)."),
+        typer.Option(help="How many of the bundled world, a file as of generate, or a text (may be given again)."),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the results: new, empty, or of an earlier comparison.")],
     model: Annotated[str, typer.Option(help="A bundled name, a local diffusers folder, or a hub id.")] = "shapes-flux",
@@ -244,6 +248,90 @@ def study(
 
 
 @app.command()
+def generate(
+    out: Annotated[Path, typer.Option(help="Folder of the job: new, empty, or of this very job, which goes on.")],
+    model: Annotated[str, typer.Option(help="A bundled name, a local diffusers folder, or a hub id.")] = "shapes-flux",
+    method: Annotated[str, typer.Option(help="A short form such as toca:4:0.9, or a JSON file.")] = "plain",
+    prompts: Annotated[Path | None, typer.Option(help="A file: .txt, .csv, .jsonl or .parquet.")] = None,
+    prompt: Annotated[list[str] | None, typer.Option(help="A text instead of a file (repeatable).")] = None,
+    seeds: Annotated[str, typer.Option(help="Seed indices of every prompt: 0..3, or 0,2,7..9.")] = "0",
+    steps: Annotated[int | None, typer.Option(help="Denoising steps; the model's own number, or 50.")] = None,
+    batch_size: Annotated[str, typer.Option(help="Items of a pipeline call, halved when memory runs out.")] = "auto",
+    format: Annotated[str | None, typer.Option(help="png, webp (lossless) or mp4; png, and mp4 for videos.")] = None,
+    fps: Annotated[float | None, typer.Option(help="Frames a second of a video file; 24 by default.")] = None,
+    height: Annotated[int | None, typer.Option(help="Pixels; the model's own size by default.")] = None,
+    width: Annotated[int | None, typer.Option(help="Pixels; the model's own size by default.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="guidance_scale of the pipeline calls.")] = None,
+    call: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=VALUE, VALUE as JSON: more of the pipeline call (repeatable)."),
+    ] = None,
+    dtype: Annotated[str | None, typer.Option(help="bfloat16 on CUDA and float32 elsewhere by default.")] = None,
+    device: Annotated[str | None, typer.Option(help="cuda where there is one, else cpu, by default.")] = None,
+    exact: Annotated[
+        bool, typer.Option(help="No bit of a picture depends on the batch; --no-exact is faster for small models.")
+    ] = True,
+    engine: Annotated[str, typer.Option(help="local (one process, torchrun, accelerate launch) or ray.")] = "local",
+    workers: Annotated[str, typer.Option(help="Of --engine ray: a number, or 1..8 to scale between.")] = "1",
+    local_files_only: Annotated[bool, typer.Option(help="Do not use the network.")] = False,
+) -> None:
+    """Make pictures or videos of many prompts; stopped at any moment and started again, it goes on.
+
+    Writes images/ and manifest.jsonl, a line for each picture. What fails twice is listed in failures.jsonl, and the
+    exit code is 1. Under torchrun or accelerate launch the processes share the work.
+    """
+    with _one_line_errors(), _stoppable():
+        from dita.generation import prompts as prompt_files
+
+        if (prompts is None) == (not prompt):
+            raise ValueError("give either --prompts FILE or --prompt TEXT")
+        texts = prompt_files.read(prompts) if prompts is not None else prompt_files.from_texts(prompt or [])
+        indices = prompt_files.parse_seeds(seeds)
+        size = _batch_size(batch_size)
+        chosen = _method(method)
+        arguments = _call_arguments(call or [])
+        given = {"height": height, "width": width, "guidance_scale": guidance}
+        from dita import models
+        from dita.generation import job, runner
+
+        defaults = models.default_call(model)
+        defaults |= {name: value for name, value in given.items() if value is not None}
+        own_steps = defaults.pop("num_inference_steps", DEFAULT_STEPS)
+        place = _device(device) if device else models.default_device()
+        settings = job.Settings(
+            model=model,
+            method=chosen.as_json(),
+            steps=own_steps if steps is None else steps,
+            dtype=dtype or models.default_dtype(place),
+            device=place.partition(":")[0],
+            format=format or ("mp4" if models.makes_videos(model) else "png"),
+            call=defaults | arguments,
+            exact=exact,
+            fps=fps,
+        )
+        items = job.items(texts, indices)
+        _silence_libraries()
+        if engine == "local":
+            outcome = runner.run(settings, items, out, batch_size=size, device=place, local_files_only=local_files_only)
+        elif engine == "ray":
+            from dita.generation import ray_engine
+
+            outcome = ray_engine.run(
+                settings, items, out, batch_size=size, workers=_workers(workers), local_files_only=local_files_only
+            )
+        else:
+            raise ValueError(f"unknown engine {engine!r}; known: local, ray")
+    if outcome.first_process:
+        there = f", {outcome.found} were there" if outcome.found else ""
+        typer.echo(f"made {outcome.made} of {len(items)}{there}: {out / 'manifest.jsonl'}")
+        for failure in outcome.failures[:10]:
+            typer.echo(f"failed: {failure['id']} seed {failure['seed']}: {failure['error']}", err=True)
+    if outcome.failures:
+        typer.echo(f"{len(outcome.failures)} failed: {out / 'failures.jsonl'}", err=True)
+        raise typer.Exit(SOME_FAILED)
+
+
+@app.command()
 def convert_opensora(
     out: Annotated[Path, typer.Option(help="Folder for the pipeline in the diffusers layout: new or empty.")],
     transformer: Annotated[
@@ -343,7 +431,9 @@ def judge(
 
 @app.command()
 def evaluate(
-    pictures: Annotated[Path, typer.Argument(help="Folder of pictures (with the manifest of dita compare), or .npz.")],
+    pictures: Annotated[
+        Path, typer.Argument(help="Folder of pictures (of dita generate or compare, or any), or .npz.")
+    ],
     reference: Annotated[
         Path | None, typer.Option(help="Real pictures or the plain pipeline's: a folder, or .npz with mu and sigma.")
     ] = None,
@@ -536,6 +626,47 @@ def _family(pipe: Any) -> str:
     return adapter_for(transformer_of(pipe)).family
 
 
+@contextmanager
+def _stoppable() -> Iterator[None]:
+    """A request to end (SIGTERM) is like Ctrl-C: what is made already is written first."""
+    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _batch_size(text: str) -> int:
+    if text == "auto":
+        return AUTO_BATCH
+    if not re.fullmatch(r"\d+", text) or int(text) < 1:
+        raise ValueError(f"--batch-size must be auto or at least 1, got {text!r}")
+    return int(text)
+
+
+def _workers(text: str) -> tuple[int, int]:
+    """The fewest and the most, from `4` or `1..8`."""
+    found = re.fullmatch(r"(\d+)(?:\.\.(\d+))?", text)
+    low, high = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
+    if not 1 <= low <= high:
+        raise ValueError(f"--workers must be a number from 1 on, or a range such as 1..8, got {text!r}")
+    return low, high
+
+
+def _call_arguments(given: list[str]) -> dict[str, Any]:
+    """Arguments from NAME=VALUE, the value as JSON where it is JSON."""
+    arguments = {}
+    for entry in given:
+        name, equals, value = entry.partition("=")
+        if not equals or not name.isidentifier():
+            raise ValueError(f"--call takes NAME=VALUE, got {entry!r}")
+        try:
+            arguments[name] = json.loads(value)
+        except json.JSONDecodeError:
+            arguments[name] = value
+    return arguments
+
+
 def _silence_libraries() -> None:
     """Keeps remarks and loading bars of the libraries below out of the command's output; downloads keep their bars."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # read when transformers is imported
@@ -610,6 +741,10 @@ def _prompts(given: list[str], model: str) -> list[str]:
         from dita import miniature
 
         return miniature.prompts(model if model in miniature.MINIATURES else "shapes-flux", int(text))
+    if Path(text).suffix.lower() in (".csv", ".jsonl", ".parquet"):
+        from dita.generation.prompts import read
+
+        return [prompt.text for prompt in read(text)]
     if Path(text).is_file():
         lines = [line.strip() for line in Path(text).read_text().splitlines()]
         if not any(lines):

@@ -22,6 +22,7 @@ from dita import miniature
 from dita.asking import asking
 from dita.methods import FewerSteps, Method, Plain
 from dita.metrics import Share
+from dita.metrics.picture_sets import MANIFEST_LINES, open_pictures
 from dita.miniature import classes, world
 from dita.miniature.judge import ATTRIBUTES, Verdict
 from dita.miniature.judge.tally import Tally, tally
@@ -153,11 +154,11 @@ def clip_prompts(count: int, seed: int = 0) -> tuple[list[str], list[str]]:
 def judge_images(folder: Path) -> list[Judgement]:
     """The verdicts on pictures that are already there, a Judgement for each method.
 
-    The folder is one that `dita compare` wrote (results.json), or has a manifest.json whose `pictures` name a `file`
-    and a `prompt` each.
+    The folder is one that `dita compare` (results.json) or `dita generate` wrote (manifest.jsonl), or has a
+    manifest.json whose `pictures` name a `file` and a `prompt` each.
 
-    Raises `FileNotFoundError` where there is neither, or a picture is missing; `ValueError` for a file that is not of
-    that form, and for prompts that are not captions of the world.
+    Raises `FileNotFoundError` where there is none of these, or a picture is missing; `ValueError` for a file
+    that is not of that form, and for prompts that are not captions of the world.
     """
     judge = miniature.load_judge()
     if (folder / COMPARISON).is_file():
@@ -168,12 +169,16 @@ def judge_images(folder: Path) -> list[Judgement]:
             )
             for one in data["results"]
         ]
+    if (folder / MANIFEST_LINES).is_file():
+        entries = open_pictures(folder).entries
+        prompts = [entry.prompt or "" for entry in entries]
+        return [_judged(judge, "", folder.name, prompts, [Path(entry.name) for entry in entries])]
     if (folder / MANIFEST).is_file():
         data = _read(folder / MANIFEST, "pictures")
         files = [folder / one["file"] for one in data["pictures"]]
         label = str(data.get("method", folder.name))
         return [_judged(judge, str(data.get("model", "")), label, [one["prompt"] for one in data["pictures"]], files)]
-    raise FileNotFoundError(f"folder {str(folder)!r} holds neither {COMPARISON} nor {MANIFEST}")
+    raise FileNotFoundError(f"folder {str(folder)!r} holds neither {COMPARISON} nor {MANIFEST} nor {MANIFEST_LINES}")
 
 
 def _read(path: Path, needed: str) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
 import os
 import re
@@ -22,6 +23,8 @@ from dita.shapes import (
 )
 
 DTYPES = ("float32", "bfloat16", "float16")
+VIDEO_PIPELINES = ("OpenSoraPipeline",)
+_END = 2**20  # bytes
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -42,14 +45,14 @@ def load(
     source = _resolve(model)
     import torch
 
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or default_device()
     try:
         kind = torch.device(device).type
     except RuntimeError as error:
         raise ValueError(f"unknown device {device!r}; give cpu, cuda or cuda:0, for example") from error
     if kind == "cuda" and not torch.cuda.is_available():
         raise ValueError(f"device {device!r} was asked for, but this torch sees no CUDA device; use --device cpu")
-    dtype = dtype or ("bfloat16" if kind == "cuda" else "float32")
+    dtype = dtype or default_dtype(kind)
     if dtype not in DTYPES:
         raise ValueError(f"unknown dtype {dtype!r}; known: {', '.join(DTYPES)}")
     if isinstance(source, str) and is_bundled(source):
@@ -239,6 +242,58 @@ def opensora_shape_from_config(
         caption_width=transformer["caption_channels"],
     )
     return shape if text_tokens is None else dataclasses.replace(shape, text_tokens=text_tokens)
+
+
+def default_call(model: str | os.PathLike[str]) -> dict[str, Any]:
+    """The arguments that calls of the pipeline of `model` should have where the user gives none; nothing is loaded.
+
+    Raises `ValueError` for a name that `load` does not know.
+    """
+    source = _resolve(model)
+    bundled = isinstance(source, str) and is_bundled(source)
+    return miniature.defaults(str(source)) if bundled else _default_call(source)
+
+
+def makes_videos(model: str | os.PathLike[str]) -> bool:
+    """Whether `model` is a local folder of a video pipeline; hub models are known once they are loaded."""
+    source = _resolve(model)
+    return isinstance(source, Path) and _read_config(source, "model_index.json").get("_class_name") in VIDEO_PIPELINES
+
+
+def default_device() -> str:
+    """`cuda` where there is CUDA, else `cpu`."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def default_dtype(device: str) -> str:
+    """Of a pipeline on `device`: one of `DTYPES`."""
+    return "bfloat16" if device.partition(":")[0] == "cuda" else "float32"
+
+
+def revision(model: str | os.PathLike[str]) -> str:
+    """Which weights `model` is: the commit of a hub model, else a fingerprint of the folder's files.
+
+    The fingerprint takes configurations whole, and of weight files their sizes and both ends.
+    """
+    source = _resolve(model)
+    if isinstance(source, str) and not is_bundled(source):
+        from huggingface_hub import try_to_load_from_cache
+
+        found = try_to_load_from_cache(source, "model_index.json")
+        return Path(found).parent.name if isinstance(found, str) else "unknown"
+    folder = miniature.folder(source) if isinstance(source, str) else source
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        size = path.stat().st_size
+        digest.update(f"{path.relative_to(folder).as_posix()}\0{size}\0".encode())
+        with path.open("rb") as file:
+            digest.update(file.read(_END))
+            if size > 2 * _END:
+                file.seek(-_END, os.SEEK_END)
+            digest.update(file.read(_END))
+    return f"files-{digest.hexdigest()[:16]}"
 
 
 def is_bundled(model: str | os.PathLike[str]) -> bool:

@@ -1,5 +1,6 @@
 import dataclasses
 import json
+import signal
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -10,9 +11,11 @@ from typer.testing import CliRunner
 import dita.compare
 from dita import cli, miniature, models
 from dita.caching.adapters import UnsupportedModelError
+from dita.generation import runner
 from dita.miniature import world
 from dita.tables import TABLES
 from dita.version import __version__
+from tests.generation.stand_in import StandIn
 
 PLAN = ["plan", "--model", "flux-dev", "--steps", "50"]
 
@@ -307,3 +310,89 @@ def test_version_and_help():
     assert all(command in text for command in ("plan", "compare", "methods", "tables"))
     for command in ("plan", "compare", "methods"):
         assert run(command, "--help").exit_code == 0
+
+
+# ------------------------------------------------------------------------------------------------------------ generate
+
+
+@pytest.fixture
+def drawing(monkeypatch):
+    """A pipeline that draws noise, instead of the one that `--model` names."""
+    pipe = StandIn()
+    monkeypatch.setattr(
+        runner.run, "__kwdefaults__", {**runner.run.__kwdefaults__, "load": lambda *_, **__: (pipe, {})}
+    )
+    monkeypatch.setattr(models, "default_call", lambda model: {"num_inference_steps": 3})
+    return pipe
+
+
+def test_generate_makes_pictures_and_goes_on(drawing, tmp_path):
+    arguments = ["generate", "--prompt", "a", "--prompt", "b", "--seeds", "0..1", "--out", tmp_path / "out"]
+    result = run(*arguments, "--call", "height=16")
+    assert result.exit_code == 0, result.output
+    assert "made 4 of 4: " in result.stdout
+    line = json.loads((tmp_path / "out" / "manifest.jsonl").read_text().splitlines()[0])
+    assert (line["id"], line["prompt"], line["seed"], line["steps"]) == ("00000", "a", 0, 3)
+    assert "made 0 of 4, 4 were there" in run(*arguments, "--call", "height=16").stdout
+    assert 'call is {"height": 16} there and {} here' in refused(*arguments)
+
+
+def test_generate_takes_method_files_and_prompt_files(drawing, tmp_path):
+    (tmp_path / "m.json").write_text(json.dumps({"method": "steps", "fraction": 0.5}))
+    (tmp_path / "p.csv").write_text("id,prompt\nx,a\n")
+    files = ["--method", tmp_path / "m.json", "--prompts", tmp_path / "p.csv"]
+    assert run("generate", *files, "--out", tmp_path / "out").exit_code == 0
+    line = json.loads((tmp_path / "out" / "manifest.jsonl").read_text())
+    assert (line["id"], line["method"]) == ("x", {"method": "steps", "fraction": 0.5})
+
+
+def test_generate_says_what_failed_with_the_exit_code_1(drawing, tmp_path):
+    def trouble(prompts):
+        if "b" in prompts:
+            raise RuntimeError("cannot draw it")
+
+    drawing.trouble = trouble
+    result = run("generate", "--prompt", "a", "--prompt", "b", "--out", tmp_path / "out")
+    assert result.exit_code == 1
+    assert "failed: 00001 seed 0: RuntimeError: cannot draw it" in result.stderr
+    assert "1 failed: " in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "give either --prompts FILE or --prompt TEXT"),
+        (["--prompt", "a", "--prompts", "p.txt"], "give either"),
+        (["--prompts", "gone.txt"], "no prompt file 'gone.txt'"),
+        (["--prompt", "a", "--seeds", "x"], "seeds must be"),
+        (["--prompt", "a", "--batch-size", "0"], "--batch-size must be auto or at least 1, got '0'"),
+        (["--prompt", "a", "--engine", "slurm"], "unknown engine 'slurm'; known: local, ray"),
+        (["--prompt", "a", "--engine", "ray", "--workers", "3..1"], "--workers must be"),
+        (["--prompt", "a", "--format", "gif"], "unknown format 'gif'; known: png, webp, mp4"),
+        (["--prompt", "a", "--call", "height"], "--call takes NAME=VALUE, got 'height'"),
+        (["--prompt", "a", "--call", "hight=8"], "takes no 'hight'"),
+        (["--prompt", "a", "--model", "none"], "unknown model 'none'"),
+    ],
+)
+def test_generate_refuses_bad_input(monkeypatch, tmp_path, request, arguments, message):
+    if "--model" not in arguments:
+        request.getfixturevalue("drawing")
+    assert message in refused("generate", *arguments, "--out", tmp_path / "out")
+
+
+def test_generate_that_is_told_to_end_keeps_what_is_made(drawing, tmp_path):
+    before = signal.getsignal(signal.SIGTERM)
+    drawing.trouble = lambda prompts: signal.raise_signal(signal.SIGTERM) if "c" in prompts else None
+    prompts = [part for text in "abcd" for part in ("--prompt", text)]
+    result = run("generate", *prompts, "--batch-size", 1, "--out", tmp_path / "out")
+    assert result.exit_code != 0
+    lines = (tmp_path / "out" / "manifest.jsonl").read_text().splitlines()
+    assert [json.loads(line)["prompt"] for line in lines] == ["a", "b"]
+    assert signal.getsignal(signal.SIGTERM) == before
+    drawing.trouble = lambda prompts: None
+    assert "made 2 of 4, 2 were there" in run("generate", *prompts, "--out", tmp_path / "out").stdout
+
+
+def test_compare_reads_the_prompt_files_of_generate(tmp_path):
+    (tmp_path / "p.jsonl").write_text('{"id": "x", "prompt": "a cat"}\n')
+    assert cli._prompts([str(tmp_path / "p.jsonl")]) == ["a cat"]

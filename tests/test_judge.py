@@ -154,6 +154,14 @@ def test_pictures_of_a_manifest_are_judged(tmp_path):
     assert found.label == "fora:3" and found.all.correct.share == 1
 
 
+def test_pictures_of_a_generated_folder_are_judged(tmp_path):
+    saved(tmp_path / "images", ["a.png", "b.png"])
+    lines = [{"id": n, "seed": 0, "file": f"images/{n}.png", "prompt": p} for n, p in zip("ab", SCENES, strict=False)]
+    (tmp_path / "manifest.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    (found,) = judge.judge_images(tmp_path)
+    assert found.label == tmp_path.name and found.all.correct.share == 1
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [(None, "holds neither results"), ("{", "is not JSON"), ("{}", "holds no list 'results'")],

@@ -20,6 +20,8 @@ from dita.metrics import statistics_file
 from dita.metrics.images import SUFFIXES, Picture, UnusablePicture, read
 
 MANIFEST = "manifest.json"
+MANIFEST_LINES = "manifest.jsonl"
+"""The manifest of `dita generate`: a line for each picture, with the keys of `write_manifest`'s pictures and more."""
 FORMAT = "dita-pictures-1"
 COMPARISON = "results.json"
 
@@ -105,8 +107,9 @@ def open_pictures(path: str | Path) -> PictureSet:
         return _from_adm(path)
     if not path.is_dir():
         raise FileNotFoundError(f"there is no folder or .npz file {str(path)!r}")
-    if (path / MANIFEST).is_file():
-        return _from_manifest(path)
+    for manifest in (path / MANIFEST, path / MANIFEST_LINES):
+        if manifest.is_file():
+            return _from_manifest(path, manifest)
     files = sorted(file for file in path.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
     if files:
         twice = [stem for stem, count in Counter(file.stem for file in files).items() if count > 1]
@@ -197,11 +200,13 @@ def _reason(error: Exception, name: str) -> str:
     return str(error).removeprefix(f"{name}: ")
 
 
-def _from_manifest(folder: Path) -> PictureSet:
-    path = folder / MANIFEST
+def _from_manifest(folder: Path, path: Path) -> PictureSet:
     try:
-        data = json.loads(path.read_text())
-        listed = data["pictures"]
+        text = path.read_text(encoding="utf-8")
+        if path.suffix == ".jsonl":  # a last line without its end is being written, or was cut: not there yet
+            listed = [json.loads(line) for line in text[: text.rfind("\n") + 1].split("\n") if line]
+        else:
+            listed = json.loads(text)["pictures"]
         entries = []
         for item in listed:
             file = PurePosixPath(item["file"])

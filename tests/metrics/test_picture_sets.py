@@ -45,6 +45,19 @@ def test_a_manifest_gives_id_seed_prompt_and_file(tmp_path):
     assert pictures["x", 4][0, 0, 0] == 10 and not problems
 
 
+def test_a_manifest_of_lines_leaves_out_a_line_that_was_cut(tmp_path):
+    listed(tmp_path / "a", ("x", 3, "a cat"), ("x", 4, "a dog"))
+    lines = [json.dumps(one) for one in json.loads((tmp_path / "a" / "manifest.json").read_text())["pictures"]]
+    (tmp_path / "a" / "manifest.json").unlink()
+    (tmp_path / "a" / "manifest.jsonl").write_text(f"{lines[0]}\n{lines[1]}\n")
+    assert [(e.key, e.prompt) for e in open_pictures(tmp_path / "a").entries] == [
+        (("x", 3), "a cat"),
+        (("x", 4), "a dog"),
+    ]
+    (tmp_path / "a" / "manifest.jsonl").write_text(f"{lines[0]}\n{lines[1][:20]}")
+    assert [e.key for e in open_pictures(tmp_path / "a").entries] == [("x", 3)]
+
+
 def test_pictures_that_the_manifest_does_not_know_are_named(tmp_path):
     folder = listed(tmp_path / "a", ("x", 3, "a"))
     picture(9).save(folder / "stray.png")

@@ -1,0 +1,150 @@
+"""The same job on Ray Data: actors hold the pipeline, this process writes what they hand back.
+
+A cluster thus needs no file system that its machines share. Ray restarts dead actors and gives their items to others,
+starts more of them while items wait, and lets them wait while files are being written.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from dita import models
+from dita.generation import folder as folders
+from dita.generation.job import Item, Settings, settings_from_json
+from dita.generation.progress import Progress
+from dita.generation.runner import GIVE_UP, Failure, File, JobFailed, Load, Outcome, Worker, write_all
+
+BLOCKS = 1000
+"""Portions that the work is divided into, at most: what a dead worker had begun is made again by portions."""
+
+
+def run(
+    settings: Settings,
+    items: Sequence[Item],
+    out: Path,
+    *,
+    batch_size: int,
+    workers: tuple[int, int] = (1, 1),
+    local_files_only: bool = False,
+    progress: Progress | None = None,
+    load: Load = models.load,
+) -> Outcome:
+    """Makes what `out` lacks of `items` on the Ray cluster of the environment (`RAY_ADDRESS`), else on a local one.
+
+    `workers` are the fewest and the most actors; each takes a GPU where the settings' device is `cuda`, else a CPU.
+    Raises what `folder.opened` raises, `ImportError` without Ray, and `JobFailed`.
+    """
+    ray = _ray(workers)
+    progress = progress or Progress()
+    with folders.opened(out, settings, items) as done:
+        missing = [item for item in items if item.key not in done]
+        outcome = Outcome(found=len(items) - len(missing))
+        if missing:
+            constructor = (json.dumps(settings.as_json()), batch_size, local_files_only, load)
+            rows = _rows(ray, missing, batch_size, workers, settings.device == "cuda", constructor)
+            progress.start(len(missing))
+            revision, results = _results(rows)
+            known = replace(settings, revision=revision)
+            folders.record_revision(out, known)
+            outcome = outcome.joined(write_all(results, out, known, progress))
+        folders.write_failures(out, outcome.failures)
+    return outcome
+
+
+class Actor:
+    """A worker in a process of Ray: takes a row with items as JSON, gives a row for each."""
+
+    def __init__(self, settings: str, batch_size: int, local_files_only: bool, load: Load) -> None:
+        self._worker = Worker(settings_from_json(json.loads(settings)), batch_size, local_files_only, load=load)
+
+    def __call__(self, row: dict[str, Any]) -> list[dict[str, Any]]:
+        """The rows of one batch; every one has all columns."""
+        rows = []
+        for result in self._worker.make([Item(**data) for data in json.loads(row["items"])]):
+            item, error = result if isinstance(result, tuple) else (result.item, "")
+            file = None if isinstance(result, tuple) else result
+            rows.append(
+                {
+                    "item": json.dumps(asdict(item)),
+                    "error": error,
+                    "data": file.data if file else b"",
+                    "seconds": file.seconds if file else 0.0,
+                    "sha256": file.sha256 if file else "",
+                    "revision": str(self._worker.settings.revision),
+                }
+            )
+        return rows
+
+
+def _ray(workers: tuple[int, int]) -> Any:
+    try:
+        import ray
+        import ray.data
+    except ImportError:
+        raise ValueError("--engine ray needs Ray: pip install 'dita[ray]'") from None
+    if not ray.is_initialized():
+        alone = "RAY_ADDRESS" not in os.environ
+        cpus = max(os.cpu_count() or 1, workers[1] + 1)
+        local = {"address": "local", "num_cpus": cpus, "include_dashboard": False}
+        ray.init(log_to_driver=False, logging_level="warning", **(local if alone else {}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of Ray's own settings, which it reads here
+        ray.data.DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    return ray
+
+
+def _rows(
+    ray: Any,
+    missing: Sequence[Item],
+    batch_size: int,
+    workers: tuple[int, int],
+    cuda: bool,
+    constructor: tuple[Any, ...],
+) -> Iterable[dict[str, Any]]:
+    batches = [missing[i : i + batch_size] for i in range(0, len(missing), batch_size)]
+    rows = [{"items": json.dumps([asdict(item) for item in batch])} for batch in batches]
+    made: Iterable[dict[str, Any]] = (
+        ray.data.from_items(rows, override_num_blocks=min(len(rows), BLOCKS))
+        .flat_map(
+            Actor,
+            fn_constructor_args=constructor,
+            compute=ray.data.ActorPoolStrategy(
+                min_size=workers[0], max_size=workers[1], max_tasks_in_flight_per_actor=2
+            ),
+            num_cpus=1,
+            num_gpus=1 if cuda else 0,
+        )
+        .iter_rows()
+    )
+    return made
+
+
+def _results(rows: Iterable[dict[str, Any]]) -> tuple[str, Iterator[File | Failure]]:
+    """The revision that the first worker loaded, and all results. Raises `JobFailed` where nothing succeeds."""
+    source = iter(rows)
+    first = next(source)
+
+    def results() -> Iterator[File | Failure]:
+        succeeded, failed = False, 0
+        row: dict[str, Any] | None = first
+        while row is not None:
+            item = Item(**json.loads(row["item"]))
+            if row["error"]:
+                failed += 1
+                if not succeeded and failed >= GIVE_UP:
+                    raise JobFailed(f"the first {GIVE_UP} items failed, {item.id!r} with: {row['error']}")
+                yield item, row["error"]
+            else:
+                succeeded = True
+                yield File(item, row["data"], row["seconds"], row["sha256"])
+            row = next(source, None)
+
+    return first["revision"], results()

@@ -1,0 +1,236 @@
+"""Pipeline calls for items: each with the noise of its own seed, smaller calls where memory runs out."""
+
+from __future__ import annotations
+
+import gc
+import inspect
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+
+from dita.caching.attachment import disable, enable
+from dita.generation.alone import samples_alone
+from dita.generation.job import Item, items
+from dita.generation.prompts import Prompt, from_texts
+from dita.methods import FewerSteps, Method, Plain, parse
+
+ENGINE_FREE = (Plain, FewerSteps)  # run with nothing attached to the pipeline
+Frames = NDArray[np.uint8]
+
+
+class OutOfMemory(MemoryError):
+    """Not even one item at a time fits into memory."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """What a pipeline call made of one item: a `picture`, or the `frames` of a video as uint8 (T, H, W, 3).
+
+    `seconds` is the item's share of the call's wall-clock time.
+    """
+
+    item: Item
+    seconds: float
+    picture: Image.Image | None = None
+    frames: Frames | None = None
+
+    @property
+    def id(self) -> str:
+        """Of the prompt."""
+        return self.item.id
+
+    @property
+    def seed(self) -> int:
+        """The seed index."""
+        return self.item.seed
+
+
+def generate(
+    pipe: Any,
+    prompts: Iterable[str | Prompt],
+    *,
+    method: Method | str | None = None,
+    steps: int | None = None,
+    seeds: Sequence[int] = (0,),
+    batch_size: int = 1,
+    exact: bool = True,
+    say: Callable[[str], None] | None = None,
+    **call: Any,
+) -> Iterator[Made]:
+    """Makes a picture or video of every prompt and seed index, one after another, as the iterator is asked for them.
+
+    Args:
+        pipe: a diffusers pipeline; between results it is as it was.
+        prompts: texts, whose ids are their numbers (`00000` and on), or `Prompt`s with ids of their own.
+        method: what accelerates it; None leaves the pipeline as it is, with whatever is enabled.
+        steps: denoising steps of the plain pipeline, None for the pipeline's own default.
+        seeds: indices; the noise of an item comes from its prompt's id and the index, and from nothing else.
+        batch_size: items of one pipeline call, halved when memory runs out. Videos are made one at a time.
+        exact: compute each sample as if it were alone, so that its bits do not depend on the batch.
+        say: told, in words, what a user should know.
+        call: more arguments of the pipeline call, such as `height`.
+
+    Raises `ValueError` for bad arguments before anything is made, and `OutOfMemory` where one item does not fit.
+    """
+    listed = list(prompts)
+    texts = [prompt for prompt in listed if isinstance(prompt, str)]
+    own = [prompt for prompt in listed if isinstance(prompt, Prompt)]
+    if len(texts) + len(own) != len(listed) or (texts and own):
+        raise ValueError("prompts must be all texts, or all dita.Prompt objects with ids")
+    own = own or from_texts(texts)
+    if len({prompt.id for prompt in own}) < len(own):
+        raise ValueError("ids of prompts must differ")
+    if not seeds or len(set(seeds)) < len(seeds):
+        raise ValueError(f"seeds must be different numbers, at least one, got {list(seeds)}")
+    sampler = Sampler(pipe, method, steps=steps, call=call, batch_size=batch_size, exact=exact, say=say)
+    todo = items(own, seeds)
+    return (made for start in range(0, len(todo), batch_size) for made in sampler(todo[start : start + batch_size]))
+
+
+class Sampler:
+    """Makes items, any number at a time; `size` is how many go into one pipeline call.
+
+    `size` is halved when memory runs out, for good. Between calls the pipeline is as it was.
+    """
+
+    def __init__(
+        self,
+        pipe: Any,
+        method: Method | str | None = None,
+        *,
+        steps: int | None = None,
+        call: dict[str, Any] | None = None,
+        batch_size: int = 1,
+        exact: bool = True,
+        say: Callable[[str], None] | None = None,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
+        if steps is not None and steps < 1:
+            raise ValueError(f"steps must be at least 1, got {steps}")
+        takes = inspect.signature(pipe.__call__).parameters
+        if "prompt" not in takes:
+            raise ValueError(f"{type(pipe).__name__} takes no prompts")
+        unknown = [name for name in call or {} if name not in takes]
+        if unknown:
+            raise ValueError(f"{type(pipe).__name__} takes no {unknown[0]!r}; it takes {', '.join(takes)}")
+        self.pipe = pipe
+        self.method = parse(method) if isinstance(method, str) else method
+        self.arguments = dict(call or {})
+        if steps is not None:
+            fewer = isinstance(self.method, FewerSteps)
+            self.arguments["num_inference_steps"] = self.method.run_steps(steps) if fewer and self.method else steps
+        elif isinstance(self.method, FewerSteps):
+            raise ValueError("the method 'steps' needs the number of steps that it takes a share of")
+        self.video = is_video(pipe)
+        self.size = 1 if self.video else batch_size
+        self.exact = exact and not self.video  # a video is alone anyway
+        self._say = say or (lambda _: None)
+
+    def __call__(self, some: Sequence[Item]) -> Iterator[Made]:
+        """Makes `some`, in their order. Raises whatever the pipeline raises, and `OutOfMemory`."""
+        start = 0
+        while start < len(some):
+            part = some[start : start + self.size]
+            try:
+                made = self._call(part)
+            except Exception as error:
+                if not _is_out_of_memory(error):
+                    raise
+                if len(part) == 1:
+                    raise OutOfMemory(f"one item at a time does not fit into memory: {_one_line(error)}") from error
+                self.size = len(part) // 2
+                self._say(f"out of memory with {len(part)} items in a call: going on with {self.size}")
+                made = None
+            if made is None:  # outside of the handler, whose traceback keeps the failed call's tensors alive
+                _free_memory()
+                continue
+            yield from made
+            start += len(part)
+
+    def _call(self, part: Sequence[Item]) -> list[Made]:
+        generators = [torch.Generator("cpu").manual_seed(item.noise_seed) for item in part]
+        started = time.perf_counter()
+        with self._prepared():
+            output = self.pipe(
+                prompt=[item.prompt for item in part],
+                generator=generators,
+                output_type="np" if self.video else "pil",
+                **self.arguments,
+            )
+        seconds = (time.perf_counter() - started) / len(part)  # pictures are on the CPU: nothing is outstanding
+        if self.video:
+            return [Made(item, seconds, frames=_as_uint8(clip)) for item, clip in zip(part, output.frames, strict=True)]
+        return [Made(item, seconds, picture=image) for item, image in zip(part, output.images, strict=True)]
+
+    @contextmanager
+    def _prepared(self) -> Iterator[None]:
+        with ExitStack() as stack:
+            stack.enter_context(_silenced(self.pipe))
+            stack.enter_context(_enabled(self.pipe, self.method))
+            if self.exact:
+                stack.enter_context(samples_alone(self.pipe))
+            yield
+
+
+def is_video(pipe: Any) -> bool:
+    """Whether a pipeline makes videos."""
+    return "num_frames" in inspect.signature(pipe.__call__).parameters
+
+
+@contextmanager
+def _enabled(pipe: Any, method: Method | None) -> Iterator[None]:
+    """`pipe` under `method`, and as it was afterwards; None changes nothing."""
+    earlier = pipe.__dict__.get("_dita_attachment")
+    if method is None:
+        yield
+        return
+    if isinstance(method, ENGINE_FREE):
+        disable(pipe)
+    else:
+        enable(pipe, method)
+    try:
+        yield
+    finally:
+        disable(pipe)
+        if earlier is not None:
+            enable(pipe, earlier.method, record=earlier.record, memory_limit=earlier.memory_limit)
+
+
+@contextmanager
+def _silenced(pipe: Any) -> Iterator[None]:
+    """Without the pipeline's own bar of steps."""
+    before = dict(getattr(pipe, "_progress_bar_config", {}))
+    pipe.set_progress_bar_config(**{**before, "disable": True})
+    try:
+        yield
+    finally:
+        pipe.set_progress_bar_config(**before)
+
+
+def _as_uint8(clip: Any) -> Frames:
+    return (np.asarray(clip) * 255).round().clip(0, 255).astype(np.uint8)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and ("out of memory" in text or "can't allocate memory" in text)
+
+
+def _free_memory() -> None:
+    gc.collect()
+    if torch.cuda.is_initialized():
+        torch.cuda.empty_cache()
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300] or type(error).__name__
