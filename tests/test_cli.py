@@ -395,4 +395,4 @@ def test_generate_that_is_told_to_end_keeps_what_is_made(drawing, tmp_path):
 
 def test_compare_reads_the_prompt_files_of_generate(tmp_path):
     (tmp_path / "p.jsonl").write_text('{"id": "x", "prompt": "a cat"}\n')
-    assert cli._prompts([str(tmp_path / "p.jsonl")]) == ["a cat"]
+    assert cli._prompts([str(tmp_path / "p.jsonl")], "shapes-flux") == ["a cat"]
