@@ -150,6 +150,15 @@ def test_objects_stand_as_their_caption_relates_them(pipe: Any) -> None:
 
 
 @pytest.mark.slow
+def test_the_judge_finds_most_single_objects_as_their_captions_say(pipe: Any) -> None:
+    captions = world.prompts(12, seed=0, split="held-out", kinds=("one",))
+    generators = [torch.Generator().manual_seed(i) for i in range(len(captions))]
+    pictures = pipe(captions, generator=generators, **miniature.defaults("shapes-flux")).images
+    verdicts = miniature.load_judge()(pictures, captions)
+    assert sum(verdict.correct for verdict in verdicts) >= 8
+
+
+@pytest.mark.slow
 def test_the_longest_text_makes_nearly_the_same_picture(pipe: Any) -> None:
     prompts = [prompt for prompt, _ in ONE_OBJECT[:2]]
     short, long = (drawn(pipe, prompts, 8, max_sequence_length=length).astype(float) for length in (32, 512))
