@@ -4,16 +4,27 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
-import torch
 import typer
 from diffusers import AutoencoderKL
+from PIL import Image
 
-from dita.miniature import autoencoder, export, facts, flow, recipe, text, train_evaluators, train_models, world
-from dita.miniature.loop import Schedule, Trainer, write_whole
+from dita.miniature import (
+    autoencoder,
+    export,
+    facts,
+    flow,
+    recipe,
+    stages,
+    text,
+    train_evaluators,
+    train_models,
+    world,
+)
+from dita.miniature.loop import Schedule, Trainer
 
 app = typer.Typer(add_completion=False, help="Train the miniature models that dita ships.")
 SHIPPED = Path(__file__).parent / "shapes-flux"
@@ -28,40 +39,30 @@ def main() -> None:
 def flux(
     steps: Annotated[int, typer.Option(help="Steps of the flow training.")] = 40000,
     minutes: Annotated[float | None, typer.Option(help="End the flow training after so many minutes.")] = None,
-    batch: Annotated[int, typer.Option(help="Pictures a step at the native size; twice as many at half of it.")] = 16,
-    rate: Annotated[float, typer.Option(help="Highest learning rate.")] = 1e-3,
+    batch: stages.Batch = 16,
+    rate: stages.Rate = 1e-3,
     vae_steps: Annotated[int, typer.Option(help="Steps of the autoencoder's training.")] = 3000,
     vae_minutes: Annotated[float | None, typer.Option(help="End it after so many minutes.")] = None,
-    pool: Annotated[int, typer.Option(help="Drawings to encode for each size.")] = 32768,
-    seed: Annotated[int, typer.Option(help="Seed of weights, drawings and noise.")] = 0,
-    device: Annotated[str, typer.Option(help="cpu, or cuda.")] = "cpu",
-    threads: Annotated[int, typer.Option(help="CPU threads; 0 leaves torch's own choice.")] = 0,
+    pool: stages.PoolSize = 32768,
+    seed: stages.Seed = 0,
+    device: stages.Device = "cpu",
+    threads: stages.Threads = 0,
     compiled: Annotated[bool, typer.Option("--compile", help="Compile the transformer.")] = False,
-    sample_every: Annotated[int, typer.Option(help="Steps between sample grids.")] = 1000,
-    run: Annotated[Path, typer.Option(help="Folder of checkpoints, logs and samples.")] = Path("runs/shapes-flux"),
-    out: Annotated[Path, typer.Option(help="Folder of the finished pipeline.")] = SHIPPED,
-    export_only: Annotated[bool, typer.Option("--export-only", help="Write the folder from the checkpoint.")] = False,
+    sample_every: stages.SampleEvery = 1000,
+    run: stages.Run = Path("runs/shapes-flux"),
+    out: stages.Out = SHIPPED,
+    export_only: stages.ExportOnly = False,
 ) -> None:
     """Trains shapes-flux (autoencoder, then transformer and text encoders) and writes its diffusers folder.
 
     A second call with the same --run goes on where the first was stopped.
     """
-    if threads:
-        torch.set_num_threads(threads)
-    if device not in ("cpu", "cuda"):
-        raise typer.BadParameter(f"{device!r}: choose cpu or cuda")
+    stages.prepare(threads, device)
     vae_trainer = autoencoder.trainer(run, Schedule(vae_steps, vae_minutes, rate=2e-3, warm_up=50), seed, device)
-    resumed = vae_trainer.resume()
-    if not export_only:
-        vae_trainer.run()
-    elif not resumed:
-        raise typer.BadParameter(f"{vae_trainer.checkpoint} does not exist: train first", param_hint="--export-only")
+    stages.train(vae_trainer, export_only)
     vae = autoencoder.finished(vae_trainer, seed)
 
-    phases = recipe.FlowRecipe().phases
-    how = recipe.FlowRecipe(
-        phases=tuple(replace(phase, batch=phase.batch * batch // phases[-1].batch) for phase in phases), pool=pool
-    )
+    how = train_models.sized(recipe.FlowRecipe(pool=pool), batch)
     pools = {}
     if not export_only:
         for side in sorted({phase.side for phase in how.phases}):
@@ -77,28 +78,20 @@ def flux(
     read = text.accuracy(reader, 512, seed + 3)
     loss = flow.FlowLoss(model, pools, how, compiled)
     trainer = Trainer(model, loss, Schedule(steps, minutes, rate=rate), run, "flow", seed, flow.groups(model))
-    resumed = trainer.resume()
-    if export_only and not resumed:
-        raise typer.BadParameter(f"{trainer.checkpoint} does not exist: train first", param_hint="--export-only")
-
     captions = world.prompts(32, seed, split="held-out", kinds=tuple(world.KINDS))
 
-    def show(step: int) -> None:
+    def show() -> Image.Image:
         call = {"max_sequence_length": recipe.TEXT_TOKENS}
-        pictures = export.sample(export.pipeline(averaged(trainer), vae), captions, seed=seed, call=call)
-        file = run / "samples" / f"{step:06d}.png"
-        write_whole(file, lambda part: export.grid(pictures, 8, zoom=2).save(part, format="png"))
+        pipe = export.pipeline(stages.averaged(trainer, model), vae)
+        return export.grid(export.sample(pipe, captions, seed=seed, call=call), 8, zoom=2)
 
-    if not export_only:
-        trainer.run(sample_every, show)
-        show(trainer.step)
+    stages.train(trainer, export_only, sample_every, show)
     found = report(trainer, vae_trainer, vae, seed, asdict(how)) | {
         "text_steps": text_trainer.step,
         "text_minutes": round(text_trainer.seconds / 60, 1),
         "text_accuracy": {"t5": round(read[0], 4), "clip": round(read[1], 4)},
     }
-    export.write_folder(export.pipeline(averaged(trainer), copy.deepcopy(vae)), out, found)
-    typer.echo(f"{out}: {export.mebibytes(out):.1f} MiB")
+    train_models.finish(export.pipeline(stages.averaged(trainer, model), copy.deepcopy(vae)), out, found)
 
 
 def text_encoders_trainer(reader: text.Reader, run: Path, seed: int) -> Trainer:
@@ -106,14 +99,6 @@ def text_encoders_trainer(reader: text.Reader, run: Path, seed: int) -> Trainer:
     how = recipe.TextRecipe()
     schedule = Schedule(how.steps, rate=2e-3, warm_up=50)
     return Trainer(reader, lambda random, _: text.loss(reader, how.batch, random), schedule, run, "text", seed)
-
-
-def averaged(trainer: Trainer) -> flow.Flux:
-    """A copy of the models with their averaged weights."""
-    assert isinstance(trainer.module, flow.Flux)
-    model = copy.deepcopy(trainer.module).eval()
-    model.load_state_dict(trainer.averaged())
-    return model.requires_grad_(False)
 
 
 def report(

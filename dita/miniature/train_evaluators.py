@@ -2,33 +2,29 @@
 
 from __future__ import annotations
 
-import copy
 import platform
-import sys
-import time
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any
 
 import torch
 import transformers
 import typer
 from torch import nn
 
+from dita.miniature import export, facts
 from dita.miniature.alignment import clip as small_clip
 from dita.miniature.alignment import reward as small_reward
 from dita.miniature.judge import evaluation, training
 from dita.miniature.judge.judge import Judge, write_folder
 from dita.miniature.loop import Schedule, Trainer
+from dita.miniature.stages import ExportOnly, Threads, averaged, prepare, train
 
 HERE = Path(__file__).parent
-Network = TypeVar("Network", bound=nn.Module)
 
 Steps = Annotated[int, typer.Option(help="Training steps.")]
 Seed = Annotated[int, typer.Option(help="Seed of weights and drawings.")]
-Threads = Annotated[int, typer.Option(help="CPU threads; 0 leaves torch's own choice.")]
 Run = Annotated[Path, typer.Option(help="Folder of checkpoint and log.")]
 Out = Annotated[Path, typer.Option(help="Folder of the finished network.")]
-ExportOnly = Annotated[bool, typer.Option("--export-only", help="Write the folder from the checkpoint.")]
 
 
 def judge(
@@ -43,12 +39,12 @@ def judge(
 
     A second call with the same --run goes on where the first was stopped.
     """
-    _set_threads(threads)
+    prepare(threads)
     eyes = training.build(seed)
     schedule = Schedule(steps, rate=2e-3, warm_up=100, decay=0.5, ema=0.997, save_every=200)
     trainer = Trainer(eyes, lambda random, _: training.step_loss(eyes, random), schedule, run, "judge", seed)
-    _train(trainer, export_only)
-    eyes = _averaged(trainer, eyes)
+    train(trainer, export_only)
+    eyes = averaged(trainer, eyes)
     judge = Judge(eyes)
     results = {
         "held_out_accuracy": _rounded(evaluation.accuracy(judge, 4096)),
@@ -67,11 +63,11 @@ def clip(
     export_only: ExportOnly = False,
 ) -> None:
     """Trains shapes-clip. A second call with the same --run goes on where the first was stopped."""
-    _set_threads(threads)
+    prepare(threads)
     learner = small_clip.Learner(small_clip.build(seed))
     trainer = Trainer(learner, learner.loss, _attention_schedule(steps), run, "clip", seed, learner.groups())
-    _train(trainer, export_only)
-    learner = _averaged(trainer, learner)
+    train(trainer, export_only)
+    learner = averaged(trainer, learner)
     by_text, by_picture = small_clip.retrieval(learner.clip)
     results = {
         "held_out_top1_of_64": _rounded({"text of a picture": by_text, "picture of a text": by_picture}),
@@ -97,7 +93,7 @@ def reward(
 
     A second call with the same --run goes on where the first was stopped.
     """
-    _set_threads(threads)
+    prepare(threads)
     learner = small_reward.Learner(small_reward.build(seed))
     first = start / "clip.pt"
     if not first.is_file():
@@ -107,16 +103,16 @@ def reward(
     seeing = Schedule(seeing_steps, rate=1e-3, warm_up=50, decay=0.4, ema=0.99, save_every=100)
     groups = learner.groups(*sight)
     first_trainer = Trainer(sight, lambda random, _: learner.seeing_loss(random), seeing, run, "seeing", seed, groups)
-    _train(first_trainer, export_only)
+    train(first_trainer, export_only)
     sight.load_state_dict(first_trainer.averaged())
     trainer = Trainer(learner, learner.loss, _attention_schedule(steps), run, "reward", seed, learner.groups())
-    _train(trainer, export_only)
-    learner = _averaged(trainer, learner)
+    train(trainer, export_only)
+    learner = averaged(trainer, learner)
     small_reward.fit_scale(learner.reward)
     results = {"held_out_pairwise": _rounded(small_reward.ranking(learner.reward))}
     stage = {"seeing_steps": first_trainer.step, "seeing_minutes": round(first_trainer.seconds / 60, 1)}
-    facts = _facts(trainer, small_reward.BATCH, learner.reward) | stage | results
-    small_reward.write_folder(learner.reward, out, facts)
+    found = _facts(trainer, small_reward.BATCH, learner.reward) | stage | results
+    small_reward.write_folder(learner.reward, out, found)
     _say(out, results)
 
 
@@ -124,37 +120,14 @@ def _attention_schedule(steps: int) -> Schedule:
     return Schedule(steps, rate=1e-3, warm_up=100, decay=0.5, ema=0.995, save_every=100)
 
 
-def _set_threads(threads: int) -> None:
-    if threads:
-        torch.set_num_threads(threads)
-
-
-def _train(trainer: Trainer, export_only: bool) -> None:
-    resumed = trainer.resume()
-    if not export_only:
-        trainer.run()
-    elif not resumed:
-        raise typer.BadParameter(f"{trainer.checkpoint} does not exist: train first", param_hint="--export-only")
-
-
-def _averaged(trainer: Trainer, module: Network) -> Network:
-    """A copy of the trainer's module with its averaged weights."""
-    network = copy.deepcopy(module).eval()
-    network.load_state_dict(trainer.averaged())
-    return network.requires_grad_(False)
-
-
 def _facts(trainer: Trainer, batch: int, network: nn.Module) -> dict[str, Any]:
     """What recipe.json says of a training."""
-    losses = [float(line.split(",")[1]) for line in trainer.log.read_text().splitlines()[1:][-50:]]
     return {
-        "command": "python -m dita.miniature.train " + " ".join(a for a in sys.argv[1:] if a != "--export-only"),
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "seed": trainer.seed,
+        **facts.of_call(trainer.seed),
         "steps": trainer.step,
         "batch": batch,
         "minutes": round(trainer.seconds / 60, 1),
-        "loss": round(sum(losses) / max(1, len(losses)), 5),
+        "loss": facts.last_loss(trainer),
         "parameters": sum(weight.numel() for weight in network.parameters()),
         "machine": f"{platform.machine()}, {torch.get_num_threads()} threads, cpu",
         "versions": {
@@ -170,5 +143,4 @@ def _rounded(shares: dict[str, float]) -> dict[str, float]:
 
 
 def _say(out: Path, results: dict[str, Any]) -> None:
-    size = sum(file.stat().st_size for file in out.rglob("*") if file.is_file()) / 2**20
-    typer.echo(f"{out}: {size:.1f} MiB, {results}")
+    typer.echo(f"{out}: {export.mebibytes(out):.1f} MiB, {results}")

@@ -8,7 +8,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Annotated, Any, TypeVar
 
-import torch
 import typer
 from diffusers import AutoencoderKL
 from PIL import Image
@@ -22,23 +21,28 @@ from dita.miniature import pixart as small_pixart
 from dita.miniature.denoising import NoiseLoss
 from dita.miniature.loop import Schedule, Trainer, write_whole
 from dita.miniature.pools import Pool
+from dita.miniature.stages import (
+    Batch,
+    Device,
+    ExportOnly,
+    Out,
+    PoolSize,
+    Rate,
+    Run,
+    SampleEvery,
+    Seed,
+    Threads,
+    averaged,
+    prepare,
+    train,
+)
 
 HERE = Path(__file__).parent
-Module = TypeVar("Module", bound=nn.Module)
+Recipe = TypeVar("Recipe", bound=recipe.LatentRecipe)
 
 Steps = Annotated[int, typer.Option(help="Steps of the transformer's training.")]
 Minutes = Annotated[float | None, typer.Option(help="End the transformer's training after so many minutes.")]
-Batch = Annotated[int, typer.Option(help="Pictures a step at the native size; twice as many at half of it.")]
-Rate = Annotated[float, typer.Option(help="Highest learning rate.")]
 Vae = Annotated[Path, typer.Option(help="Pipeline or run of flux whose autoencoder to use; a run keeps its first.")]
-PoolSize = Annotated[int, typer.Option(help="Drawings to encode for each size.")]
-Seed = Annotated[int, typer.Option(help="Seed of weights, drawings and noise.")]
-Device = Annotated[str, typer.Option(help="cpu, or cuda.")]
-Threads = Annotated[int, typer.Option(help="CPU threads; 0 leaves torch's own choice.")]
-SampleEvery = Annotated[int, typer.Option(help="Steps between sample grids.")]
-Run = Annotated[Path, typer.Option(help="Folder of checkpoints, logs and samples.")]
-Out = Annotated[Path, typer.Option(help="Folder of the finished pipeline.")]
-ExportOnly = Annotated[bool, typer.Option("--export-only", help="Write the folder from the checkpoint.")]
 
 
 def pixart(
@@ -81,7 +85,7 @@ def pixart(
         pipe = small_pixart.pipeline(averaged(trainer, model), kept)
         return sheet(pipe, captions, seed, "shapes-pixart")
 
-    train(trainer, sample_every, show, export_only)
+    train(trainer, export_only, sample_every, show)
     parts = {"transformer": model.transformer, "text_encoder": model.t5, "vae": kept}
     found = told_by(trainer, how, parts) | taught
     finish(small_pixart.pipeline(averaged(trainer, model), copy.deepcopy(kept)), out, found)
@@ -125,7 +129,7 @@ def dit(
     def show() -> Image.Image:
         return sheet(small_dit.pipeline(averaged(trainer, model), kept), names, seed, "shapes-dit")
 
-    train(trainer, sample_every, show, export_only)
+    train(trainer, export_only, sample_every, show)
     pipe = small_dit.pipeline(averaged(trainer, model), copy.deepcopy(kept))
     found = told_by(trainer, how, {"transformer": pipe.transformer, "vae": kept})
     finish(pipe, out, found, {"id2label": small_dit.id2label()})
@@ -188,7 +192,7 @@ def opensora(
         made = export.sample(pipe, captions, seed=seed, call=without_steps("shapes-opensora"))
         return export.grid([frame for clip in made for frame in clip], recipe.FRAMES)
 
-    train(trainer, sample_every, show, export_only)
+    train(trainer, export_only, sample_every, show)
     pipe = small_opensora.pipeline(averaged(trainer, model), copy.deepcopy(video))
     parts = {"transformer": pipe.transformer, "text_encoder": pipe.text_encoder, "vae": video}
     unseen = video_autoencoder.sample_clips(16, seed + 2, "held-out")
@@ -199,14 +203,6 @@ def opensora(
         "vae_psnr_db": round(video_autoencoder.psnr(video, unseen), 2),
     }
     finish(pipe, out, found)
-
-
-def prepare(threads: int, device: str) -> None:
-    """Sets the threads. Raises `typer.BadParameter` for an unknown device."""
-    if threads:
-        torch.set_num_threads(threads)
-    if device not in ("cpu", "cuda"):
-        raise typer.BadParameter(f"{device!r}: choose cpu or cuda")
 
 
 def kept_autoencoder(run: Path, source: Path) -> AutoencoderKL:
@@ -223,7 +219,7 @@ def kept_autoencoder(run: Path, source: Path) -> AutoencoderKL:
     return autoencoder.load(run)
 
 
-def sized(how: recipe.NoiseRecipe, batch: int) -> recipe.NoiseRecipe:
+def sized(how: Recipe, batch: int) -> Recipe:
     """The recipe with `batch` samples a step in its last phase, and in proportion before."""
     last = how.phases[-1].batch
     return replace(how, phases=tuple(replace(phase, batch=phase.batch * batch // last) for phase in how.phases))
@@ -283,30 +279,6 @@ def teach(reader: text.T5Reader, told: text.Told, run: Path, seed: int, export_o
         "text_minutes": round(trainer.seconds / 60, 1),
         "text_accuracy": round(text.t5_accuracy(reader, told, 512, seed + 3), 4),
     }
-
-
-def train(trainer: Trainer, sample_every: int, show: Callable[[], Image.Image], export_only: bool) -> None:
-    """Takes up the run and trains it to its end, with pictures of `show` on the way; or only takes it up."""
-    resumed = trainer.resume()
-    if export_only:
-        if not resumed:
-            raise typer.BadParameter(f"{trainer.checkpoint} does not exist: train first", param_hint="--export-only")
-        return
-
-    def shown(step: int) -> None:
-        picture = show()
-        file = trainer.checkpoint.parent / "samples" / f"{step:06d}.png"
-        write_whole(file, lambda part: picture.save(part, format="png"))
-
-    trainer.run(sample_every, shown)
-    shown(trainer.step)
-
-
-def averaged(trainer: Trainer, model: Module) -> Module:
-    """A copy of the trainer's model with the averaged weights."""
-    made = copy.deepcopy(model).eval()
-    made.load_state_dict(trainer.averaged())
-    return made.requires_grad_(False)
 
 
 def without_steps(name: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dita.miniature import autoencoder, flow, noise, recipe, text, train, world
+from dita.miniature import autoencoder, flow, noise, recipe, stages, text, world
 from dita.miniature.attention import PlainAttention
 from dita.miniature.layout import COLOURS, FIGURES, Reader, layout
 from dita.miniature.loop import Schedule, Trainer
@@ -182,7 +182,7 @@ def test_plain_attention_knows_masks() -> None:
 def test_the_averaged_model_can_be_taken_in_the_middle_of_a_training(micro: None, tmp_path: Path) -> None:
     trainer = micro_trainer(tmp_path, steps=2)
     trainer.advance()
-    model = train.averaged(trainer)
+    model = stages.averaged(trainer, trainer.module)
     assert not any(weight.requires_grad for weight in model.parameters())
     assert trainer.advance()[0] > 0
 
