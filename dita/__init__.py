@@ -22,6 +22,7 @@ from dita.methods import (
     ToMe,
 )
 from dita.plan import Plan
+from dita.stores import Store
 
 if TYPE_CHECKING:
     from dita.caching.attachment import disable, enable, summary
@@ -43,6 +44,7 @@ __all__ = [
     "Plain",
     "Plan",
     "Prompt",
+    "Store",
     "Summary",
     "TGate",
     "TaylorSeer",

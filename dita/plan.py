@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
+from dita.footprint import peak_bytes
 from dita.shapes import STORED, Accounting, Kind, Shape, Site, feature_score_flops
+from dita.stores import Store
 
 if TYPE_CHECKING:
     from dita.methods import Method, ToMe
 
 LETTERS = {Kind.FULL: "F", Kind.PARTIAL: "p", Kind.FORECAST: "~", Kind.REUSE: ".", Kind.SKIP: "-"}
 """One character for a step of each kind."""
+
+SETTLED = 8
+"""Blocks that select their tokens together inside a full step: few kernels, and little that is stored for nothing."""
 
 Basis = Literal["taylor", "hermite"]
 BASES: tuple[Basis, ...] = get_args(Basis)
@@ -111,6 +116,8 @@ class Plan:
         forecast: how stored outputs are continued; None where they are used as they are.
         joined: the first step of those in which the two halves of a guided call are computed as one; None for none.
         merging: the token merging that goes with `method`, if any.
+        store: how features are kept.
+        dropped: sites that are full where `method` would cache them, to stay below the store's `max_cache_bytes`.
     """
 
     method: Method
@@ -121,6 +128,8 @@ class Plan:
     forecast: Forecast | None = None
     joined: int | None = None
     merging: ToMe | None = None
+    store: Store = Store()
+    dropped: frozenset[Site] = frozenset()
 
     @property
     def whole_method(self) -> Method:
@@ -192,7 +201,9 @@ class Plan:
         if self.steps[step][source].kind is not Kind.FULL:
             return False
         sites = (site for site in self.shape.sites() if (site.stack, site.layer) == (stack, layer))
-        return self.scores_later(step, stack, layer) or any(any(self.cycle_tokens(step, site)) for site in sites)
+        live = self.method.selects_live(self.shape)
+        choosing = (site for site in sites if live or self.steps[step][site].kind is Kind.FULL)
+        return self.scores_later(step, stack, layer) or any(any(self.cycle_tokens(step, site)) for site in choosing)
 
     def scores_later(self, step: int, stack: str, layer: int) -> bool:
         """Whether a site of a block selects tokens at a later step, before the block's scored module is full again.
@@ -340,88 +351,24 @@ class Plan:
         tokens = sum(self.shape.tokens(site.module) for site in sites if any(self.cycle_tokens(step, site)))
         return float(feature_score_flops(score, tokens, self.shape.width) * self.shape.rows)
 
-    @property
+    @cached_property
     def cache_bytes(self) -> int:
         """Bytes of stored features and of selected token numbers, at most, while the plan runs."""
-        features = self._feature_bytes()
-        index_bytes = self._live_index_bytes() if self.method.selects_live(self.shape) else self._queue_bytes()
-        score_bytes = self._score_bytes() if self.method.keeps_scores(self.shape) else 0
-        matchings = [self._matching_bytes(groups) for groups in self.matchings_kept]
-        return max(
-            stored + bool(stored) * score_bytes + index + int(matching * self.row_share(s))
-            for s, (stored, index, matching) in enumerate(zip(features, index_bytes, matchings, strict=True))
+        return peak_bytes(self)
+
+    def opened(self, step: int) -> tuple[Site, ...]:
+        """The sites that store attention in front of a projection in a step, of all tokens until these are selected."""
+        if self.method.selects_live(self.shape):
+            return ()
+        return tuple(
+            site
+            for site, action in self.steps[step].items()
+            if action.kind is Kind.FULL and self.shape.shares_projection(site) and any(self.cycle_tokens(step, site))
         )
 
-    def _feature_bytes(self) -> list[int]:
-        """After each step: outputs of sites and spans, and the factors of a forecast."""
-        kinds: dict[Site, set[Kind]] = {site: set() for site in self.shape.sites()}
-        for step in self.steps:
-            for site, action in step.items():
-                kinds[site].add(action.kind)
-        whole = {site: self.shape.feature_bytes(site, frozenset(kinds[site])) for site in kinds}
-        if self.method.keeps_gates(self.shape):
-            whole = {site: size and size + self.shape.gate_bytes(site) for site, size in whole.items()}
-        output = {site: self.shape.feature_bytes(site, frozenset({Kind.REUSE})) for site in kinds}
-        factors: dict[Site | Span, int] = {}  # beyond F_0, of what is held
-        per_step = []
-        for s, step in enumerate(self.steps):
-            full = {site: action.kind is Kind.FULL for site, action in step.items()}
-            held = {site for site in full if self.holds(s, site) or (step[site].kind in STORED)}
-            noted: dict[Site | Span, bool] = {site: full[site] for site in held}
-            for span in self.spans:
-                if self.skips.get(s) == span or self.holds_span(s, span):
-                    noted[span] = self.skips.get(s) != span
-            factors = {one: self._factors(s, factors.get(one), new) for one, new in noted.items()}
-            total = 0
-            for one, count in factors.items():
-                if isinstance(one, Span):
-                    total += (1 + count) * self.shape.hidden_bytes()
-                else:
-                    total += whole[one] + count * output[one]
-            per_step.append(int(total * self.row_share(s)))
-        return per_step
-
-    def _factors(self, step: int, before: int | None, new: bool) -> int:
-        """Factors beyond F_0 after a step that stores anew or not, where there were `before`, or nothing."""
-        if not new:
-            return before or 0
-        if self.forecast is None or before is None or step < self.forecast.since:
-            return 0
-        return min(self.forecast.order, before + 1)
-
-    def _matching_bytes(self, groups: frozenset[Block]) -> int:
-        """Bytes of the matchings of `groups`: token numbers in 8 bytes, sizes in 4."""
-        if self.merging is None:
-            return 0
-        total = 0
-        for stack, _ in groups:
-            cells = self.shape.cells(stack, self.merging.stride)
-            merged = cells.tokens - cells.removed(self.merging.ratio)
-            total += (16 * cells.tokens + 4 * merged) * cells.sequences
-        return total * self.shape.rows * self.shape.branches
-
-    def _queue_bytes(self) -> list[int]:
-        """After each step: the token numbers of the cached steps to come."""
-        return [8 * sum(map(sum, coming.values())) * self.shape.rows for coming in self._coming]
-
-    def _score_bytes(self) -> int:
-        """One number a token in each block."""
-        score = getattr(self.method, "score", "")
-        sources = ((stack, self.shape.score_source(stack, score)) for stack in self.shape.stacks)
-        numbers = sum(self.shape.tokens(module) * self.shape.depth(stack) for stack, module in sources)
-        return 4 * numbers * self.shape.rows
-
-    def _live_index_bytes(self) -> list[int]:
-        """In each step: its own token numbers, and the ages of all tokens."""
-        choosing = self.shape.batch if self.method.shares_halves(self.shape) else self.shape.rows
-        aged: set[Site] = set()
-        held = []
-        for step in self.steps:
-            partial = {site: action.tokens for site, action in step.items() if action.kind is Kind.PARTIAL}
-            aged = {site for site in aged if step[site].kind is not Kind.FULL} | set(partial)
-            ages = sum(4 * self.shape.tokens(site.module) for site in aged) * choosing
-            held.append(8 * sum(partial.values()) * self.shape.rows + ages)
-        return held
+    def settled(self, step: int) -> frozenset[Block]:
+        """The blocks in front of which that attention is cut down, in the blocks before, to the selected tokens."""
+        return frozenset((site.stack, site.layer) for site in self.opened(step)[SETTLED::SETTLED])
 
     def token_share(self) -> float:
         """Tokens computed in the modules that can select, over all tokens there, cached steps only."""
@@ -485,4 +432,6 @@ class Plan:
             "tflops_plain": self.plain_flops / 1e12,
             "flops_ratio": self.flops_ratio(accounting),
             "cache_bytes": self.cache_bytes,
+            "store": asdict(self.store),
+            "dropped": [str(site) for site in self.shape.sites() if site in self.dropped],
         }

@@ -66,6 +66,8 @@ class Shape(Protocol):
 
     family: ClassVar[str]
     stacks: ClassVar[tuple[str, ...]]
+    whole_blocks: ClassVar[bool]
+    """Whether all sites of a block are cached in a step, or none."""
 
     @property
     def name(self) -> str:
@@ -132,6 +134,10 @@ class Shape(Protocol):
         """
         ...
 
+    def shares_projection(self, site: Site) -> bool:
+        """Whether a partial step of `site` needs stored attention, in front of a projection that an MLP has part in."""
+        ...
+
     def feature_bytes(self, site: Site, kinds: frozenset[Kind]) -> int:
         """Bytes of the stored features of `site` when the cached steps of a plan do `kinds` there."""
         ...
@@ -172,6 +178,7 @@ class FluxShape:
 
     family: ClassVar[str] = "flux"
     stacks: ClassVar[tuple[str, ...]] = ("double", "single")
+    whole_blocks: ClassVar[bool] = True
 
     name: str = "flux-dev"
     double_layers: int = 19
@@ -251,6 +258,9 @@ class FluxShape:
             per_sample = 2 * joint * self.width * self.width
         return float(per_sample * self.batch)
 
+    def shares_projection(self, site: Site) -> bool:
+        return site.module == "single"
+
     def feature_bytes(self, site: Site, kinds: frozenset[Kind]) -> int:
         if not kinds & STORED:
             return 0
@@ -299,6 +309,7 @@ class PixArtShape:
 
     family: ClassVar[str] = "pixart"
     stacks: ClassVar[tuple[str, ...]] = ("block",)
+    whole_blocks: ClassVar[bool] = False
 
     name: str = "pixart-alpha-256"
     layers: int = 28
@@ -369,6 +380,9 @@ class PixArtShape:
         queries = self.image_tokens if tokens is None else tokens
         return float(2 * queries * self.text_tokens * self.width * self.rows)
 
+    def shares_projection(self, site: Site) -> bool:
+        return False
+
     def feature_bytes(self, site: Site, kinds: frozenset[Kind]) -> int:
         stored = bool(kinds & STORED)
         return stored * self.image_tokens * self.width * self.element_bytes * self.rows * self.branches
@@ -400,6 +414,7 @@ class DiTShape:
 
     family: ClassVar[str] = "dit"
     stacks: ClassVar[tuple[str, ...]] = ("block",)
+    whole_blocks: ClassVar[bool] = False
 
     name: str = "dit-xl-2-256"
     layers: int = 28
@@ -458,6 +473,9 @@ class DiTShape:
         queries = {"attention": n, "attention-sampled": min(n, SAMPLED_QUERIES)}.get(score, 0)
         return float(2 * queries * n * self.width * self.rows)
 
+    def shares_projection(self, site: Site) -> bool:
+        return False
+
     def feature_bytes(self, site: Site, kinds: frozenset[Kind]) -> int:
         stored = bool(kinds & STORED)
         return stored * self.image_tokens * self.width * self.element_bytes * self.rows * self.branches
@@ -490,6 +508,7 @@ class OpenSoraShape:
 
     family: ClassVar[str] = "opensora"
     stacks: ClassVar[tuple[str, ...]] = ("spatial", "temporal")
+    whole_blocks: ClassVar[bool] = False
 
     name: str = "opensora-1.2-480p-2s"
     layers: int = 28
@@ -575,6 +594,9 @@ class OpenSoraShape:
         if score in ("k-norm", "v-norm", "kv-norm") and site.module == "attn":  # keys or values once more
             return float(2 * self.image_tokens * self.width * self.width * self.rows)
         return 0.0
+
+    def shares_projection(self, site: Site) -> bool:
+        return False
 
     def feature_bytes(self, site: Site, kinds: frozenset[Kind]) -> int:
         stored = bool(kinds & STORED)

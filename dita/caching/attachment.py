@@ -18,6 +18,7 @@ from dita.caching.run import Run
 from dita.caching.state import BlockState
 from dita.caching.summary import Summary
 from dita.methods import Method, MethodLike, as_method
+from dita.stores import Store
 
 Target = TypeVar("Target", DiffusionPipeline, nn.Module)
 
@@ -31,6 +32,7 @@ def enable(
     timesteps: Sequence[float] | None = None,
     record: bool = False,
     memory_limit: int | None = None,
+    store: Store | None = None,
 ) -> Target:
     """Accelerates `target`, in place, until `disable`. Enabling again replaces the method.
 
@@ -44,7 +46,10 @@ def enable(
         timesteps: of the steps, 1000 to 0, bare transformers only, for methods that go by them (PAB); the family's
             usual ones by default.
         record: keep the selected token numbers of every step for `summary(...).selections`.
-        memory_limit: bytes that the feature store may take; without it, the memory that is free.
+        memory_limit: bytes that the feature store may take, an error where it needs more; without it, the memory that
+            is free.
+        store: how features are kept: in fewer bits, in the host's memory, or not more than so many bytes. Without it,
+            as they were computed.
 
     Returns the target. Raises `UnsupportedModelError` for a family without an adapter, `ForeignHookError` if another
     cache or an unknown hook is on the transformer, `ValueError` for bad arguments; the target is then as it was.
@@ -52,6 +57,8 @@ def enable(
     method = as_method(method)
     if memory_limit is not None and memory_limit < 0:
         raise ValueError(f"memory_limit must be at least 0 bytes, got {memory_limit}")
+    if store is not None and not isinstance(store, Store):
+        raise ValueError(f"store must be a dita.Store such as Store(dtype='fp8'), got {store!r}")
     model = transformer_of(target)
     adapter = adapter_for(model)
     method.check_family(adapter.family)
@@ -64,7 +71,7 @@ def enable(
                 "steps and calls_per_step are for bare transformers, and so are timesteps; a pipeline's scheduler tells"
                 " them"
             )
-        attachment = PipelineAttachment(target, method, record, memory_limit)
+        attachment = PipelineAttachment(target, method, record, memory_limit, store)
     else:
         if steps is None or steps < 1 or calls_per_step < 1:
             raise ValueError(
@@ -73,7 +80,9 @@ def enable(
             )
         if timesteps is not None and len(timesteps) != steps:
             raise ValueError(f"timesteps must be one for each of the {steps} steps, got {len(timesteps)}")
-        attachment = TransformerAttachment(target, method, record, memory_limit, steps, calls_per_step, timesteps)
+        attachment = TransformerAttachment(
+            target, method, record, memory_limit, store, steps, calls_per_step, timesteps
+        )
     disable(target)
     attachment.attach(adapter)
     target.__dict__["_dita_attachment"] = attachment
@@ -113,10 +122,11 @@ def transformer_of(target: object) -> nn.Module:
 class _Attachment:
     """A method on one target. `last` is the summary of the last run."""
 
-    def __init__(self, method: Method, record: bool, memory_limit: int | None) -> None:
+    def __init__(self, method: Method, record: bool, memory_limit: int | None, store: Store | None) -> None:
         self.method = method
         self.record = record
         self.memory_limit = memory_limit
+        self.store = store
         self.last: Summary | None = None
 
     def attach(self, adapter: Adapter) -> None:
@@ -130,9 +140,14 @@ class PipelineAttachment(_Attachment):
     """Accelerates the calls of one pipeline instance; other pipelines that share its transformer run plain."""
 
     def __init__(
-        self, pipe: DiffusionPipeline, method: Method, record: bool = False, memory_limit: int | None = None
+        self,
+        pipe: DiffusionPipeline,
+        method: Method,
+        record: bool = False,
+        memory_limit: int | None = None,
+        store: Store | None = None,
     ) -> None:
-        super().__init__(method, record, memory_limit)
+        super().__init__(method, record, memory_limit, store)
         self.pipe = pipe
         self.model: nn.Module | None = None
         self._stock_class: type[DiffusionPipeline] | None = None
@@ -155,13 +170,13 @@ class PipelineAttachment(_Attachment):
         bound = inspect.signature(stock_call).bind(self.pipe, *args, **kwargs)
         bound.apply_defaults()
         named, factor = _respaced(self.method, bound)
-        with self._sampling(factor, guidance=_may_be_guided(bound)):
+        with self._sampling(factor, guidance=_may_be_guided(bound), calls=_calls_per_step(bound)):
             if named is not None:
                 return stock_call(self.pipe, **named)
             return stock_call(self.pipe, *args, **kwargs)
 
     @contextmanager
-    def _sampling(self, factor: float, guidance: bool) -> Iterator[None]:
+    def _sampling(self, factor: float, guidance: bool, calls: int) -> Iterator[None]:
         outer = self.pipe.components["transformer"]
         model = transformer_of(self.pipe)
         adapter = adapter_for(model)
@@ -195,6 +210,9 @@ class PipelineAttachment(_Attachment):
                     memory_limit=self.memory_limit,
                     guidance=guidance,
                     timesteps=timesteps,
+                    store=self.store,
+                    calls=calls,
+                    compiled=_is_compiled(outer, adapter),
                 )
             changed = run.before_call(_named(model, args, kwargs))
             return None if changed is None else ((), changed)
@@ -234,11 +252,12 @@ class TransformerAttachment(_Attachment):
         method: Method,
         record: bool,
         memory_limit: int | None,
+        store: Store | None,
         steps: int,
         calls_per_step: int,
         timesteps: Sequence[float] | None = None,
     ) -> None:
-        super().__init__(method, record, memory_limit)
+        super().__init__(method, record, memory_limit, store)
         self.outer = model
         self.model = transformer_of(model)
         self.steps = method.run_steps(steps)
@@ -276,6 +295,9 @@ class TransformerAttachment(_Attachment):
                 record=self.record,
                 memory_limit=self.memory_limit,
                 timesteps=self.timesteps,
+                store=self.store,
+                calls=self.calls_per_step,
+                compiled=_is_compiled(self.outer, self.adapter),
             )
         try:
             changed = self.run.before_call(inputs)
@@ -375,6 +397,21 @@ def _may_be_guided(bound: inspect.BoundArguments) -> bool:
     """Whether a pipeline call may put two halves under guidance into its transformer calls."""
     scale = bound.arguments.get("guidance_scale")
     return not isinstance(scale, (int, float)) or scale > 1
+
+
+def _calls_per_step(bound: inspect.BoundArguments) -> int:
+    """Transformer calls that a pipeline call makes in a step: two for guidance that is not distilled, where each
+    condition has a call of its own."""
+    scale, given = bound.arguments.get("true_cfg_scale"), bound.arguments
+    negative = given.get("negative_prompt") is not None or given.get("negative_prompt_embeds") is not None
+    return 2 if isinstance(scale, (int, float)) and scale > 1 and negative else 1
+
+
+def _is_compiled(outer: nn.Module, adapter: Adapter) -> bool:
+    """Whether `torch.compile` is on a transformer, or on its blocks."""
+    model = transformer_of(outer)
+    modules = (outer, model, *(block for _, _, block in adapter.blocks(model)))
+    return outer is not model or any(module._compiled_call_impl is not None for module in modules)
 
 
 def _steps_ahead(scheduler: Any, factor: float) -> tuple[int, int, list[float]]:

@@ -9,52 +9,81 @@ from typing import TypeVar, overload
 import torch
 from torch import Tensor
 
+from dita.caching.keeping import Keeper, Kept, parts, tensor_of
+
 Feature = Tensor | tuple[Tensor, ...]
+KeptFeature = Kept | tuple[Kept, ...]
 F = TypeVar("F", Tensor, tuple[Tensor, ...])
+
+AS_COMPUTED = Keeper()
 
 
 class Stored:
     """One stored output and, where it is forecast, its factors.
 
     Attributes:
-        out: the output of the last step that computed it, F_0.
-        factors: F_1, F_2, ... as far as they are formed.
+        out: the output of the last step that computed it, F_0, in the form that `keeper` gives it.
+        factors: F_1, F_2, ... as far as they are formed, likewise.
         weights: what the factors are multiplied with in this step; empty where `out` is used as it is.
         step: the step that `out` is of.
     """
 
-    def __init__(self) -> None:
-        self.out: Feature | None = None
-        self.factors: list[Feature] = []
+    def __init__(self, keeper: Keeper = AS_COMPUTED) -> None:
+        self.keeper = keeper
+        self.out: KeptFeature | None = None
+        self.factors: list[KeptFeature] = []
         self.weights: tuple[Tensor, ...] = ()
         self.step = 0
-        self._before: Feature | None = None
+        self._before: KeptFeature | None = None
+        self._order = 0
+        self._distance = 0
+
+    def put(self, out: Feature) -> None:
+        """Stores the output of the present step, and forms the factors of its forecast.
+
+        Inside a compiled graph these wait for `settle`: graphs shall not depend on how many there are.
+        """
+        self.out = _kept(self.keeper, out)
+        if not torch.compiler.is_compiling():
+            self._form(out)
+
+    def stored(self) -> Feature:
+        """The stored output as it was, without a forecast."""
+        assert self.out is not None
+        return _opened(self.out)
 
     def output(self) -> Feature:
-        """What stands for the output in this step: `out` itself, or a new tensor, its forecast."""
-        assert self.out is not None
-        result = self.out
-        for weight, factor in zip(self.weights, self.factors, strict=False):
-            result = _each(partial(_plus_weighted, weight), result, factor)
-        return result
+        """What stands for the output in this step: the stored one itself, or a new tensor, its forecast."""
+        return self.forecast(self.stored())
 
-    def renew(self, factors: bool) -> None:
-        """Before a step that stores anew: what is there stays for that step's factors, or is forgotten afterwards."""
+    def forecast(self, stored: F) -> F:
+        """The stored output, continued to this step."""
+        for weight, factor in zip(self.weights, self.factors, strict=False):
+            stored = _each(partial(_plus_weighted, weight), stored, _opened(factor))
+        return stored
+
+    def renew(self, step: int, order: int) -> None:
+        """Before a step that stores anew: what is there stays for that step's factors, up to `order`, or makes place
+        for the new output when this is there."""
         self.weights = ()
-        self._before = self.out if factors else None
-        if not factors:
+        self._before = self.out if order else None
+        self._order, self._distance, self.step = order, step - self.step, step
+        if not order:
             self.factors.clear()
 
-    def note(self, step: int, order: int) -> None:
-        """After a step that stored anew: forms the factors up to `order`, in the place of the former ones."""
-        distance, self.step = step - self.step, step
-        if self._before is None or self.out is None:
+    def settle(self) -> None:
+        """After a step that stored anew: forms what factors are not formed yet."""
+        if self.out is not None and self._before is not None:
+            self._form(self.stored())
+
+    def _form(self, newest: Feature) -> None:
+        if self._before is None:
             return
         former, self._before = [self._before, *self.factors], None
-        newest, self.factors = self.out, []
-        for factor in former[:order]:
-            newest = _each(partial(_difference, distance), factor, newest)
-            self.factors.append(newest)
+        self.factors = []
+        for factor in former[: self._order]:
+            newest = _each(partial(_difference, self._distance), _opened(factor), newest)
+            self.factors.append(_kept(self.keeper, newest))
 
     def forget(self) -> None:
         """Frees everything."""
@@ -64,27 +93,51 @@ class Stored:
 
     def join_halves(self) -> None:
         """Makes one of the two halves of a guided call: their mean."""
-        self.out = mean_of_halves(self.out)
-        self.factors = [mean_of_halves(factor) for factor in self.factors]
+        if self.out is not None:
+            self.out = _kept(self.keeper, mean_of_halves(self.stored()))
+        self.factors = [_kept(self.keeper, mean_of_halves(_opened(factor))) for factor in self.factors]
+
+    def used(self) -> Iterator[Tensor]:
+        """What this step reads of the store, in order: for what stands for the output, or for new factors."""
+        former = [self.out, *self.factors[: len(self.weights)]]
+        if self._before is not None:
+            former = [self._before, *self.factors][: self._order]
+        for feature in former:
+            yield from _tensors(feature)
 
     def tensors(self) -> Iterator[Tensor]:
         """All that is held in memory."""
         for feature in (self.out, self._before, *self.factors):
-            if feature is not None:
-                yield from feature if isinstance(feature, tuple) else (feature,)
+            yield from _tensors(feature)
 
 
 @overload
-def mean_of_halves(feature: F) -> F: ...
+def mean_of_halves(feature: Tensor) -> Tensor: ...
 @overload
-def mean_of_halves(feature: None) -> None: ...
+def mean_of_halves(feature: tuple[Tensor, ...]) -> tuple[Tensor, ...]: ...
 @overload
-def mean_of_halves(feature: Feature | None) -> Feature | None: ...
-def mean_of_halves(feature: Feature | None) -> Feature | None:
+def mean_of_halves(feature: Feature) -> Feature: ...
+def mean_of_halves(feature: Feature) -> Feature:
     """(2 B, ...) -> (B, ...)."""
     if isinstance(feature, tuple):
         return tuple(mean_of_halves(tensor) for tensor in feature)
-    return None if feature is None else (feature[: len(feature) // 2] + feature[len(feature) // 2 :]) / 2
+    return (feature[: len(feature) // 2] + feature[len(feature) // 2 :]) / 2
+
+
+def _kept(keeper: Keeper, feature: Feature) -> KeptFeature:
+    return tuple(keeper.keep(x) for x in feature) if isinstance(feature, tuple) else keeper.keep(feature)
+
+
+def _opened(feature: KeptFeature) -> Feature:
+    return tuple(tensor_of(x) for x in feature) if isinstance(feature, tuple) else tensor_of(feature)
+
+
+def _tensors(feature: KeptFeature | None) -> Iterator[Tensor]:
+    if isinstance(feature, tuple):
+        for one in feature:
+            yield from parts(one)
+    elif feature is not None:
+        yield from parts(feature)
 
 
 def _plus_weighted(weight: Tensor, total: Tensor, term: Tensor) -> Tensor:
@@ -96,7 +149,7 @@ def _difference(distance: int, old: Tensor, new: Tensor) -> Tensor:
     return old.sub_(new).div_(-distance)
 
 
-def _each(operation: Callable[[Tensor, Tensor], Tensor], one: Feature, other: Feature) -> Feature:
+def _each(operation: Callable[[Tensor, Tensor], Tensor], one: F, other: Feature) -> F:
     if isinstance(one, tuple):
         return tuple(operation(a, b) for a, b in zip(one, other, strict=True))
     assert isinstance(other, Tensor)

@@ -6,6 +6,7 @@ import dataclasses
 import math
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, cast
 
 import psutil
@@ -14,20 +15,25 @@ from torch import Tensor, nn
 
 from dita.caching.adapters import Adapter
 from dita.caching.attention import check_backend
-from dita.caching.forecast import Stored, as_weights
+from dita.caching.forecast import AS_COMPUTED, Stored, as_weights
 from dita.caching.guidance import first_half, twice
+from dita.caching.keeping import Keeper
 from dita.caching.live import LiveSelection
+from dita.caching.offload import expect
 from dita.caching.scores import combined, entropy_score, of_features, random_scores, spread
 from dita.caching.selection import SpatialBonus, select_cycle
 from dita.caching.spans import BlockSpans, SpanStore
 from dita.caching.state import BlockState, Slot, held_bytes, row_numbers
 from dita.caching.summary import Executed, Summary
+from dita.fitting import with_store
+from dita.footprint import peak_bytes
 from dita.merges import Cells
 from dita.merging.matching import cell_order
 from dita.merging.merger import Merger
 from dita.methods import FEATURE_SCORES, PROBED_SCORES, Method, ToCa
 from dita.plan import Block, Plan, Step, full_step, step_kind
 from dita.shapes import STORED, Kind, Shape, Site
+from dita.stores import Store
 
 
 class CacheMemoryError(MemoryError):
@@ -37,10 +43,18 @@ class CacheMemoryError(MemoryError):
 class Branch:
     """One of the transformer calls of a step: with true classifier-free guidance there are two, each with features of
     its own. `seen` is the shape of the call as the adapter sees it, `shape` the same with guidance recognised.
-    `selected[site]` holds the rows of the cached steps to come, next one first; `mergers` what merges the tokens of a
-    group of blocks, by the first of them."""
+    `selected[site]` holds the rows of the cached steps to come, next one first; `settled` the sites whose were selected
+    inside of the present call; `mergers` what merges the tokens of a group of blocks, by the first of them."""
 
-    def __init__(self, seen: Shape, shape: Shape, plan: Plan, states: list[BlockState], device: torch.device) -> None:
+    def __init__(
+        self,
+        seen: Shape,
+        shape: Shape,
+        plan: Plan,
+        states: list[BlockState],
+        device: torch.device,
+        keeper: Keeper = AS_COMPUTED,
+    ) -> None:
         self.seen = seen
         self.shape = shape
         self.plan = plan
@@ -48,8 +62,9 @@ class Branch:
         self.fresh = True  # nothing stored yet
         self.full = full_step(shape)
         self.joined = False  # the halves of a guided call are computed as one
-        self.spans = {span: SpanStore(span) for span in plan.spans}
+        self.spans = {span: SpanStore(span, keeper) for span in plan.spans}
         self.selected: dict[Site, list[Tensor | None]] = {}
+        self.settled: set[Site] = set()
         self.mergers: dict[Block, Merger] = {}
         self.grid: tuple[int, ...] | None = None
         self.device = device
@@ -64,15 +79,18 @@ class Branch:
             self.mergers[group] = Merger(cells, cells.removed(merging.ratio), merging.proportional)
         return self.mergers[group]
 
-    def held_bytes(self) -> int:
+    def held_bytes(self, inside: bool = False) -> int:
+        """Bytes of what is stored. `inside` of a call: without what the call will have freed at its end, the collected
+        scores and the matchings."""
         slots = [slot for state in self.states for slot in state.slots.values()]
         tensors = [tensor for state in self.states for tensor in state.tensors()]
         features = held_bytes(iter([*tensors, *(t for store in self.spans.values() for t in store.tensors())]))
-        scores = [state.probe.scores for state in self.states]
-        live = [slot.rows for slot in slots if slot.live is not None]
-        queued = [rows for queue in self.selected.values() for rows in queue]
-        queued += [tensor for merger in self.mergers.values() for tensor in merger.tensors()]
-        return features + sum(tensor.nbytes for tensor in scores + live + queued if tensor is not None)
+        numbers = [rows for queue in self.selected.values() for rows in queue]
+        if not inside:
+            numbers += [state.probe.scores for state in self.states]
+            numbers += [slot.rows for slot in slots if slot.live is not None]
+            numbers += [tensor for merger in self.mergers.values() for tensor in merger.tensors()]
+        return features + sum(tensor.nbytes for tensor in numbers if tensor is not None)
 
 
 class Run:
@@ -81,7 +99,8 @@ class Run:
     `before_call` and `after_call` surround every transformer call, `advance` ends a step. The bytes that the store may
     take are bounded by `memory_limit`, or by the memory that is free. `guidance`: False where the calls are known to
     hold no guided halves; otherwise two equal halves of latents are taken as such. `timesteps`: of the steps, where
-    they are known.
+    they are known. `store`: how features are kept. `calls`: transformer calls of a step, which share what the store may
+    hold. `compiled`: the blocks run as compiled graphs.
     """
 
     def __init__(
@@ -96,7 +115,13 @@ class Run:
         memory_limit: int | None = None,
         guidance: bool = True,
         timesteps: Sequence[float] | None = None,
+        store: Store | None = None,
+        calls: int = 1,
+        compiled: bool = False,
     ) -> None:
+        self.store = store or Store()
+        self.calls = calls
+        self.compiled = compiled
         self.adapter = adapter
         self.model = model
         self.whole_method = method
@@ -130,6 +155,7 @@ class Run:
         if branch.seen != seen:  # a callback changed the prompt's length, say: what is stored does not fit any more
             branch = self.branches[self.call] = self._new_branch(seen, inputs)
         self._join_halves(branch)
+        branch.settled.clear()
         self._instruct(branch, self._actions(branch))
         self.summary.shape = self.branches[0].shape
         latents = self.adapter.tokens_in(inputs)
@@ -147,14 +173,17 @@ class Run:
         self.summary.executed.append(self._executed(branch, actions, kind))
         if self.record:
             self._record(branch)
-        self._note(branch)
-        self._select(branch, actions)
+        some_full = any(action.kind is Kind.FULL for action in actions.values())
+        if some_full:
+            self._measure(inside=True)
+        self._form_factors(branch)
+        self._select(branch, [site for site, action in actions.items() if action.kind is Kind.FULL])
+        self._forget_scores(branch)
         self._forget_matchings(branch)
         if kind is Kind.FULL:
             branch.fresh = False
-        some_full = any(action.kind is Kind.FULL for action in actions.values())
         if some_full or branch.spans or self.method.selects_live(branch.shape):  # nothing else grows the store
-            self.summary.cache_bytes = max(self.summary.cache_bytes, sum(b.held_bytes() for b in self.branches))
+            self._measure()
         self.call += 1
         return twice(output) if branch.joined else None
 
@@ -167,6 +196,10 @@ class Run:
         """Ends a denoising step."""
         self.step += 1
         self.call = 0
+
+    def _measure(self, inside: bool = False) -> None:
+        held = sum(branch.held_bytes(inside and number == self.call) for number, branch in enumerate(self.branches))
+        self.summary.cache_bytes = max(self.summary.cache_bytes, held)
 
     def finish(self) -> Summary:
         """Frees the feature store, lets the model run plain again, and returns what was executed."""
@@ -191,15 +224,20 @@ class Run:
         if self.whole_method.merging is not None and getattr(shape, "grid", None) is None:
             shape = dataclasses.replace(cast(Any, shape), grid=self.adapter.grid(self.model, inputs))
         plan = self.whole_method.on(latents.device.type).plan(shape, self.requested_steps, self.timesteps)
-        states = [BlockState(self.adapter.modules(stack), backend) for stack, _, _ in self._blocks]
-        branch = Branch(seen, shape, plan, states, latents.device)
+        plan = with_store(plan, self.store, share=1 / self.calls if self.call < self.calls else 0, compiled=self.compiled)
+        self.summary.store, self.summary.dropped = self.store, max(self.summary.dropped, len(plan.dropped))
+        keeper = Keeper(self.store)
+        states = [BlockState(self.adapter.modules(stack), backend, keeper) for stack, _, _ in self._blocks]
+        branch = Branch(seen, shape, plan, states, latents.device, keeper)
         if isinstance(self.method, ToCa):
             bonus, cell = self.method.spatial(shape.family)
             if bonus or self.method.score in ("uniform", "frame-uniqueness"):
                 branch.grid = self.adapter.grid(self.model, inputs)
             if bonus:
                 _check_cells(branch.grid, cell, given=self.method.spatial_grid is not None)
-        _check_memory(plan, latents.device, self.memory_limit, held=sum(b.held_bytes() for b in self.branches))
+        _check_memory(
+            plan, latents.device, self.memory_limit, sum(b.held_bytes() for b in self.branches), compiled=self.compiled
+        )
         return branch
 
     def _actions(self, branch: Branch) -> Step:
@@ -248,16 +286,16 @@ class Run:
                 of(span.last).closes = store
             elif not past and plan.holds_span(self.step, span):
                 store.keep = True
-                store.renew(self._differs(branch))
+                store.renew(self.step, self._order(branch))
                 of(span.first).opens.append(store)
                 of(span.source or span.last).fills.append(store)
             else:
                 store.forget()
 
-    def _differs(self, branch: Branch) -> bool:
-        """Whether what this step stores forms factors with what was stored before."""
+    def _order(self, branch: Branch) -> int:
+        """Up to which order what this step stores forms factors with what was stored before; 0 for none."""
         forecast = branch.plan.forecast
-        return forecast is not None and forecast.order > 0 and self.step >= forecast.since
+        return forecast.order if forecast is not None and self.step >= forecast.since else 0
 
     def _weights(self, branch: Branch, store: Stored) -> tuple[Tensor, ...]:
         """What the factors of a stored output are multiplied with in this step."""
@@ -268,19 +306,14 @@ class Run:
             branch.weights[key] = as_weights(branch.plan.forecast.weights(*key), branch.device)
         return branch.weights[key]
 
-    def _note(self, branch: Branch) -> None:
-        """Notes the step of what was stored in this call, and forms the factors of its forecast."""
-        forecast = branch.plan.forecast
-        if forecast is None:
-            return
-        order = forecast.order if self._differs(branch) else 0
-        for state in branch.states:
-            for slot in state.slots.values():
-                if slot.keep:
-                    slot.note(self.step, order)
-        for store in branch.spans.values():
-            if store.keep:
-                store.note(self.step, order)
+    def _form_factors(self, branch: Branch) -> None:
+        """Forms the factors of forecasts that compiled blocks have left to do."""
+        if self._order(branch):
+            for state in branch.states:
+                for slot in state.slots.values():
+                    slot.settle()
+            for store in branch.spans.values():
+                store.settle()
 
     def _instruct(self, branch: Branch, actions: Step) -> None:
         shared = self._selecting_branch(branch)
@@ -290,8 +323,11 @@ class Run:
         keeps_scores = self.method.keeps_scores(branch.shape)
         keeps_gates = self.method.keeps_gates(branch.shape)
         self._instruct_spans(branch)
+        live = self.method.selects_live(branch.shape)
+        settled = branch.plan.settled(self.step) if self.step < len(branch.plan.steps) else frozenset()
         for (stack, layer, _), state in zip(self._blocks, branch.states, strict=True):
             state.cached = False
+            state.settle = partial(self._settle, branch, (stack, layer)) if (stack, layer) in settled else None
             chooses, rescores = branch.plan.scores_later(self.step, stack, layer), False
             for module, slot in state.slots.items():
                 site = Site(stack, layer, module)
@@ -303,11 +339,15 @@ class Run:
                 slot.keep = slot.kind is Kind.FULL and needed
                 slot.keep_gate, slot.keep_inner = slot.keep and keeps_gates, any(coming)
                 slot.rows = None
-                chooses = chooses or any(coming)
+                if slot.cut:
+                    slot.inner = None
+                slot.needed = needed
+                chooses = chooses or (any(coming) and (live or slot.kind is Kind.FULL))
                 if slot.kind is Kind.FULL or (not needed and slot.kind is Kind.SKIP):
                     slot.live = None
+                    slot.forget_inner()
                     if slot.keep:  # each tensor is replaced in its turn: the allocator finds its place again
-                        slot.renew(self._differs(branch))
+                        slot.renew(self.step, self._order(branch))
                     else:
                         slot.forget()
                 if slot.kind in STORED:
@@ -325,6 +365,8 @@ class Run:
                 elif rescores:
                     state.probe.score = probed
         self._instruct_matching(branch)
+        if self.store.device is not None:
+            self._expect(branch)
         if self._bound is not branch:
             self._bind(branch.states)
             self._bound = branch
@@ -379,6 +421,14 @@ class Run:
                 slot.live.wait()
         elif branch.selected.get(site):
             slot.rows = branch.selected[site].pop(0)
+        if slot.later:
+            slot.inner = slot.later.pop(0)
+
+    def _expect(self, branch: Branch) -> None:
+        """Has the coming call's features on their way from the host's memory."""
+        stored = [slot for state in branch.states for slot in state.slots.values() if slot.kind in STORED or slot.keep]
+        skipping = [store for store in branch.spans.values() if store.out is not None]
+        expect([tensor for one in (*stored, *skipping) for tensor in one.used()], branch.device)
 
     def _live_selection(self, branch: Branch, site: Site, state: BlockState) -> LiveSelection:
         assert isinstance(self.method, ToCa)
@@ -404,21 +454,40 @@ class Run:
 
     # ------------------------------------------------------------------------------------------------ selection
 
-    def _select(self, branch: Branch, actions: Step) -> None:
-        """Selects the tokens of the cached steps up to the next full one, where sites were full in this step.
+    def _settle(self, branch: Branch, block: Block) -> None:
+        """In front of a block, in a full step: selects the tokens of those before it that store attention of all."""
+        self._measure(inside=True)
+        number, plan = self._number[block], branch.plan
+        done = [one for one in plan.opened(self.step) if self._number[one.stack, one.layer] < number]
+        self._select(branch, done)
 
-        The layers of a module whose cycles are equally long are selected at once.
+    def _select(self, branch: Branch, sites: Sequence[Site]) -> None:
+        """Selects the tokens of the cached steps up to the next full one, for `sites` that are full in this step.
+
+        Their stored attention is cut down to them.
         """
+        sites = [site for site in sites if site not in branch.settled]
+        branch.settled.update(sites)
+        shared = self._selecting_branch(branch)
+        if isinstance(self.method, ToCa) and not self.method.selects_live(branch.shape) and shared is branch:
+            self._select_cycles(branch, sites)
+        for site in sites:
+            slot = self._slot(branch, site)
+            if slot.inner is not None and self.method.selects_live(branch.shape):
+                slot.inner = slot.keeper.stow(slot.inner)
+            elif slot.inner is not None:
+                slot.cut_inner(shared.selected[site])
+
+    def _select_cycles(self, branch: Branch, sites: Sequence[Site]) -> None:
+        """The layers of a module whose cycles are equally long are selected at once."""
         method, shape = self.method, branch.shape
-        if not isinstance(method, ToCa) or self._selecting_branch(branch) is not branch or method.selects_live(shape):
-            return
+        assert isinstance(method, ToCa)
         cycles: dict[tuple[str, str, int], list[int]] = {}
-        for site, action in actions.items():
-            if action.kind is Kind.FULL:
-                branch.selected.pop(site, None)
-                coming = self._coming(branch, site)
-                if any(coming):
-                    cycles.setdefault((site.stack, site.module, len(coming)), []).append(site.layer)
+        for site in sites:
+            branch.selected.pop(site, None)
+            coming = self._coming(branch, site)
+            if any(coming):
+                cycles.setdefault((site.stack, site.module, len(coming)), []).append(site.layer)
         for (stack, module, _), layers in cycles.items():
             counts = [self._coming(branch, Site(stack, layer, module)) for layer in layers]
             selections = select_cycle(
@@ -432,7 +501,10 @@ class Run:
                     None if (index := chosen[number]) is None else row_numbers(index, shape.rows, shape.tokens(module))
                     for chosen in selections
                 ]
-        if not method.keeps_scores(shape):
+
+    def _forget_scores(self, branch: Branch) -> None:
+        """Frees the scores that no later selection uses."""
+        if not self.method.keeps_scores(branch.shape):
             for state in branch.states:
                 state.probe.scores = None
 
@@ -464,7 +536,7 @@ class Run:
             )
         if method.score in FEATURE_SCORES:
             grid = branch.grid if method.score == "frame-uniqueness" else None
-            outputs = [branch.states[self._number[stack, layer]].slots[module].out for layer in layers]
+            outputs = (self._slot(branch, Site(stack, layer, module)).stored() for layer in layers)
             scores = torch.stack([of_features(method.score, out, grid) for out in outputs if isinstance(out, Tensor)])
             frozen = combined(scores, method.shares_halves(shape))
             return lambda j: frozen
@@ -578,14 +650,16 @@ def _check_cells(grid: tuple[int, ...] | None, cell: int, given: bool) -> None:
         )
 
 
-def _check_memory(plan: Plan, device: torch.device, limit: int | None, held: int) -> None:
+def _check_memory(plan: Plan, device: torch.device, limit: int | None, held: int, compiled: bool) -> None:
+    place = device if plan.store.device is None else torch.device(plan.store.device)
     if limit is None:
-        limit = held + _free_bytes(device)
-    needed = held + plan.cache_bytes
+        limit = held + _free_bytes(place)
+    needed = held + peak_bytes(plan, compiled)
     if needed > limit:
         raise CacheMemoryError(
             f"the feature store of {plan.method.label()} needs {needed / 2**20:.1f} MiB and {limit / 2**20:.1f} MiB are"
-            " available; use a smaller batch or picture, or a method that stores less (FORA)"
+            f" available on {place}; use a smaller batch or picture, a method that stores less (FORA), or a"
+            " dita.Store(dtype='fp8'), Store(device='cpu') or Store(max_cache_bytes=...)"
         )
 
 

@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from dita.caching.class_swap import Forward
+from dita.caching.keeping import near, rows_of, tensor_of, write_rows
 from dita.caching.scores import mean_length
 from dita.caching.state import Slot, gather_rows, scatter_rows
 from dita.shapes import Kind
@@ -29,7 +30,7 @@ def keeping_forward(stock: Forward) -> Forward:
         else:
             out = stock(self, tokens, *args, **kwargs)
         if slot.keep:
-            slot.out = out
+            slot.put(out)
         return out
 
     return forward
@@ -70,15 +71,20 @@ def fill_from_store(slot: Slot, tokens: Tensor, compute: Callable[[Tensor, Tenso
     `compute(rows, chosen tokens)` on the chosen rows alone and writes them into the store, or into the forecast that
     stands for it in this step.
     """
-    stored = slot.output()
-    assert isinstance(stored, Tensor)
+    assert slot.out is not None and not isinstance(slot.out, tuple)
+    kept = near(slot.out)
+    stored = slot.forecast(tensor_of(kept))
     if slot.kind is Kind.PARTIAL:
         if slot.live is not None:
             slot.rows = slot.live.rows(slot.tokens, tokens, stored)
         assert slot.rows is not None
         computed = compute(slot.rows, gather_rows(tokens, slot.rows))
-        if slot.weights and isinstance(slot.out, Tensor):  # forecasts of these rows to come go on from what is computed
+        if slot.weights:  # forecasts of these rows to come go on from what is computed
             missed = computed - gather_rows(stored, slot.rows)
-            scatter_rows(slot.out, slot.rows, gather_rows(slot.out, slot.rows) + missed)
+            write_rows(kept, slot.rows, tensor_of(rows_of(kept, slot.rows)) + missed)
+        elif stored is not kept:
+            write_rows(kept, slot.rows, computed)
         scatter_rows(stored, slot.rows, computed)
+        if slot.keeper.offloads and slot.needed:
+            slot.out = slot.keeper.stow(kept)
     return stored

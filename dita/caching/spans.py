@@ -9,15 +9,16 @@ from typing import Any
 from torch import Tensor
 
 from dita.caching.class_swap import Forward, MakeForward
-from dita.caching.forecast import Feature, Stored
+from dita.caching.forecast import AS_COMPUTED, Feature, Stored
+from dita.caching.keeping import Keeper
 from dita.plan import Span
 
 
 class SpanStore(Stored):
     """What is stored of one span. A block's state is one tensor, or FLUX's two streams."""
 
-    def __init__(self, span: Span) -> None:
-        super().__init__()
+    def __init__(self, span: Span, keeper: Keeper = AS_COMPUTED) -> None:
+        super().__init__(keeper)
         self.span = span
         self.keep = False
         self.entered: Feature | None = None
@@ -25,10 +26,10 @@ class SpanStore(Stored):
     def left(self, state: Feature) -> None:
         """Stores what the span's blocks made, where a later step needs it."""
         if not self.span.delta:
-            self.out = state
+            self.put(state)
             return
         assert self.entered is not None
-        self.out = _sum(state, self.entered, -1)
+        self.put(_sum(state, self.entered, -1))
         self.entered = None
 
     def restored(self, state: Feature) -> Feature:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from dita.caching.forecast import Stored, mean_of_halves
+from dita.caching.forecast import AS_COMPUTED, Stored
+from dita.caching.keeping import Keeper, Kept, near, parts, rows_of, tensor_of
 from dita.caching.probe import Probe
 from dita.shapes import Kind
 
@@ -24,24 +25,29 @@ class Slot(Stored):
     Attributes:
         kind: what to do in this step.
         keep: in a full step, store the output `out`: before the gate, (B, N, C); FLUX's attention has one a stream.
+        needed: a later step uses what is stored.
         keep_gate: store the gate on the output, too; `gate`: then applied to the stored output, in place of today's.
         tokens: how many tokens of a sample a partial step computes.
         inner: stored attention output in front of the output projection, (B, N, C): FLUX single-stream blocks only, and
-            only if `keep_inner`, where a later step computes tokens.
+            only if `keep_inner`, where a later step computes tokens. Once it is `cut`, of the rows of this step alone,
+            (B, k, C), and `later` holds those of the cached steps to come.
         rows: the rows to compute in this step, numbered over the flattened (B * N), ascending within a sample.
         live: what selects the tokens of a partial step inside that step, where they cannot be known before.
         merger: in a full step, what merges the tokens that the site computes; None computes them all.
         merged_modules: what of `attn` and `mlp` a site that holds both computes on merged tokens.
     """
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, keeper: Keeper = AS_COMPUTED) -> None:
+        super().__init__(keeper)
         self.kind: Kind = Kind.FULL
         self.keep = False
+        self.needed = False
         self.keep_gate = False
         self.gate: Tensor | None = None
         self.tokens = 0
-        self.inner: Tensor | None = None
+        self.inner: Kept | None = None
+        self.later: list[Kept | None] = []
+        self.cut = False
         self.keep_inner = False
         self.rows: Tensor | None = None
         self.live: LiveSelection | None = None
@@ -51,17 +57,42 @@ class Slot(Stored):
     def tensors(self) -> Iterator[Tensor]:
         """Everything that the slot holds in memory."""
         yield from super().tensors()
-        for tensor in (self.inner, self.gate, self.live.age if self.live is not None else None):
-            if tensor is not None:
-                yield tensor
+        for kept in (self.inner, *self.later, self.gate, self.live.age if self.live is not None else None):
+            if kept is not None:
+                yield from parts(kept)
+
+    def used(self) -> Iterator[Tensor]:
+        yield from super().used()
+        if self.kind is Kind.PARTIAL and self.inner is not None:
+            yield from parts(self.inner)
 
     def forget(self) -> None:
         super().forget()
-        self.inner = self.gate = None
+        self.gate = None
+        self.forget_inner()
 
-    def join_halves(self) -> None:
-        super().join_halves()
-        self.inner = mean_of_halves(self.inner)
+    def forget_inner(self) -> None:
+        """Frees the attention in front of the projection."""
+        self.inner = None
+        self.later = []
+        self.cut = False
+
+    def put_inner(self, attended: Tensor) -> None:
+        """Stores the attention in front of the projection, (B, N, C), where a later step needs it."""
+        self.inner = self.keeper.pack(attended) if self.keep_inner else None
+
+    def cut_inner(self, coming: Sequence[Tensor | None]) -> None:
+        """Frees what is stored of it but the rows (B * k) of each cached step to come."""
+        whole = self.inner
+        assert whole is not None
+        self.later = [None if rows is None else self.keeper.stow(rows_of(whole, rows)) for rows in coming]
+        self.inner, self.cut = None, True
+
+    def inner_rows(self, rows: Tensor) -> Tensor:
+        """The attention in front of the projection of the rows (B * k) of this step, (B, k, C)."""
+        assert self.inner is not None
+        inner = near(self.inner)
+        return tensor_of(inner if self.cut else rows_of(inner, rows))
 
 
 class BlockState:
@@ -69,20 +100,24 @@ class BlockState:
 
     `cached`: some site of the block is not full now. `backend`: the attention backend of diffusers' dispatcher that
     dita makes effective here, None where the model's own code does. `spans`: what the block does for spans of blocks
-    that are skipped, None for nothing. `matcher`: what matches the tokens that enter the block in this step, for itself
+    that are skipped, None for nothing. `settle`: selects tokens, and frees what is not stored for any of them. `matcher`: what matches the tokens that enter the block in this step, for itself
     and others; None where nothing is to be matched.
     """
 
-    def __init__(self, modules: tuple[str, ...], backend: Any = None) -> None:
-        self.slots = {module: Slot() for module in modules}
+    def __init__(self, modules: tuple[str, ...], backend: Any = None, keeper: Keeper = AS_COMPUTED) -> None:
+        self.slots = {module: Slot(keeper) for module in modules}
         self.probe = Probe()
         self.cached = False
         self.backend = backend
         self.spans: BlockSpans | None = None
         self.matcher: Merger | None = None
+        self.settle: Callable[[], None] | None = None
 
-    def match(self, tokens: Tensor) -> None:
-        """Where asked to, matches the image tokens that enter the block, (B, N, C), for merging."""
+    def enter(self, tokens: Tensor) -> None:
+        """At the head of the block: settles what the blocks before have stored, where this is due, and where asked to
+        matches the image tokens that enter, (B, N, C), for merging. Compiled blocks settle when the call has ended."""
+        if not torch.compiler.is_compiling() and self.settle is not None:
+            self.settle()
         if self.matcher is not None:
             self.matcher.match(tokens)
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from dita.methods import Method
 from dita.plan import LETTERS
 from dita.shapes import Kind, Shape, Site
+from dita.stores import Store
 
 
 @dataclass
@@ -50,6 +51,8 @@ class Summary:
         shape: sizes of the model and of the first transformer call's input; None if nothing ran.
         executed: every transformer call, in order.
         cache_bytes: peak bytes of stored features and selected token numbers, measured.
+        store: how features were kept.
+        dropped: sites that were computed in full to stay below the store's `max_cache_bytes`.
         selections: with `record=True`, (step, site) -> selected token numbers (B, k) on the CPU, ascending.
         repeats: steps of the plain pipeline for each step taken (2.0 for half of the steps).
     """
@@ -58,6 +61,8 @@ class Summary:
     shape: Shape | None = None
     executed: list[Executed] = field(default_factory=list)
     cache_bytes: int = 0
+    store: Store = Store()
+    dropped: int = 0
     selections: dict[tuple[int, Site], Tensor] = field(default_factory=dict)
     repeats: float = 1.0
 
@@ -66,6 +71,7 @@ class Summary:
         if earlier is not None:
             self.executed = earlier.executed + self.executed
             self.cache_bytes = max(self.cache_bytes, earlier.cache_bytes)
+            self.dropped = max(self.dropped, earlier.dropped)
         return self
 
     @property
@@ -135,7 +141,13 @@ class Summary:
                 f"  tokens merged     {self.merged_share:.1%} of the image tokens, where merged; matching adds"
                 f" {self.matching_flops / 1e12:.3g} T"
             )
-        lines.append(f"  cache, peak       {self.cache_bytes / 2**20:.2f} MiB")
+        kept = "" if self.store == Store() else f" ({self.store})"
+        lines.append(f"  cache, peak       {self.cache_bytes / 2**20:.2f} MiB{kept}")
+        if self.dropped and self.store.max_cache_bytes is not None:
+            lines.append(
+                f"  computed in full  {self.dropped} of {len(self.shape.sites()) if self.shape else 0} sites, to stay"
+                f" below {self.store.max_cache_bytes / 2**20:.2f} MiB"
+            )
         lines += [
             f"  {kind.value:<9} step    {median(times) * 1e3:.2f} ms (median of {len(times)} transformer calls)"
             for kind, times in self.seconds.items()

@@ -201,7 +201,7 @@ def _enabled(pipe: Any, method: Method | None) -> Iterator[None]:
     finally:
         disable(pipe)
         if earlier is not None:
-            enable(pipe, earlier.method, record=earlier.record, memory_limit=earlier.memory_limit)
+            enable(pipe, earlier.method, record=earlier.record, memory_limit=earlier.memory_limit, store=earlier.store)
 
 
 @contextmanager

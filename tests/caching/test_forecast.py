@@ -12,9 +12,8 @@ from dita.plan import Forecast
 def stored_after(values: list[float], steps: list[int], order: int) -> Stored:
     stored = Stored()
     for number, (value, step) in enumerate(zip(values, steps, strict=True)):
-        stored.renew(number > 0)
-        stored.out = torch.tensor([value])
-        stored.note(step, order)
+        stored.renew(step, order if number > 0 else 0)
+        stored.put(torch.tensor([value]))
     return stored
 
 
@@ -49,9 +48,8 @@ def test_without_factors_the_stored_output_itself_is_used() -> None:
 def test_streams_are_forecast_each() -> None:
     stored = Stored()
     for step, pair in enumerate([(1.0, 10.0), (2.0, 30.0)]):
-        stored.renew(step > 0)
-        stored.out = tuple(torch.tensor([value]) for value in pair)
-        stored.note(step, 1)
+        stored.renew(step, 1 if step > 0 else 0)
+        stored.put(tuple(torch.tensor([value]) for value in pair))
     stored.weights = as_weights((2.0,), torch.device("cpu"))
     assert [float(one) for one in stored.output()] == [4.0, 70.0]
 

@@ -78,7 +78,7 @@ def self_attention_forward(stock: Forward) -> Forward:
         if merger is not None:
             out = merger.unmerge(out)
         if state.slots["attn"].keep:
-            state.slots["attn"].out = out
+            state.slots["attn"].put(out)
         return out
 
     return forward
@@ -114,7 +114,7 @@ def cross_attention_forward(stock: Forward) -> Forward:
         if merger is not None:
             out = merger.unmerge(out)
         if state.slots["cross_attn"].keep:
-            state.slots["cross_attn"].out = out
+            state.slots["cross_attn"].put(out)
         return out
 
     return forward

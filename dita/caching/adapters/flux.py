@@ -15,7 +15,7 @@ from dita.caching.probe import Probe
 from dita.caching.scores import mean_length, received_attention, sampled_queries
 from dita.caching.sites import fill_from_store, keeping_forward, key_norm_forward, query_norm_forward
 from dita.caching.spans import in_spans_of_two_streams
-from dita.caching.state import BlockState, gather_rows
+from dita.caching.state import BlockState
 from dita.merging.merger import Merger
 from dita.shapes import SAMPLED_QUERIES, FluxShape, Kind
 
@@ -137,7 +137,7 @@ def probing_forward(stock: Forward) -> Forward:
             out = stock(self, hidden_states, encoder_hidden_states, attention_mask, image_rotary_emb, **kwargs)
             merger = None
         if "attn" in state.slots and state.slots["attn"].keep:
-            state.slots["attn"].out = out
+            state.slots["attn"].put(out)
         if state.probe.score is not None:
             scores = token_scores(self, state.probe, hidden_states, encoder_hidden_states, image_rotary_emb)
             state.probe.scores = scores if merger is None else unmerged_image(merger, scores[..., None])[..., 0]
@@ -270,7 +270,7 @@ def double_forward(stock: Forward) -> Forward:
         image_rotary_emb: tuple[Tensor, Tensor] | None = None,
         joint_attention_kwargs: dict[str, Any] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        self._dita.match(hidden_states)
+        self._dita.enter(hidden_states)
         if self._dita.cached:
             return _cached_double(self, self._dita, hidden_states, encoder_hidden_states, temb)
         return stock(self, hidden_states, encoder_hidden_states, temb, image_rotary_emb, joint_attention_kwargs)
@@ -317,7 +317,7 @@ def single_forward(stock: Forward) -> Forward:
         image_rotary_emb: tuple[Tensor, Tensor] | None = None,
         joint_attention_kwargs: dict[str, Any] | None = None,
     ) -> tuple[Tensor, Tensor]:
-        self._dita.match(hidden_states)
+        self._dita.enter(hidden_states)
         slot = self._dita.slots["single"]
         if slot.kind is Kind.FULL and not slot.keep and slot.merger is None:
             return stock(self, hidden_states, encoder_hidden_states, temb, image_rotary_emb, joint_attention_kwargs)
@@ -341,9 +341,10 @@ def _storing_single(
     normed, gate = block.norm(joint, emb=temb)
     mlp = block.act_mlp(block.proj_mlp(normed))
     attended = block.attn(hidden_states=normed, image_rotary_emb=rotary, **attention_kwargs)
-    slot.inner = attended if slot.keep_inner else None
-    slot.out = block.proj_out(torch.cat([attended, mlp], dim=2))
-    return joint + gate.unsqueeze(1) * slot.out
+    slot.put_inner(attended)
+    out = block.proj_out(torch.cat([attended, mlp], dim=2))
+    slot.put(out)
+    return joint + gate.unsqueeze(1) * out
 
 
 def _merging_single(
@@ -358,13 +359,14 @@ def _merging_single(
     mlp = block.act_mlp(block.proj_mlp(merged if "mlp" in short else normed))
     if short == {"attn", "mlp"}:
         out = unmerged_image(merger, block.proj_out(torch.cat([attended, mlp], dim=2)))
-        inner = unmerged_image(merger, attended) if slot.keep and slot.keep_inner else None
+        inner = unmerged_image(merger, attended) if slot.keep and slot.keep_inner else attended
     else:
         inner = unmerged_image(merger, attended) if "attn" in short else attended
         mlp = unmerged_image(merger, mlp) if "mlp" in short else mlp
         out = block.proj_out(torch.cat([inner, mlp], dim=2))
     if slot.keep:
-        slot.inner, slot.out = (inner if slot.keep_inner else None), out
+        slot.put_inner(inner)
+        slot.put(out)
     return joint + gate.unsqueeze(1) * out
 
 
@@ -376,7 +378,7 @@ def _cached_single(block: Any, slot: Any, joint: Tensor, temb: Tensor) -> Tensor
         shift, scale = shift_scale
         normed = block.norm.norm(chosen) * (1 + scale) + shift
         mlp = block.act_mlp(block.proj_mlp(normed))
-        return block.proj_out(torch.cat([gather_rows(slot.inner, rows), mlp], dim=2))
+        return block.proj_out(torch.cat([slot.inner_rows(rows), mlp], dim=2))
 
     out = fill_from_store(slot, joint, compute)
     return torch.addcmul(joint, gate, out)

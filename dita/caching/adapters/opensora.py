@@ -134,7 +134,7 @@ def self_attention_forward(stock: Forward) -> Forward:
         if merger is not None:
             out = merger.matching.unmerge(out)
         if state.slots["attn"].keep:
-            state.slots["attn"].out = out
+            state.slots["attn"].put(out)
         return out
 
     return forward
@@ -177,7 +177,7 @@ def cross_attention_forward(stock: Forward) -> Forward:
         if merger is not None:
             out = merger.unmerge(out)
         if slot.keep:
-            slot.out = out
+            slot.put(out)
         return out
 
     return forward
@@ -203,7 +203,7 @@ def block_forward(stock: Forward) -> Forward:
         encoder_attention_mask: Tensor | None = None,
         rotary: Any = None,
     ) -> Tensor:
-        self._dita.match(hidden_states)
+        self._dita.enter(hidden_states)
         _keep_gates(self, modulation)
         run = cached_block if self._dita.cached else stock
         return run(self, hidden_states, encoder_hidden_states, modulation, num_frames, encoder_attention_mask, rotary)

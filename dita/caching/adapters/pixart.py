@@ -98,7 +98,7 @@ def block_forward(stock: Forward) -> Forward:
         class_labels: Tensor | None = None,
         added_cond_kwargs: dict[str, Tensor] | None = None,
     ) -> Tensor:
-        self._dita.match(hidden_states)
+        self._dita.enter(hidden_states)
         if self._dita.cached:
             assert timestep is not None
             return cached_block(

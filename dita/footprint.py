@@ -1,0 +1,179 @@
+"""What the feature store of a plan holds through its steps, in bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, cast
+
+from dita.shapes import STORED, Kind, Site
+
+if TYPE_CHECKING:
+    from dita.plan import Block, Plan, Span
+
+INDEX_BYTES = 8
+
+
+def peak_bytes(plan: Plan, compiled: bool = False) -> int:
+    """The most that is held at the end of a transformer call, or between two blocks inside of it.
+
+    compiled: the blocks are compiled, so that nothing is freed before the call has ended: of FLUX's single-stream
+    blocks the attention of all tokens, and the outputs that the factors of a forecast are differences to.
+    """
+    shape, live = plan.shape, plan.method.selects_live(plan.shape)
+    sizes: dict[Site | Span, int] = {site: _output(plan, site) + _gate(plan, site) for site in shape.sites()}
+    sizes |= dict.fromkeys(plan.spans, _stored(plan, shape.hidden_bytes()))
+    factor = {one: _output(plan, one) if isinstance(one, Site) else size for one, size in sizes.items()}
+    scores = _score_bytes(plan) if plan.method.keeps_scores(shape) else 0
+    live_indices = _live_index_bytes(plan)
+    peak, before = 0, cast("dict[Site | Span, int]", {})
+    for s, held in enumerate(_entries(plan)):
+        features = sum(sizes[one] + count * factor[one] for one, count in held.items())
+        inner, indices = _after(plan, s)
+        ended = int((features + inner) * plan.row_share(s))
+        more = bool(features) * scores + int(_matching_bytes(plan, plan.matchings_kept[s]) * plan.row_share(s))
+        peak = max(peak, ended + more + (live_indices[s] if live else indices))
+        if compiled and _forms_factors(plan, s):  # the one that differs, and the last factor, are there still
+            again = (one for one, count in held.items() if one in before and _is_new(plan, s, one))
+            features += sum((before[one] + 1 - held[one]) * factor[one] for one in again)
+        for inner, indices in () if live else _inside(plan, s, compiled):
+            fullest = int((features + inner) * plan.row_share(s))
+            peak = max(peak, (fullest + (shape.branches - 1) * ended) // shape.branches + indices)
+        before = held
+    return peak
+
+
+def site_bytes(plan: Plan, site: Site) -> int:
+    """What the site takes in the store, at most: its output with the factors of its forecast, and the attention that
+    partial steps need beside them."""
+    order = plan.forecast.order if plan.forecast is not None else 0
+    computed = max((sum(plan.cycle_tokens(s, site)) for s in range(len(plan.steps))), default=0)
+    return _output(plan, site) * (1 + order) + _of_tokens(plan, site, computed)
+
+
+def staged_bytes(plan: Plan) -> int:
+    """Bytes on the model's device for features that lie elsewhere: one in use, those on their way, one that leaves."""
+    if plan.store.device is None:
+        return 0
+    return 3 * max((_output(plan, site) for site in plan.shape.sites()), default=0)
+
+
+def _stored(plan: Plan, size: int) -> int:
+    return plan.store.bytes_of(size, plan.shape.width, plan.shape.element_bytes)
+
+
+def _output(plan: Plan, site: Site) -> int:
+    return _stored(plan, plan.shape.feature_bytes(site, frozenset({Kind.REUSE})))
+
+
+def _gate(plan: Plan, site: Site) -> int:
+    """Gates are stored as they are."""
+    return plan.shape.gate_bytes(site) if plan.method.keeps_gates(plan.shape) else 0
+
+
+def _inner(plan: Plan, site: Site) -> int:
+    """The attention that partial steps need beside the output, of all tokens."""
+    whole = plan.shape.feature_bytes(site, frozenset({Kind.REUSE, Kind.PARTIAL}))
+    return _stored(plan, whole) - _output(plan, site)
+
+
+def _of_tokens(plan: Plan, site: Site, tokens: int) -> int:
+    """The same, of `tokens` of a sample; of all where they are not known before."""
+    if tokens and plan.method.selects_live(plan.shape):
+        return _inner(plan, site)
+    return _inner(plan, site) // plan.shape.tokens(site.module) * tokens
+
+
+def _entries(plan: Plan) -> Iterator[dict[Site | Span, int]]:
+    """At the end of each step: what is stored, and how many factors beyond F_0 it has."""
+    factors: dict[Site | Span, int] = {}
+    for s, step in enumerate(plan.steps):
+        held: list[Site | Span] = [
+            site for site, action in step.items() if action.kind in STORED or plan.holds(s, site)
+        ]
+        held += [span for span in plan.spans if plan.skips.get(s) == span or plan.holds_span(s, span)]
+        factors = {one: _factors(plan, s, one, factors.get(one)) for one in held}
+        yield factors
+
+
+def _is_new(plan: Plan, step: int, one: Site | Span) -> bool:
+    """Whether what is held of a site or span at the end of a step was computed there."""
+    return plan.steps[step][one].kind is Kind.FULL if isinstance(one, Site) else plan.skips.get(step) != one
+
+
+def _forms_factors(plan: Plan, step: int) -> bool:
+    return plan.forecast is not None and plan.forecast.order > 0 and step >= plan.forecast.since
+
+
+def _factors(plan: Plan, step: int, one: Site | Span, before: int | None) -> int:
+    """Factors beyond F_0 after a step, where there were `before`, or nothing."""
+    if not _is_new(plan, step, one):
+        return before or 0
+    if plan.forecast is None or before is None or not _forms_factors(plan, step):
+        return 0
+    return min(plan.forecast.order, before + 1)
+
+
+def _after(plan: Plan, step: int) -> tuple[int, int]:
+    """At the end of a step: attention of the tokens that it and later steps compute, and the latters' numbers."""
+    inner = indices = 0
+    for site, action in plan.steps[step].items():
+        coming = sum(plan.cycle_tokens(step, site))
+        inner += _of_tokens(plan, site, coming + (action.tokens if action.kind is Kind.PARTIAL else 0))
+        indices += INDEX_BYTES * coming * plan.shape.rows
+    return inner, indices
+
+
+def _inside(plan: Plan, step: int, compiled: bool) -> Iterator[tuple[int, int]]:
+    """The same inside of a step, each time before attention is cut down to the tokens that it is stored for."""
+    settled: frozenset[Block] = frozenset() if compiled else plan.settled(step)
+    inner = indices = 0
+    opened: list[Site] = []
+    for site, action in plan.steps[step].items():
+        coming = sum(plan.cycle_tokens(step, site))
+        if action.kind is not Kind.FULL:
+            inner += _of_tokens(plan, site, coming + (action.tokens if action.kind is Kind.PARTIAL else 0))
+            indices += INDEX_BYTES * coming * plan.shape.rows
+    for site in plan.opened(step):
+        if (site.stack, site.layer) in settled:
+            yield inner, indices
+            for one in opened:
+                coming = sum(plan.cycle_tokens(step, one))
+                inner += _of_tokens(plan, one, coming) - _inner(plan, one)
+                indices += INDEX_BYTES * coming * plan.shape.rows
+            opened = []
+        inner += _inner(plan, site)
+        opened.append(site)
+    yield inner, indices
+
+
+def _matching_bytes(plan: Plan, groups: frozenset[Block]) -> int:
+    """Bytes of the matchings of `groups`: token numbers in 8 bytes, sizes in 4."""
+    if plan.merging is None:
+        return 0
+    total = 0
+    for stack, _ in groups:
+        cells = plan.shape.cells(stack, plan.merging.stride)
+        merged = cells.tokens - cells.removed(plan.merging.ratio)
+        total += (2 * INDEX_BYTES * cells.tokens + 4 * merged) * cells.sequences
+    return total * plan.shape.rows * plan.shape.branches
+
+
+def _score_bytes(plan: Plan) -> int:
+    """One number a token in each block."""
+    score = getattr(plan.method, "score", "")
+    sources = ((stack, plan.shape.score_source(stack, score)) for stack in plan.shape.stacks)
+    numbers = sum(plan.shape.tokens(module) * plan.shape.depth(stack) for stack, module in sources)
+    return 4 * numbers * plan.shape.rows
+
+
+def _live_index_bytes(plan: Plan) -> list[int]:
+    """In each step: its own token numbers, and the ages of all tokens."""
+    choosing = plan.shape.batch if plan.method.shares_halves(plan.shape) else plan.shape.rows
+    aged: set[Site] = set()
+    held = []
+    for step in plan.steps:
+        partial = {site: action.tokens for site, action in step.items() if action.kind is Kind.PARTIAL}
+        aged = {site for site in aged if step[site].kind is not Kind.FULL} | set(partial)
+        ages = sum(4 * plan.shape.tokens(site.module) for site in aged) * choosing
+        held.append(INDEX_BYTES * sum(partial.values()) * plan.shape.rows + ages)
+    return held
