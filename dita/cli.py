@@ -9,6 +9,7 @@ import re
 import signal
 import textwrap
 import warnings
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,12 +18,15 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from dita.fitting import with_store
+from dita.footprint import staged_bytes
 from dita.methods import METHODS, SCORES, Method, from_json, pages, parse, short
 from dita.methods.pages import MEANINGS
 from dita.methods.pages import field_meanings as _field_meanings
 from dita.plan import Plan
 from dita.schedules import RATIO_SCHEDULES
 from dita.shapes import ACCOUNTINGS, NAMED_SHAPES, Accounting
+from dita.stores import Store, parse_bytes
 from dita.studies import STUDIES
 from dita.version import __version__
 
@@ -39,6 +43,10 @@ SOME_FAILED = 1  # exit code of `generate`
 BUNDLED_BATCH = 4  # prompts in a call for the small bundled models; 1 for others
 AUTO_BATCH = 4  # of `generate`, where memory allows
 DEFAULT_STEPS = 50  # of `generate`, for models that say nothing
+
+_STORE_DTYPE = "Keep features as bf16, fp16 or fp8; as computed by default (docs/memory.md)."
+_STORE_DEVICE = "Keep features on the cpu, fetched ahead of their use; on the model's device by default."
+_MAX_CACHE = "Keep 3.2GB of features, or 512MiB, at most: what saves the least for its bytes is computed."
 
 
 @app.callback(invoke_without_command=True)
@@ -71,6 +79,9 @@ def plan(
     text_tokens: Annotated[
         int | None, typer.Option(help="Of a prompt with its padding; the model's own number.")
     ] = None,
+    store_dtype: Annotated[str | None, typer.Option(help=_STORE_DTYPE)] = None,
+    store_device: Annotated[str | None, typer.Option(help=_STORE_DEVICE)] = None,
+    max_cache: Annotated[str | None, typer.Option(help=_MAX_CACHE)] = None,
     accounting: Annotated[str, typer.Option(help=f"Of FLOPs: {' or '.join(ACCOUNTINGS)}.")] = ACCOUNTINGS[0],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs, and nothing else.")] = False,
 ) -> None:
@@ -95,7 +106,7 @@ def plan(
         from dita import models
 
         shape = models.shape(model, batch=batch, height=height, width=width, text_tokens=text_tokens)
-        result = chosen.plan(shape, steps)
+        result = with_store(chosen.plan(shape, steps), _store(store_dtype, store_device, max_cache))
     typer.echo(json.dumps(result.as_json(counted), indent=2) if as_json else _plan_text(result))
 
 
@@ -120,6 +131,9 @@ def compare(
     guidance: Annotated[float | None, typer.Option(help="guidance_scale of the pipeline calls.")] = None,
     dtype: Annotated[str | None, typer.Option(help="bfloat16 on CUDA and float32 elsewhere by default.")] = None,
     device: Annotated[str | None, typer.Option(help="cuda where there is one, else cpu, by default.")] = None,
+    store_dtype: Annotated[str | None, typer.Option(help=_STORE_DTYPE)] = None,
+    store_device: Annotated[str | None, typer.Option(help=_STORE_DEVICE)] = None,
+    max_cache: Annotated[str | None, typer.Option(help=_MAX_CACHE)] = None,
     local_files_only: Annotated[bool, typer.Option(help="Do not use the network.")] = False,
     overwrite: Annotated[bool, typer.Option(help="Write into --out whatever other files it holds.")] = False,
     metrics: Annotated[
@@ -141,6 +155,7 @@ def compare(
     with _one_line_errors():
         every = methods.strip() == "all"
         chosen = [] if every else [_method(text) for text in methods.split(",") if text.strip()]
+        kept = _store(store_dtype, store_device, max_cache)
         texts = _prompts(prompts, model)
         columns = []
         if metrics is not None:
@@ -182,6 +197,7 @@ def compare(
             metrics=columns,
             networks=networks,
             reference=reference,
+            store=kept,
             console=progress,
         )
     if networks is not None and networks.bundled:
@@ -268,6 +284,9 @@ def generate(
     ] = None,
     dtype: Annotated[str | None, typer.Option(help="bfloat16 on CUDA and float32 elsewhere by default.")] = None,
     device: Annotated[str | None, typer.Option(help="cuda where there is one, else cpu, by default.")] = None,
+    store_dtype: Annotated[str | None, typer.Option(help=_STORE_DTYPE)] = None,
+    store_device: Annotated[str | None, typer.Option(help=_STORE_DEVICE)] = None,
+    max_cache: Annotated[str | None, typer.Option(help=_MAX_CACHE)] = None,
     exact: Annotated[
         bool, typer.Option(help="No bit of a picture depends on the batch; --no-exact is faster for small models.")
     ] = True,
@@ -308,6 +327,7 @@ def generate(
             call=defaults | arguments,
             exact=exact,
             fps=fps,
+            store=_store_settings(_store(store_dtype, store_device, max_cache)),
         )
         items = job.items(texts, indices)
         _silence_libraries()
@@ -636,6 +656,16 @@ def _stoppable() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
+def _store(dtype: str | None, device: str | None, most: str | None) -> Store:
+    """How features are kept, from options."""
+    return Store(dtype, device, None if most is None else parse_bytes(most))
+
+
+def _store_settings(store: Store) -> dict[str, Any] | None:
+    """What a job notes of it: nothing of the default."""
+    return None if store == Store() else dataclasses.asdict(store)
+
+
 def _batch_size(text: str) -> int:
     if text == "auto":
         return AUTO_BATCH
@@ -783,9 +813,23 @@ def _plan_text(plan: Plan) -> str:
         ),
         f"token scores       {plan.score_flops / 1e12:.3g} TFLOPs more",
         *([_merging_line(plan)] if plan.merging is not None else []),
-        f"cache              {plan.cache_bytes / 1e6:,.1f} MB, at {getattr(shape, 'element_bytes', 2)} bytes a number",
+        *_cache_lines(plan),
     ]
     return "\n".join(lines)
+
+
+def _cache_lines(plan: Plan) -> list[str]:
+    store, shape = plan.store, plan.shape
+    lines = [f"cache              {plan.cache_bytes / 1e6:,.1f} MB, at {shape.element_bytes} bytes a number"]
+    if store.dtype is not None:
+        lines[0] = f"cache              {plan.cache_bytes / 1e6:,.1f} MB, in {store.dtype}"
+    if store.device is not None:
+        lines.append(f"  in the host's memory, and {staged_bytes(plan) / 1e6:,.1f} MB on the model's device in passing")
+    if plan.dropped:
+        modules = Counter(site.module for site in plan.dropped)
+        counts = ", ".join(f"{count} {module}" for module, count in modules.items())
+        lines.append(f"  computed in full to fit: {len(plan.dropped)} of {len(shape.sites())} sites ({counts})")
+    return lines
 
 
 def _merging_line(plan: Plan) -> str:

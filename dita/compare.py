@@ -44,6 +44,7 @@ from dita.miniature import judging
 from dita.miniature.judge.tally import Tally
 from dita.miniature.judge.tally import from_json as tally_from_json
 from dita.networks import Networks
+from dita.stores import Store
 from dita.version import __version__
 
 ENGINE_FREE = (Plain, FewerSteps)  # timed with nothing attached to the pipeline
@@ -152,6 +153,7 @@ class Comparison:
     results: tuple[MethodResult, ...]
     reference: str | None = None
     bundled: tuple[str, ...] = ()
+    store: dict[str, Any] | None = None
 
     def as_json(self) -> dict[str, Any]:
         """JSON-ready data; `from_json` reads it back."""
@@ -184,6 +186,7 @@ def compare(
     metrics: Sequence[Metric] = (),
     networks: Networks | None = None,
     reference: str | os.PathLike[str] | None = None,
+    store: Store | None = None,
     console: Console | None = None,
     clock: Callable[[], float] = time.perf_counter,
 ) -> Comparison:
@@ -208,6 +211,7 @@ def compare(
         metrics: further ones of `dita.metrics.catalogue.METRICS`; PSNR and SSIM are always there.
         networks: where their networks come from.
         reference: real pictures, or a `.npz` with statistics, for metrics of distributions.
+        store: how the methods keep features.
         console: where progress bars go; None is the standard error stream.
         clock: seconds from any origin.
 
@@ -230,7 +234,7 @@ def compare(
 
     measuring = _measuring(metrics, networks, reference)
     started = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    job = _Job(model, prompts, seeds, steps, batch, arguments)
+    job = _Job(model, prompts, seeds, steps, batch, arguments, store)
     calls = _run(job, chosen, repeats, warmup, clock, console or Console(stderr=True))
     name = name or getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__
     pictures = {_label(method): _pictures(calls[method]) for method in chosen}
@@ -256,6 +260,7 @@ def compare(
         ),
         reference=os.fspath(reference) if reference is not None else None,
         bundled=tuple(networks.bundled) if networks else (),
+        store=None if store in (None, Store()) else dataclasses.asdict(store),
     )
     report.write(comparison, pictures, out)
     return comparison
@@ -303,6 +308,7 @@ class _Job:
     steps: int
     batch: int
     arguments: dict[str, Any]
+    store: Store | None = None
 
     @property
     def batches(self) -> list[slice]:
@@ -351,7 +357,7 @@ def _timed_call(job: _Job, method: Method, timing: Timing, clock: Callable[[], f
     generators = [torch.Generator("cpu").manual_seed(seed) for seed in job.seeds[chosen]]
     stock = isinstance(method, ENGINE_FREE)
     if attach:
-        dita.enable(job.pipe, Plain() if stock else method)
+        dita.enable(job.pipe, Plain() if stock else method, store=job.store)
     try:
         with Meter(getattr(job.pipe, "_execution_device", "cpu")) as meter:
             _synchronise()

@@ -28,15 +28,16 @@ def peak_bytes(plan: Plan, compiled: bool = False) -> int:
     peak, before = 0, cast("dict[Site | Span, int]", {})
     for s, held in enumerate(_entries(plan)):
         features = sum(sizes[one] + count * factor[one] for one, count in held.items())
-        inner, indices = _after(plan, s)
+        inner, later = _after(plan, s)
         ended = int((features + inner) * plan.row_share(s))
         more = bool(features) * scores + int(_matching_bytes(plan, plan.matchings_kept[s]) * plan.row_share(s))
-        peak = max(peak, ended + more + (live_indices[s] if live else indices))
+        peak = max(peak, ended + more + (live_indices[s] if live else later))
         if compiled and _forms_factors(plan, s):  # the one that differs, and the last factor, are there still
             again = (one for one, count in held.items() if one in before and _is_new(plan, s, one))
             features += sum((before[one] + 1 - held[one]) * factor[one] for one in again)
         for inner, indices in () if live else _inside(plan, s, compiled):
             fullest = int((features + inner) * plan.row_share(s))
+            indices = later if shape.branches > 1 else indices  # the first call has selected for all
             peak = max(peak, (fullest + (shape.branches - 1) * ended) // shape.branches + indices)
         before = held
     return peak
@@ -78,7 +79,9 @@ def _inner(plan: Plan, site: Site) -> int:
 
 def _of_tokens(plan: Plan, site: Site, tokens: int) -> int:
     """The same, of `tokens` of a sample; of all where they are not known before."""
-    if tokens and plan.method.selects_live(plan.shape):
+    if not (tokens and plan.shape.shares_projection(site)):
+        return 0
+    if plan.method.selects_live(plan.shape):
         return _inner(plan, site)
     return _inner(plan, site) // plan.shape.tokens(site.module) * tokens
 

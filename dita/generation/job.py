@@ -12,6 +12,7 @@ from typing import Any
 
 from dita.generation.prompts import Prompt
 from dita.methods import Method, from_json
+from dita.stores import Store
 
 FORMATS = ("png", "webp", "mp4")
 SAFE = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}")
@@ -65,6 +66,7 @@ class Settings:
         dtype, device: as loaded; the device without its number.
         exact: whether each sample is computed as if it were alone (`dita.generation.alone`).
         format, fps: of the files.
+        store: how stored features are kept, as the fields of a `dita.Store`; None for the default.
     """
 
     model: str
@@ -77,6 +79,7 @@ class Settings:
     exact: bool = True
     fps: float | None = None
     revision: str | None = None
+    store: dict[str, Any] | None = None
 
     def __post_init__(self) -> None:
         if self.format not in FORMATS:
@@ -91,6 +94,10 @@ class Settings:
     def built_method(self) -> Method:
         """The method itself."""
         return from_json(dict(self.method))
+
+    def built_store(self) -> Store | None:
+        """The store itself."""
+        return None if self.store is None else Store(**self.store)
 
     def difference(self, other: Settings) -> str | None:
         """The first setting that differs, in words; None where pictures of both belong together.

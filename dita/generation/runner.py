@@ -169,6 +169,7 @@ class Worker:
             call=settings.call,
             batch_size=batch_size,
             exact=settings.exact,
+            store=settings.built_store(),
             say=say,
         )
         if (settings.format == "mp4") is not self.sampler.video:

@@ -20,6 +20,7 @@ from dita.generation.alone import samples_alone
 from dita.generation.job import Item, items
 from dita.generation.prompts import Prompt, from_texts
 from dita.methods import FewerSteps, Method, Plain, parse
+from dita.stores import Store
 
 ENGINE_FREE = (Plain, FewerSteps)  # run with nothing attached to the pipeline
 Frames = NDArray[np.uint8]
@@ -61,6 +62,7 @@ def generate(
     seeds: Sequence[int] = (0,),
     batch_size: int = 1,
     exact: bool = True,
+    store: Store | None = None,
     say: Callable[[str], None] | None = None,
     **call: Any,
 ) -> Iterator[Made]:
@@ -74,6 +76,7 @@ def generate(
         seeds: indices; the noise of an item comes from its prompt's id and the index, and from nothing else.
         batch_size: items of one pipeline call, halved when memory runs out. Videos are made one at a time.
         exact: compute each sample as if it were alone, so that its bits do not depend on the batch.
+        store: how the method keeps features.
         say: told, in words, what a user should know.
         call: more arguments of the pipeline call, such as `height`.
 
@@ -89,7 +92,7 @@ def generate(
         raise ValueError("ids of prompts must differ")
     if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds must be different numbers, at least one, got {list(seeds)}")
-    sampler = Sampler(pipe, method, steps=steps, call=call, batch_size=batch_size, exact=exact, say=say)
+    sampler = Sampler(pipe, method, steps=steps, call=call, batch_size=batch_size, exact=exact, store=store, say=say)
     todo = items(own, seeds)
     return (made for start in range(0, len(todo), batch_size) for made in sampler(todo[start : start + batch_size]))
 
@@ -109,6 +112,7 @@ class Sampler:
         call: dict[str, Any] | None = None,
         batch_size: int = 1,
         exact: bool = True,
+        store: Store | None = None,
         say: Callable[[str], None] | None = None,
     ) -> None:
         if batch_size < 1:
@@ -123,6 +127,7 @@ class Sampler:
             raise ValueError(f"{type(pipe).__name__} takes no {unknown[0]!r}; it takes {', '.join(takes)}")
         self.pipe = pipe
         self.method = parse(method) if isinstance(method, str) else method
+        self.store = store
         self.arguments = dict(call or {})
         if steps is not None:
             fewer = isinstance(self.method, FewerSteps)
@@ -174,7 +179,7 @@ class Sampler:
     def _prepared(self) -> Iterator[None]:
         with ExitStack() as stack:
             stack.enter_context(_silenced(self.pipe))
-            stack.enter_context(_enabled(self.pipe, self.method))
+            stack.enter_context(_enabled(self.pipe, self.method, self.store))
             if self.exact:
                 stack.enter_context(samples_alone(self.pipe))
             yield
@@ -186,7 +191,7 @@ def is_video(pipe: Any) -> bool:
 
 
 @contextmanager
-def _enabled(pipe: Any, method: Method | None) -> Iterator[None]:
+def _enabled(pipe: Any, method: Method | None, store: Store | None) -> Iterator[None]:
     """`pipe` under `method`, and as it was afterwards; None changes nothing."""
     earlier = pipe.__dict__.get("_dita_attachment")
     if method is None:
@@ -195,7 +200,7 @@ def _enabled(pipe: Any, method: Method | None) -> Iterator[None]:
     if isinstance(method, ENGINE_FREE):
         disable(pipe)
     else:
-        enable(pipe, method)
+        enable(pipe, method, store=store)
     try:
         yield
     finally:

@@ -28,7 +28,7 @@ def test_partial_on_all_tokens_equals_the_mlp_recomputed_on_the_cached_attention
     blocks = [*model.transformer_blocks, *model.single_transformer_blocks]
     stored: list[BlockState] = [block._dita for block in blocks]
     attention = [s.slots["attn"].out for s in stored[:2]]
-    inner = [s.slots["single"].inner.clone() for s in stored[2:]]
+    inner = [s.slots["single"].later[0].clone() for s in stored[2:]]
 
     later = dict(inputs, hidden_states=inputs["hidden_states"] * 0.8)
     got = model(**later, timestep=torch.tensor([0.5, 0.5]), return_dict=False)[0]

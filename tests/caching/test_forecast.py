@@ -70,4 +70,3 @@ def test_what_is_held_counts_factors_and_is_freed() -> None:
 
 def test_joined_halves_are_their_mean() -> None:
     assert mean_of_halves(torch.tensor([[1.0], [2.0], [3.0], [6.0]])).tolist() == [[2.0], [4.0]]
-    assert mean_of_halves(None) is None
