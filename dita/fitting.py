@@ -37,10 +37,11 @@ def with_store(plan: Plan, store: Store, share: float = 1.0, compiled: bool = Fa
     count = bisect_left(range(len(units) + 1), True, key=lambda n: peak_bytes(without(n), compiled) <= limit)
     if count > len(units):
         fitted = _without_spans(without(len(units)))
-        if peak_bytes(fitted, compiled) > limit:
+        least = peak_bytes(fitted, compiled)
+        if least > limit:
             raise ValueError(
-                f"max_cache_bytes is {store.max_cache_bytes}, and {plan.whole_method.label()} on {plan.shape.name} needs"
-                f" {ceil(peak_bytes(fitted, compiled) / share)} at least"
+                f"max_cache_bytes is {store.max_cache_bytes}, and {plan.whole_method.label()} on {plan.shape.name}"
+                f" needs {ceil(least / (share or 1))} at least"
             )
         return fitted
     return without(count)

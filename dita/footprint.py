@@ -25,6 +25,7 @@ def peak_bytes(plan: Plan, compiled: bool = False) -> int:
     factor = {one: _output(plan, one) if isinstance(one, Site) else size for one, size in sizes.items()}
     scores = _score_bytes(plan) if plan.method.keeps_scores(shape) else 0
     live_indices = _live_index_bytes(plan)
+    order = {(site.stack, site.layer): number for number, site in enumerate(shape.sites())}
     peak, before = 0, cast("dict[Site | Span, int]", {})
     for s, held in enumerate(_entries(plan)):
         features = sum(sizes[one] + count * factor[one] for one, count in held.items())
@@ -35,8 +36,10 @@ def peak_bytes(plan: Plan, compiled: bool = False) -> int:
         if compiled and _forms_factors(plan, s):  # the one that differs, and the last factor, are there still
             again = (one for one, count in held.items() if one in before and _is_new(plan, s, one))
             features += sum((before[one] + 1 - held[one]) * factor[one] for one in again)
-        for inner, indices in () if live else _inside(plan, s, compiled):
-            fullest = int((features + inner) * plan.row_share(s))
+        for inner, indices, block in () if live else _inside(plan, s, compiled):
+            unstored = [one for one in held if one not in before] if block else []
+            to_come = sum(sizes[one] for one in unstored if block and order[_stored_by(one)] >= order[block])
+            fullest = int((features - to_come + inner) * plan.row_share(s))
             indices = later if shape.branches > 1 else indices  # the first call has selected for all
             peak = max(peak, (fullest + (shape.branches - 1) * ended) // shape.branches + indices)
         before = held
@@ -126,8 +129,14 @@ def _after(plan: Plan, step: int) -> tuple[int, int]:
     return inner, indices
 
 
-def _inside(plan: Plan, step: int, compiled: bool) -> Iterator[tuple[int, int]]:
-    """The same inside of a step, each time before attention is cut down to the tokens that it is stored for."""
+def _stored_by(one: Site | Span) -> Block:
+    """The block that stores the output of a site, or what is stored of a span."""
+    return (one.stack, one.layer) if isinstance(one, Site) else one.source or one.last
+
+
+def _inside(plan: Plan, step: int, compiled: bool) -> Iterator[tuple[int, int, Block | None]]:
+    """The same inside of a step, each time before attention is cut down to the tokens that it is stored for: and the
+    block in front of which this is, None at the end."""
     settled: frozenset[Block] = frozenset() if compiled else plan.settled(step)
     inner = indices = 0
     opened: list[Site] = []
@@ -138,7 +147,7 @@ def _inside(plan: Plan, step: int, compiled: bool) -> Iterator[tuple[int, int]]:
             indices += INDEX_BYTES * coming * plan.shape.rows
     for site in plan.opened(step):
         if (site.stack, site.layer) in settled:
-            yield inner, indices
+            yield inner, indices, (site.stack, site.layer)
             for one in opened:
                 coming = sum(plan.cycle_tokens(step, one))
                 inner += _of_tokens(plan, one, coming) - _inner(plan, one)
@@ -146,7 +155,7 @@ def _inside(plan: Plan, step: int, compiled: bool) -> Iterator[tuple[int, int]]:
             opened = []
         inner += _inner(plan, site)
         opened.append(site)
-    yield inner, indices
+    yield inner, indices, None
 
 
 def _matching_bytes(plan: Plan, groups: frozenset[Block]) -> int:

@@ -128,7 +128,7 @@ class Plan:
     forecast: Forecast | None = None
     joined: int | None = None
     merging: ToMe | None = None
-    store: Store = Store()
+    store: Store = field(default_factory=Store)
     dropped: frozenset[Site] = frozenset()
 
     @property

@@ -16,7 +16,9 @@ from dita.shapes import STORED, DiTShape, FluxShape, Kind, OpenSoraShape, PixArt
 from dita.stores import Store
 
 SHAPES = {
-    "flux": FluxShape(double_layers=2, single_layers=10, width=64, mlp_width=256, text_tokens=8, image_tokens=64, grid=(8, 8)),
+    "flux": FluxShape(
+        double_layers=2, single_layers=10, width=64, mlp_width=256, text_tokens=8, image_tokens=64, grid=(8, 8)
+    ),
     "pixart": PixArtShape(layers=3, width=32, mlp_width=128, grid=(4, 4)),
     "dit": DiTShape(layers=3, width=32, mlp_width=128, grid=(4, 4)),
     "opensora": OpenSoraShape(layers=2, width=32, mlp_width=128, frames=3, grid=(4, 4)),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
 from hypothesis import given
@@ -28,7 +30,7 @@ def test_a_dtype_has_a_name_a_short_name_and_torch_s_own(given: object, name: st
 
 @pytest.mark.parametrize("dtype", ["float32", "int8", "fp4", torch.float64])
 def test_an_unknown_dtype_is_named_beside_the_known_ones(dtype: object) -> None:
-    with pytest.raises(ValueError, match=r"unknown store dtype '(float32|int8|fp4|torch.float64)'; known: bfloat16,.*fp8"):
+    with pytest.raises(ValueError, match=rf"unknown store dtype '{re.escape(str(dtype))}'; known: bfloat16,.*fp8"):
         Store(dtype=dtype)
 
 
@@ -76,5 +78,5 @@ def test_sizes_in_bytes(text: str, size: int) -> None:
 
 @pytest.mark.parametrize("text", ["", "-1", "3.2 apples", "GB", "1e9"])
 def test_what_is_no_size(text: str) -> None:
-    with pytest.raises(ValueError, match="a size in bytes is a number such as 3.2GB"):
+    with pytest.raises(ValueError, match=r"a size in bytes is a number such as 3\.2GB"):
         parse_bytes(text)

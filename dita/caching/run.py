@@ -224,7 +224,8 @@ class Run:
         if self.whole_method.merging is not None and getattr(shape, "grid", None) is None:
             shape = dataclasses.replace(cast(Any, shape), grid=self.adapter.grid(self.model, inputs))
         plan = self.whole_method.on(latents.device.type).plan(shape, self.requested_steps, self.timesteps)
-        plan = with_store(plan, self.store, share=1 / self.calls if self.call < self.calls else 0, compiled=self.compiled)
+        share = 1 / self.calls if self.call < self.calls else 0
+        plan = with_store(plan, self.store, share=share, compiled=self.compiled)
         self.summary.store, self.summary.dropped = self.store, max(self.summary.dropped, len(plan.dropped))
         keeper = Keeper(self.store)
         states = [BlockState(self.adapter.modules(stack), backend, keeper) for stack, _, _ in self._blocks]

@@ -100,8 +100,9 @@ class BlockState:
 
     `cached`: some site of the block is not full now. `backend`: the attention backend of diffusers' dispatcher that
     dita makes effective here, None where the model's own code does. `spans`: what the block does for spans of blocks
-    that are skipped, None for nothing. `settle`: selects tokens, and frees what is not stored for any of them. `matcher`: what matches the tokens that enter the block in this step, for itself
-    and others; None where nothing is to be matched.
+    that are skipped, None for nothing. `matcher`: what matches the tokens that enter the block in this step, for itself
+    and others; None where nothing is to be matched. `settle`: selects tokens for the blocks before this one, and frees
+    what they have stored for others; None where nothing is due.
     """
 
     def __init__(self, modules: tuple[str, ...], backend: Any = None, keeper: Keeper = AS_COMPUTED) -> None:

@@ -61,7 +61,7 @@ class Summary:
     shape: Shape | None = None
     executed: list[Executed] = field(default_factory=list)
     cache_bytes: int = 0
-    store: Store = Store()
+    store: Store = field(default_factory=Store)
     dropped: int = 0
     selections: dict[tuple[int, Site], Tensor] = field(default_factory=dict)
     repeats: float = 1.0

@@ -113,10 +113,10 @@ def test_attention_is_kept_for_the_selected_tokens_alone(score: str, calls: int)
             tiny_flux.forward(model, arguments, s / STEPS)
     summary = dita.summary(model, show=False)
     plan = method.plan(type(summary.shape)(**{**vars(summary.shape), "branches": calls}), STEPS)
-    if score == "norm" and calls == 2:  # numbers and ages are those of the first call
-        assert summary.cache_bytes == pytest.approx(plan.cache_bytes, rel=0.05)
-    else:
+    if calls == 1:
         assert summary.cache_bytes == plan.cache_bytes
+    else:  # the calls of a step store one after the other
+        assert 0.95 * plan.cache_bytes <= summary.cache_bytes <= plan.cache_bytes
     if score != "norm":
         assert plan.cache_bytes < 0.9 * peak_bytes(plan, compiled=True)
 
