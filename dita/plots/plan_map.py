@@ -18,6 +18,7 @@ ROW, LEAST_PANEL, MOST_PANELS = 0.09, 0.42, 9.0
 """Inches: of a layer where there are few, of a panel at least, of all panels together at most."""
 STRIP = 0.55
 """Inches of the strip that shows the FLOPs of each step."""
+LEGEND_COLUMNS = 4
 HATCH = "////"
 """Of what a step passes by."""
 
@@ -29,7 +30,8 @@ def plot_plan(plan: Plan, *, title: str | None = None, theme: ThemeName = "light
     FLOPs of each step, in per cent of a step in full.
 
     Args:
-        plan: of any method and model; `method.plan(shape, steps)` makes it without weights.
+        plan: of any method and model. `method.plan(shape, steps)` makes one without weights; that of a run is
+            `dita.summary(pipe).plan`.
         title: method, model and number of steps by default.
         theme: `light` or `dark`.
         width: inches. The height follows from the number of layers.
@@ -49,7 +51,9 @@ def plot_plan(plan: Plan, *, title: str | None = None, theme: ThemeName = "light
     figure = new_figure(colours, width, sum(heights) + 0.09 * len(panels) + 1.35)
     axes = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights, squeeze=False)[:, 0]
     figure.set_layout_engine("constrained", hspace=0.0, h_pad=0.03)
-    figure.suptitle(title if title is not None else _title(plan), color=colours.ink, fontsize=11, x=0.01, ha="left")
+    figure.suptitle(
+        title if title is not None else _title(plan), color=colours.ink, fontsize=11, x=0.01, ha="left", wrap=True
+    )
     _draw_costs(axes[0], plan, colours)
     shares = _partial_shares(plan)
     for one, panel in zip(axes[1:], panels, strict=True):
@@ -233,7 +237,7 @@ def _add_legend(figure: Figure, plan: Plan, theme: Theme, shares: tuple[float, f
         [label for _, label in entries],
         handler_map={tuple: HandlerTuple(ndivide=None, pad=0)},
         loc="outside lower left",
-        ncols=len(entries),
+        ncols=min(len(entries), LEGEND_COLUMNS),
         frameon=False,
         fontsize=9,
         labelcolor=theme.ink,

@@ -31,10 +31,10 @@ def plot_tokens(
     record: TokenRecord,
     step: int,
     picture: Any = None,
-    *,
     layer: int | Block | None = None,
     module: str | None = None,
     frame: int | None = None,
+    *,
     sample: int = 0,
     title: str | None = None,
     theme: ThemeName = "light",
@@ -48,7 +48,7 @@ def plot_tokens(
     Args:
         record: `dita.summary(pipe).tokens` of a run under `dita.enable(..., record=True)`.
         step: from 0.
-        picture: the picture that was made: of PIL, or an array (height, width, 3); for videos the frames, of which the
+        picture: the picture that was made: of PIL, or an array (height, width, 3), bytes or 0.0 to 1.0; for videos the frames, of which the
             one that belongs to `frame` is taken. None for the tokens alone.
         layer: one block only: its number in the order of execution, over all stacks, or (stack, layer). For groups the
             first block that merged by default.
@@ -124,9 +124,9 @@ def _picture(picture: Any, frame: int | None, grid: tuple[int, ...]) -> NDArray[
     image = np.asarray(picture)
     if image.ndim != 3 or image.shape[-1] != 3:
         raise ValueError(f"picture must be (height, width, 3), got {image.shape}")
-    if image.dtype != np.uint8:
-        image = (np.clip(image, 0, 1) * 255).round().astype(np.uint8)
-    return image
+    if np.issubdtype(image.dtype, np.floating):
+        image = np.clip(image, 0, 1) * 255
+    return image.round().clip(0, 255).astype(np.uint8)
 
 
 def _paled(image: NDArray[np.uint8], theme: Theme) -> NDArray[np.uint8]:

@@ -76,6 +76,7 @@ def test_every_site_computed_as_many_tokens_as_planned_and_recording_changes_no_
         assert torch.equal(family.call(pipe, count=2), expected)
         summary = dita.summary(pipe, show=False)
         plan = method.on("cpu").plan(summary.shape, 8, pipe.scheduler.timesteps.tolist())
+    assert summary.plan is not None and summary.plan.steps == plan.steps
     record = summary.tokens
     assert record is not None and record.steps == len(plan.steps) and record.samples == 2
     assert tuple(map(record.kind, range(record.steps))) == plan.kinds
