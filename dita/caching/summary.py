@@ -67,7 +67,7 @@ class Summary:
     plan: Plan | None = None
 
     def after(self, earlier: Summary | None) -> Summary:
-        """Both as one: what a call executed that samples several times. `tokens` and `plan` are those of the last time."""
+        """Both as one: what a call executed that samples several times. `tokens` and `plan` are of the last time."""
         if earlier is not None:
             self.executed = earlier.executed + self.executed
             self.cache_bytes = max(self.cache_bytes, earlier.cache_bytes)
