@@ -48,8 +48,8 @@ def plot_tokens(
     Args:
         record: `dita.summary(pipe).tokens` of a run under `dita.enable(..., record=True)`.
         step: from 0.
-        picture: the picture that was made: of PIL, or an array (height, width, 3), bytes or 0.0 to 1.0; for videos the frames, of which the
-            one that belongs to `frame` is taken. None for the tokens alone.
+        picture: the picture that was made: of PIL, or an array (height, width, 3), of bytes or 0.0 to 1.0; for videos
+            the frames, of which the one that belongs to `frame` is taken. None for the tokens alone.
         layer: one block only: its number in the order of execution, over all stacks, or (stack, layer). For groups the
             first block that merged by default.
         module: one module of a block only, such as `mlp`.
