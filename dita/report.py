@@ -21,6 +21,8 @@ from rich.table import Table
 
 from dita.metrics.catalogue import METRICS
 from dita.metrics.picture_sets import picture_id, write_manifest
+from dita.quality_plot import METRICS as PLOTTED
+from dita.quality_plot import SERIES, quality_plot
 
 if TYPE_CHECKING:
     from dita.compare import Comparison, MethodResult, Spread
@@ -29,7 +31,6 @@ if TYPE_CHECKING:
 RESULTS, MARKDOWN, PAGE, IMAGES = "results.json", "report.md", "report.html", "images"
 PIXELATED_BELOW = 160  # pictures with fewer pixels a side are shown enlarged, each pixel as a square
 EMBEDDED_SIDE = 512  # pixels a side, at most, inside the page; larger pictures are scaled down and link to their file
-SERIES = 8  # colours that the page's style sheet defines
 
 NOTES = (
     (
@@ -186,7 +187,7 @@ def page(comparison: Comparison, pictures: Mapping[str, Sequence[np.ndarray]]) -
     `pictures` holds the uint8 (H, W, 3) pictures of each method by its label, in the order of the prompts.
     """
     largest = max(max(picture.shape[:2]) for group in pictures.values() for picture in group)
-    plots = [quality_plot(comparison, "psnr"), quality_plot(comparison, "ssim")]
+    plots = [quality_plot(comparison, metric) for metric in PLOTTED]
     return _templates.get_template("report.html.j2").render(
         _content(comparison),
         sources={label: [_data_uri(picture) for picture in group] for label, group in pictures.items()},
@@ -233,118 +234,6 @@ def image_paths(label: str, count: int) -> tuple[str, ...]:
     """Where the pictures of a method are, relative to the results."""
     folder = re.sub(r"[^\w.=+-]+", "-", label)
     return tuple(f"{IMAGES}/{folder}/{index:04d}.png" for index in range(count))
-
-
-def quality_plot(comparison: Comparison, metric: str) -> str:
-    """Quality against latency as an SVG element: `metric` (`psnr` or `ssim`) over seconds an image.
-
-    Colours are the page's variables, so the plot follows its light or dark style. Empty where there is nothing to plot.
-    """
-    import matplotlib
-
-    # Stand-ins for the page's colours: matplotlib takes no CSS variables.
-    ink, soft, line = "#010201", "#010202", "#010203"
-    series = [f"#0101{i:02x}" for i in range(SERIES)]
-    style: dict[Any, Any] = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": metric,
-        "font.family": "sans-serif",
-        "font.size": 10,
-        "text.color": ink,
-        "axes.labelcolor": soft,
-        "axes.edgecolor": line,
-        "xtick.color": soft,
-        "ytick.color": soft,
-        "grid.color": line,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-    }
-    drawn = [(i, r, getattr(r, metric)) for i, r in enumerate(comparison.results)]
-    drawn = [(i, r, average) for i, r, average in drawn if average and average.mean is not None]
-    if not drawn:
-        return ""
-    with matplotlib.rc_context(style):
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(5.6, 3.9), layout="constrained")
-        axes = figure.subplots()
-        axes.grid(True, linewidth=0.6)
-        axes.set_axisbelow(True)
-        for i, result, average in drawn:
-            time, colour = result.seconds_per_image, series[i % SERIES]
-            axes.errorbar(
-                time.median,
-                average.mean,
-                xerr=[[time.median - time.low], [time.high - time.median]],
-                yerr=[[average.mean - average.low], [average.high - average.mean]],
-                fmt="osD^vPX*"[i % SERIES],
-                markersize=7,
-                color=colour,
-                elinewidth=1.2,
-            )
-        plain = comparison.results[0].seconds_per_image.median
-        axes.axvline(plain, color=series[0], linewidth=1.2, linestyle=(0, (4, 3)))
-        axes.set_xlim(0, 1.12 * max(result.seconds_per_image.high for result in comparison.results))
-        axes.margins(y=0.18)
-        at_top: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "ha": "right", "va": "top"}
-        axes.annotate("plain", (plain, 1), (-5, -3), textcoords="offset points", color=series[0], **at_top)
-        axes.set_xlabel("seconds an image, median (left is faster)")
-        axes.set_ylabel({"psnr": "PSNR to plain, dB", "ssim": "SSIM to plain"}[metric] + " (up is closer)")
-        figure.canvas.draw()  # settles the layout, without which nothing can be placed
-        names = [(r.label, r.seconds_per_image.median, average, series[i % SERIES]) for i, r, average in drawn]
-        _label_points(axes, names, plain)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return _as_page_element(buffer.getvalue(), {ink: "ink", soft: "soft", line: "line"} | _series_names(series), metric)
-
-
-def _series_names(series: Sequence[str]) -> dict[str, str]:
-    return {colour: f"series-{i}" for i, colour in enumerate(series)}
-
-
-def _label_points(axes: Any, points: Sequence[tuple[str, float, Average, str]], line: float) -> None:
-    """Names every point (label, x, y with its interval, colour) beside it, at the first place that is still free.
-
-    `line` is the x of a vertical line that names keep clear of.
-    """
-    from matplotlib.transforms import Bbox
-
-    def interval(x: float, average: Average) -> Bbox:
-        (left, bottom), (right, top) = axes.transData.transform([(x, average.low), (x, average.high)])
-        return Bbox([[left - 5, bottom - 4], [right + 5, top + 4]])
-
-    frame = axes.get_window_extent()
-    line_x = axes.transData.transform((line, 0))[0]
-    taken = [interval(x, average) for _, x, average, _ in points]
-    taken.append(Bbox([[line_x - 2, frame.y0], [line_x + 2, frame.y1]]))
-    places = [(9, 5), (9, -13), (-9, 5), (-9, -13), (9, 17), (-9, 17), (9, -25), (-9, -25), (9, 29), (-9, 29)]
-    for label, x, average, colour in sorted(points, key=lambda point: -float(point[2].mean or 0)):
-        best: tuple[int, Any] | None = None
-        for dx, dy in places:
-            side = "left" if dx > 0 else "right"
-            name = axes.annotate(label, (x, average.mean), (dx, dy), textcoords="offset points", ha=side, color=colour)
-            box = name.get_window_extent()
-            outside = not (frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1)
-            faults = sum(box.overlaps(other) for other in taken) + 3 * outside
-            if best is None or faults < best[0]:
-                if best:
-                    best[1].remove()
-                best = (faults, name)
-            else:
-                name.remove()
-        if best:
-            taken.append(best[1].get_window_extent())
-
-
-def _as_page_element(svg: str, colours: Mapping[str, str], metric: str) -> str:
-    """Matplotlib's file as an element of a page: no prologue, namespaces or fixed size, colours as CSS variables."""
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
-    svg = re.sub(r' (xmlns(:\w+)?|version|width|height)="[^"]*"', "", svg[: svg.index(">")]) + svg[svg.index(">") :]
-    for colour, name in colours.items():
-        svg = svg.replace(colour, f"var(--{name})")
-    names = {"psnr": "PSNR", "ssim": "SSIM"}
-    return svg.replace("<svg", f'<svg role="img" aria-label="{names[metric]} against seconds an image"', 1)
 
 
 def _content(comparison: Comparison) -> dict[str, Any]:

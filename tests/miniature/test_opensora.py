@@ -96,8 +96,8 @@ def test_latents_of_the_pool_are_those_of_the_pipeline(micro: None, tmp_path: Pa
         raw = vae.encode(given, sample_frames=False).latent_dist.mode()
     mean, std = opensora.pipeline(opensora.build(), vae)._latent_statistics(raw)
     assert float((pool.latents - (raw - mean) / std).abs().mean()) < 0.05  # the pool is made in bfloat16
-    assert pool.latents.shape == (2, 4, 4, 32, 32)
-    assert pool.layout.figure.shape == (2, 4 * 64)
+    assert pool.latents.shape == (2, 4, 8, 32, 32)
+    assert pool.layout.figure.shape == (2, 8 * 64)
 
 
 def test_fidelity_is_that_of_whole_clips(micro: None, tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ def test_the_pipeline_makes_clips_from_the_folder_and_dita_accelerates_it(folder
 
 def test_the_package_plans_judges_and_compares_the_model_by_its_name(bundled: None, tmp_path: Path) -> None:
     shape = models.shape("shapes-opensora")
-    assert (shape.layers, shape.frames, shape.grid) == (1, 4, (8, 8))
+    assert (shape.layers, shape.frames, shape.grid) == (1, 8, (8, 8))
     pipe, call = models.load("shapes-opensora", "float32", device="cpu")
     found = judge.judge_model(pipe, Plain(), prompts=2, steps=2, call=call, name="shapes-opensora")
     assert "motion" in found.all.attributes
