@@ -107,14 +107,14 @@ def quality_plot(comparison: Comparison, metric: str) -> str:
         axes.margins(y=0.18)
         at_top: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "ha": "right", "va": "top"}
         axes.annotate("plain", (plain, 1), (-5, -3), textcoords="offset points", color=series[0], **at_top)
-        axes.set_xlabel("seconds an image, median (left is faster); the line: the Pareto front")
+        axes.set_xlabel(f"seconds {comparison.a_picture}, median (left is faster); the line: the Pareto front")
         axes.set_ylabel(METRICS[metric][1])
         figure.canvas.draw()  # settles the layout, without which nothing can be placed
         _label_points(axes, points, series, plain)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     names = {ink: "ink", soft: "soft", line: "line"} | {colour: f"series-{i}" for i, colour in enumerate(series)}
-    return _as_page_element(buffer.getvalue(), names, METRICS[metric][0])
+    return _as_page_element(buffer.getvalue(), names, f"{METRICS[metric][0]} against seconds {comparison.a_picture}")
 
 
 def _point(index: int, result: MethodResult, metric: str) -> Point | None:
@@ -170,11 +170,14 @@ def _label_points(axes: Any, points: Sequence[Point], colours: Sequence[str], li
             taken.append(best[1].get_window_extent())
 
 
-def _as_page_element(svg: str, colours: Mapping[str, str], name: str) -> str:
-    """Matplotlib's file as an element of a page: no prologue, namespaces or fixed size, colours as CSS variables."""
+def _as_page_element(svg: str, colours: Mapping[str, str], words: str) -> str:
+    """Matplotlib's file as an element of a page: no prologue, namespaces or fixed size, colours as CSS variables.
+
+    `words` say what it shows to those who do not see it.
+    """
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
     svg = re.sub(r' (xmlns(:\w+)?|version|width|height)="[^"]*"', "", svg[: svg.index(">")]) + svg[svg.index(">") :]
     for colour, variable in colours.items():
         svg = svg.replace(colour, f"var(--{variable})")
-    return svg.replace("<svg", f'<svg role="img" aria-label="{name} against seconds an image"', 1)
+    return svg.replace("<svg", f'<svg role="img" aria-label="{words}"', 1)

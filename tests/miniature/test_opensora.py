@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import dita
 from dita import judge, miniature, models
-from dita.compare import compare
+from dita.compare import compare, from_json
 from dita.methods import Plain
 from dita.miniature import autoencoder, opensora, recipe, text, video_autoencoder, world
 from dita.miniature.layout import COLOURS, FIGURES
@@ -215,3 +216,12 @@ def test_the_package_plans_judges_and_compares_the_model_by_its_name(bundled: No
     compared = compare("shapes-opensora", ["fora:2"], prompts, out=tmp_path / "out", steps=4, batch=2)
     assert [result.label for result in compared.results] == ["plain", "fora:2"]
     assert "motion" in compared.results[0].judge.attributes
+    assert compared.frames == 16 and compared.results[-1].flicker.count == 2
+    strip, moving = (
+        tmp_path / "out" / paths[0] for paths in (compared.results[1].images, compared.results[1].previews)
+    )
+    with Image.open(strip) as sheet, Image.open(moving) as animation:
+        assert sheet.size == (16 * 64, 64) and animation.size == (64, 64) and animation.n_frames > 1
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count("data:image/gif") == 4 and "All 16 frames" in page and "seconds a clip" in page
+    assert "image/gif" not in json.dumps(compared.as_json()) and from_json(compared.as_json()) == compared
