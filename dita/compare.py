@@ -18,13 +18,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 import dita
 from dita import models, report
 from dita.asking import asking
+from dita.clips import is_clip
 from dita.measurement import (
     Result,
     measure,
@@ -39,7 +39,9 @@ from dita.metrics import Average, average, psnr, ssim
 from dita.metrics.catalogue import Metric, Need
 from dita.metrics.distribution import Sample
 from dita.metrics.efficiency import Meter
+from dita.metrics.fidelity import Pictures, Values
 from dita.metrics.picture_sets import from_memory
+from dita.metrics.video import per_frame, temporal_flicker
 from dita.miniature import judging
 from dita.miniature.judge.tally import Tally
 from dita.miniature.judge.tally import from_json as tally_from_json
@@ -86,6 +88,9 @@ class MethodResult:
     pictures are identical. `images` are paths relative to the results, in the order of the prompts. `judge` tells how
     many pictures show what their prompts say; only bundled models have it, for prompts of the shapes world. `metrics`
     are the further ones that were asked for.
+
+    Of clips, PSNR and SSIM are means over the frames, `flicker` is `dita.metrics.video.temporal_flicker`, `images` are
+    film strips and `previews` animations.
     """
 
     label: str
@@ -108,6 +113,8 @@ class MethodResult:
     timings: tuple[Timing, ...]
     judge: Tally | None = None
     metrics: tuple[Result, ...] = ()
+    flicker: Average | None = None
+    previews: tuple[str, ...] = ()
 
     @property
     def images_per_second(self) -> float:
@@ -134,7 +141,11 @@ class MethodResult:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything that one comparison measured, plain pipeline first: data that goes to JSON and comes back."""
+    """Everything that one comparison measured, plain pipeline first: data that goes to JSON and comes back.
+
+    `frames` is 0 for a pipeline that makes pictures, and the number of frames of its clips for one that makes videos,
+    where an "image" of the other fields is a clip.
+    """
 
     model: str
     prompts: tuple[str, ...]
@@ -152,6 +163,17 @@ class Comparison:
     results: tuple[MethodResult, ...]
     reference: str | None = None
     bundled: tuple[str, ...] = ()
+    frames: int = 0
+
+    @property
+    def makes(self) -> str:
+        """What one call makes of a prompt: `image` or `clip`."""
+        return "clip" if self.frames else "image"
+
+    @property
+    def a_picture(self) -> str:
+        """`makes` with its article."""
+        return "a clip" if self.frames else "an image"
 
     def as_json(self) -> dict[str, Any]:
         """JSON-ready data; `from_json` reads it back."""
@@ -235,7 +257,8 @@ def compare(
     name = name or getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__
     pictures = {_label(method): _pictures(calls[method]) for method in chosen}
     tallies = judging.tallies(pictures, prompts) if models.is_bundled(name) else {}
-    measured = measuring([(_label(m), _pictures(calls[m])) for m in chosen], prompts, seeds)
+    measured = measuring([(_label(m), [_still(one) for one in _pictures(calls[m])]) for m in chosen], prompts, seeds)
+    first = pictures[_label(chosen[0])][0]
     comparison = Comparison(
         model=name,
         prompts=prompts,
@@ -256,6 +279,7 @@ def compare(
         ),
         reference=os.fspath(reference) if reference is not None else None,
         bundled=tuple(networks.bundled) if networks else (),
+        frames=len(first) if is_clip(first) else 0,
     )
     report.write(comparison, pictures, out)
     return comparison
@@ -311,8 +335,8 @@ class _Job:
 
 @dataclass(frozen=True)
 class _Call:
-    """One pipeline call: its pictures as uint8 (H, W, 3) in the first timed repeat, and the summary of the engine
-    where it was attached."""
+    """One pipeline call: its pictures as uint8 (H, W, 3), or clips (T, H, W, 3), in the first timed repeat, and the
+    summary of the engine where it was attached."""
 
     timing: Timing
     pictures: list[np.ndarray]
@@ -369,21 +393,24 @@ def _timed_call(job: _Job, method: Method, timing: Timing, clock: Callable[[], f
     finally:
         if attach:
             dita.disable(job.pipe)
-    images = made.images if hasattr(made, "images") else [_film(frames) for frames in made.frames]
-    kept = images if timing.repeat == 0 else []
+    if hasattr(made, "images"):
+        pictures = [np.asarray(image.convert("RGB")) for image in made.images]
+    else:
+        pictures = [np.stack([np.asarray(frame.convert("RGB")) for frame in clip]) for clip in made.frames]
     timing = dataclasses.replace(
-        timing, images=len(images), seconds=seconds, peak_bytes=meter.peak_bytes, joules=meter.joules
+        timing, images=len(pictures), seconds=seconds, peak_bytes=meter.peak_bytes, joules=meter.joules
     )
-    return _Call(timing, [np.asarray(image.convert("RGB")) for image in kept], summary)
+    return _Call(timing, pictures if timing.repeat == 0 else [], summary)
 
 
-def _film(frames: Sequence[Image.Image]) -> Image.Image:
-    """The frames of a clip side by side: what is kept of it, compared and shown."""
-    width, height = frames[0].size
-    strip = Image.new("RGB", (len(frames) * width, height))
-    for i, frame in enumerate(frames):
-        strip.paste(frame, (i * width, 0))
-    return strip
+def _still(picture: np.ndarray) -> np.ndarray:
+    """A picture itself; of a clip the frame in its middle, for metrics of pictures."""
+    return picture[len(picture) // 2] if is_clip(picture) else picture
+
+
+def _fidelity(metric: Callable[[Pictures, Pictures], Values], made: np.ndarray, plain: np.ndarray) -> float:
+    """`metric` of a picture with the plain one; of clips, the mean over their frames."""
+    return float(per_frame(made, plain, metric).mean() if is_clip(made) else metric(made, plain))
 
 
 def _synchronise() -> None:
@@ -417,8 +444,9 @@ def _result(method: Method, calls: Mapping[Method, Sequence[_Call]], job: _Job) 
     plain_flops = sum(_flops_per_image(calls[plain][0]))
     compared = method != plain
     pairs = list(zip(_pictures(calls[method]), _pictures(calls[plain]), strict=True)) if compared else []
-    psnr_each = [float(psnr(picture, original)) for picture, original in pairs]
-    ssim_each = [float(ssim(picture, original)) for picture, original in pairs]
+    psnr_each = [_fidelity(psnr, picture, original) for picture, original in pairs]
+    ssim_each = [_fidelity(ssim, picture, original) for picture, original in pairs]
+    clips = [picture for picture in _pictures(calls[method]) if is_clip(picture) and len(picture) > 1]
     return MethodResult(
         label=_label(method),
         role=_role(method, job.steps),
@@ -438,6 +466,8 @@ def _result(method: Method, calls: Mapping[Method, Sequence[_Call]], job: _Job) 
         ssim_each=tuple(ssim_each),
         images=report.image_paths(_label(method), len(job.prompts)),
         timings=tuple(timed),
+        flicker=average([temporal_flicker(clip) for clip in clips]) if clips else None,
+        previews=report.image_paths(_label(method), len(job.prompts), "gif") if clips else (),
     )
 
 
@@ -525,10 +555,10 @@ def _processor() -> str:
 
 def _result_from_json(data: Mapping[str, Any]) -> MethodResult:
     fields = dict(data)
-    for key in ("step_kinds", "psnr_each", "ssim_each", "images"):
-        fields[key] = tuple(data[key])
-    for key in ("psnr", "ssim"):
-        fields[key] = Average(**data[key]) if data[key] else None
+    for key in ("step_kinds", "psnr_each", "ssim_each", "images", "previews"):
+        fields[key] = tuple(data.get(key, ()))
+    for key in ("psnr", "ssim", "flicker"):
+        fields[key] = Average(**data[key]) if data.get(key) else None
     for key in ("seconds_per_image", "speedup"):
         fields[key] = Spread(**data[key])
     fields["timings"] = tuple(Timing(**timing) for timing in data["timings"])

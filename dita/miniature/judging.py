@@ -13,9 +13,8 @@ from dita.miniature.judge.tally import Tally, tally
 
 
 def tallies(pictures: Mapping[str, Sequence[np.ndarray]], prompts: Sequence[str]) -> dict[str, Tally]:
-    """How many pictures (uint8, square) of each method, by its label, show what their prompts say.
+    """How many pictures (uint8, square), or clips (T, H, W, 3), of each method, by its label, show what is said.
 
-    A clip is a picture of its square frames side by side.
     Prompts that are no captions of the world are left out; empty where none is one, or the judge is not installed.
     """
     said = {i: known for i, prompt in enumerate(prompts) if (known := _attributes(prompt))}
@@ -26,10 +25,9 @@ def tallies(pictures: Mapping[str, Sequence[np.ndarray]], prompts: Sequence[str]
     except FileNotFoundError:
         return {}
     chosen = [prompts[i] for i in said]
-    if any("motion" in known for known in said.values()):
-        return {
-            label: tally(judge.clips([_frames(group[i]) for i in said], chosen)) for label, group in pictures.items()
-        }
+    if any(group[0].ndim == 4 for group in pictures.values()):
+        clips = {label: [list(map(Image.fromarray, group[i])) for i in said] for label, group in pictures.items()}
+        return {label: tally(judge.clips(group, chosen)) for label, group in clips.items()}
     return {label: tally(judge([Image.fromarray(group[i]) for i in said], chosen)) for label, group in pictures.items()}
 
 
@@ -39,7 +37,3 @@ def _attributes(prompt: str) -> dict[str, str | int]:
         return world.parse(prompt)
     except ValueError:
         return {}
-
-
-def _frames(clip: np.ndarray) -> list[Image.Image]:
-    return [Image.fromarray(frame) for frame in np.split(clip, clip.shape[1] // clip.shape[0], axis=1)]
