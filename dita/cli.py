@@ -292,8 +292,12 @@ def generate(
         arguments = _call_arguments(call or [])
         given = {"height": height, "width": width, "guidance_scale": guidance}
         from dita import models
+        from dita.asking import check_classes
         from dita.generation import job, runner
 
+        names = models.class_names(model)
+        if names is not None:
+            check_classes(model, names, [text.text for text in texts])
         defaults = models.default_call(model)
         defaults |= {name: value for name, value in given.items() if value is not None}
         own_steps = defaults.pop("num_inference_steps", DEFAULT_STEPS)

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from dita import models
+from dita.asking import asking
 from dita.generation import folder as folders
 from dita.generation.files import encoded, write_whole
 from dita.generation.job import Item, Settings, file_of
@@ -102,6 +103,7 @@ def run(
                 share = _share(missing, batch_size, processes)
                 chosen = processes.device(device or settings.device)
                 worker = Worker(settings, batch_size, local_files_only, chosen, progress.say, load)
+                asking(worker.sampler.pipe, [item.prompt for item in missing])  # refuses the name of no class
                 if processes.rank == 0:
                     folders.record_revision(out, worker.settings)
                 progress.start(len(share), processes.rank, processes.count)

@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from dita.asking import asking, can_be_asked
 from dita.caching.attachment import disable, enable
 from dita.generation.alone import samples_alone
 from dita.generation.job import Item, items
@@ -90,6 +91,7 @@ def generate(
     if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds must be different numbers, at least one, got {list(seeds)}")
     sampler = Sampler(pipe, method, steps=steps, call=call, batch_size=batch_size, exact=exact, say=say)
+    asking(pipe, [prompt.text for prompt in own])  # refuses what is the name of no class
     todo = items(own, seeds)
     return (made for start in range(0, len(todo), batch_size) for made in sampler(todo[start : start + batch_size]))
 
@@ -116,8 +118,8 @@ class Sampler:
         if steps is not None and steps < 1:
             raise ValueError(f"steps must be at least 1, got {steps}")
         takes = inspect.signature(pipe.__call__).parameters
-        if "prompt" not in takes:
-            raise ValueError(f"{type(pipe).__name__} takes no prompts")
+        if not can_be_asked(pipe):
+            raise ValueError(f"{type(pipe).__name__} takes neither prompts nor names of classes")
         unknown = [name for name in call or {} if name not in takes]
         if unknown:
             raise ValueError(f"{type(pipe).__name__} takes no {unknown[0]!r}; it takes {', '.join(takes)}")
@@ -160,7 +162,7 @@ class Sampler:
         started = time.perf_counter()
         with self._prepared():
             output = self.pipe(
-                prompt=[item.prompt for item in part],
+                **asking(self.pipe, [item.prompt for item in part]),
                 generator=generators,
                 output_type="np" if self.video else "pil",
                 **self.arguments,
