@@ -459,13 +459,18 @@ def evaluate(
     as_json: Annotated[Path | None, typer.Option("--json", help="Write everything to this file.")] = None,
     batch: Annotated[int, typer.Option(help="Pictures read at a time.")] = 32,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    engine: Annotated[str, typer.Option(help="local (one process, torchrun, accelerate launch) or ray.")] = "local",
+    workers: Annotated[str, typer.Option(help="Of --engine ray: a number, or 1..8 to scale between.")] = "1",
     download: Annotated[bool, typer.Option(help="Fetch networks from the hub where they are nowhere else.")] = False,
 ) -> None:
     """Measure how good pictures are: FID, CLIP score, ImageReward, and how close they are to the plain pipeline's.
 
-    Pictures, prompts and plain pictures are paired by id and seed. Pictures that cannot be used are named.
+    Pictures, prompts and plain pictures are paired by id and seed. Pictures that cannot be used are named. Under
+    torchrun or accelerate launch the processes share the pictures, and the first one reports.
     """
-    with _one_line_errors():
+    with _one_line_errors(), _opened(engine, workers) as team:
+        if team is None:  # this process has measured for the first one
+            return
         from dita.metrics import catalogue, picture_sets
 
         chosen = catalogue.parse(metrics) if metrics is not None else None
@@ -479,7 +484,8 @@ def evaluate(
         from dita import evaluation_report
 
         _silence_libraries()
-        networks = _networks(weights, network or [], resize=resize, device=device, download=download)
+        place = team.device(_device(device))
+        networks = _networks(weights, network or [], resize=resize, device=place, download=download)
         if chosen is None:
             chosen = job.available(made, networks, reference, beside)
             if not chosen:
@@ -495,6 +501,7 @@ def evaluate(
             plain=beside,
             save_statistics=save_statistics,
             batch=batch,
+            workers=team,
             console=Console(stderr=True),
         )
         if as_json is not None:
@@ -628,6 +635,13 @@ def _family(pipe: Any) -> str:
     from dita.caching.attachment import transformer_of
 
     return adapter_for(transformer_of(pipe)).family
+
+
+def _opened(engine: str, actors: str) -> Any:
+    """Who measures, as `dita.sharing.opened`."""
+    from dita import sharing
+
+    return sharing.opened(engine, _workers(actors))
 
 
 @contextmanager

@@ -26,6 +26,7 @@ import dita
 from dita import models, report
 from dita.asking import asking
 from dita.measurement import (
+    NO_PAIRS,
     Result,
     measure,
     measure_pairs,
@@ -286,10 +287,10 @@ def _measuring(
         sets = [from_memory(label, pictures, prompts, seeds) for label, pictures in methods]
         plain = measure(sets[0], chosen, networks)
         alone = [metric for metric in chosen if metric.kind != "paired"]
-        results = [results_of(alone, plain, None, {}, references, networks)]
+        results = [results_of(alone, plain, None, NO_PAIRS, references)]
         for one in sets[1:]:
             pairs = measure_pairs(one, sets[0], chosen, networks)
-            results.append(results_of(chosen, measure(one, chosen, networks), plain, pairs, references, networks))
+            results.append(results_of(chosen, measure(one, chosen, networks), plain, pairs, references))
         return results
 
     return measured

@@ -17,10 +17,10 @@ from dita.asking import asking
 from dita.generation import folder as folders
 from dita.generation.files import encoded, write_whole
 from dita.generation.job import Item, Settings, file_of
-from dita.generation.processes import Processes
 from dita.generation.progress import Progress
 from dita.generation.sampling import Made, Sampler
 from dita.version import __version__
+from dita.workers.processes import Processes
 
 ATTEMPTS = 2
 """How often an item is tried before it is listed as failed."""
@@ -179,6 +179,10 @@ class Worker:
 
     def make(self, items: Sequence[Item]) -> Iterator[File | Failure]:
         """A file or a failure of each of `items`, the failures last. Raises `JobFailed` where nothing succeeds."""
+        with self.sampler.held():
+            yield from self._make(items)
+
+    def _make(self, items: Sequence[Item]) -> Iterator[File | Failure]:
         failed: list[Failure] = []
         succeeded = False
         for start in range(0, len(items), self.batch_size):

@@ -6,7 +6,7 @@ import gc
 import inspect
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,7 +99,7 @@ def generate(
 class Sampler:
     """Makes items, any number at a time; `size` is how many go into one pipeline call.
 
-    `size` is halved when memory runs out, for good. Between calls the pipeline is as it was.
+    `size` is halved when memory runs out, for good. Between calls the pipeline is as it was, unless `held`.
     """
 
     def __init__(
@@ -135,6 +135,7 @@ class Sampler:
         self.size = 1 if self.video else batch_size
         self.exact = exact and not self.video  # a video is alone anyway
         self._say = say or (lambda _: None)
+        self._held = False
 
     def __call__(self, some: Sequence[Item]) -> Iterator[Made]:
         """Makes `some`, in their order. Raises whatever the pipeline raises, and `OutOfMemory`."""
@@ -160,7 +161,7 @@ class Sampler:
     def _call(self, part: Sequence[Item]) -> list[Made]:
         generators = [torch.Generator("cpu").manual_seed(item.noise_seed) for item in part]
         started = time.perf_counter()
-        with self._prepared():
+        with nullcontext() if self._held else self._prepared():
             output = self.pipe(
                 **asking(self.pipe, [item.prompt for item in part]),
                 generator=generators,
@@ -171,6 +172,16 @@ class Sampler:
         if self.video:
             return [Made(item, seconds, frames=_as_uint8(clip)) for item, clip in zip(part, output.frames, strict=True)]
         return [Made(item, seconds, picture=image) for item, image in zip(part, output.images, strict=True)]
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Within it the pipeline stays prepared between calls, which saves the work of preparing it for each."""
+        with self._prepared():
+            self._held = True
+            try:
+                yield
+            finally:
+                self._held = False
 
     @contextmanager
     def _prepared(self) -> Iterator[None]:

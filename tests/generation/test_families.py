@@ -111,9 +111,10 @@ def test_clips_of_open_sora_become_mp4(opensora, tmp_path):
     clips = [imageio.imread(tmp_path / "out" / file) for file in files]
     assert clips[0].shape == (4, 32, 32, 3) and not np.array_equal(*clips)
     assert imageio.immeta(tmp_path / "out" / files[0])["fps"] == 8
-    assert "made 0 of 2, 2 were there" in generate(
-        opensora, tmp_path / "out", "--prompt", "a circle", "--seeds", "0..1", "--fps", 8, *call
-    ).stdout
+    assert (
+        "made 0 of 2, 2 were there"
+        in generate(opensora, tmp_path / "out", "--prompt", "a circle", "--seeds", "0..1", "--fps", 8, *call).stdout
+    )
 
 
 def test_a_bundled_video_model_makes_mp4_without_being_told(opensora, monkeypatch):
