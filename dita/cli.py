@@ -39,6 +39,10 @@ SOME_FAILED = 1  # exit code of `generate`
 BUNDLED_BATCH = 4  # prompts in a call for the small bundled models; 1 for others
 AUTO_BATCH = 4  # of `generate`, where memory allows
 DEFAULT_STEPS = 50  # of `generate`, for models that say nothing
+MAKING = (
+    *("prompts", "model", "methods", "steps", "seed", "batch", "repeats", "warmup", "height", "width"),
+    *("guidance", "dtype", "local_files_only"),
+)  # options of `compare` that pictures which are there already do not take
 
 
 @app.callback(invoke_without_command=True)
@@ -101,11 +105,18 @@ def plan(
 
 @app.command()
 def compare(
-    prompts: Annotated[
-        list[str],
-        typer.Option(help="How many of the bundled world, a file as of generate, or a text (may be given again)."),
-    ],
+    context: typer.Context,
     out: Annotated[Path, typer.Option(help="Folder for the results: new, empty, or of an earlier comparison.")],
+    prompts: Annotated[
+        list[str] | None,
+        typer.Option(help="How many of the bundled world, a file as of generate, or a text (may be given again)."),
+    ] = None,
+    pictures: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME=DIR or DIR, of dita generate: compare what is there already (repeatable; one is plain=DIR)."
+        ),
+    ] = None,
     model: Annotated[str, typer.Option(help="A bundled name, a local diffusers folder, or a hub id.")] = "shapes-flux",
     methods: Annotated[
         str, typer.Option(help="Short forms or JSON files, with commas between; or all. Plain is always there.")
@@ -133,12 +144,20 @@ def compare(
         list[str] | None, typer.Option(help="NAME=PATH or NAME=HUB_ID of a metric's network (repeatable).")
     ] = None,
 ) -> None:
-    """Make the same pictures with every method, and report.
+    """Make the same pictures with every method, and report; or compare those of folders (--pictures).
 
     Prints a table, and writes a page with the pictures, Markdown, JSON and the pictures themselves into a folder.
     Results of an earlier comparison in --out are replaced, once the new ones are complete.
     """
     with _one_line_errors():
+        if pictures:
+            stray = [name for name in MAKING if _was_given(context, name)]
+            if stray:
+                raise ValueError(f"--{stray[0].replace('_', '-')} belongs to making pictures; --pictures compares those that are there")
+            _compare_folders(pictures, out, overwrite, metrics, reference, weights, network or [], device or "cpu")
+            return
+        if not prompts:
+            raise ValueError("give --prompts to make pictures, or --pictures to compare those of folders")
         every = methods.strip() == "all"
         chosen = [] if every else [_method(text) for text in methods.split(",") if text.strip()]
         texts = _prompts(prompts, model)
@@ -184,6 +203,47 @@ def compare(
             reference=reference,
             console=progress,
         )
+    _report_comparison(result, out, networks)
+
+
+def _compare_folders(
+    given: list[str],
+    out: Path,
+    overwrite: bool,
+    metrics: str | None,
+    reference: Path | None,
+    weights: Path | None,
+    network: list[str],
+    device: str,
+) -> None:
+    """`dita compare` of pictures that are there."""
+    from dita.compare_folders import compare_folders
+    from dita.metrics import catalogue
+
+    columns = catalogue.parse(metrics) if metrics is not None else []
+    _silence_libraries()
+    networks = _networks(weights, network, device=device)
+    named = [entry.rpartition("=") if not Path(entry).exists() else ("", "", entry) for entry in given]
+    result = compare_folders(
+        [(name, Path(path)) for name, _, path in named],
+        out=out,
+        overwrite=overwrite,
+        metrics=columns,
+        networks=networks,
+        reference=reference,
+    )
+    _report_comparison(result, out, networks)
+
+
+def _was_given(context: typer.Context, name: str) -> bool:
+    """Whether an option stood on the command line."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _report_comparison(result: Any, out: Path, networks: Any) -> None:
+    from dita import report
+
     if networks is not None and networks.bundled:
         typer.echo(networks.stand_ins())
     console = Console()
@@ -192,11 +252,12 @@ def compare(
     typer.echo("")
     for name in (report.PAGE, report.MARKDOWN, report.RESULTS):
         typer.echo(f"wrote {out / name}")
-    typer.echo(f"wrote {out / report.IMAGES}{os.sep} ({len(texts)} pictures of each method)")
+    typer.echo(f"wrote {out / report.IMAGES}{os.sep} ({len(result.prompts)} pictures of each method)")
 
 
 @app.command()
 def study(
+    context: typer.Context,
     name: Annotated[str, typer.Argument(help=f"The question: {', '.join(STUDIES)}.")],
     model: Annotated[str, typer.Option(help="A bundled name, a local diffusers folder, or a hub id.")] = "shapes-flux",
     prompts: Annotated[
@@ -232,6 +293,7 @@ def study(
         if metrics is None:
             metrics = _reward(weights, device)
     compare(
+        context,
         prompts=prompts or ["64"],
         out=out or Path(f"study-{name}"),
         model=model,

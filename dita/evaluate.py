@@ -20,6 +20,7 @@ from dita.measurement import (
     KERNEL_DISTANCES,
     NO_PAIRS,
     Result,
+    check_same_prompts,
     first_problems,
     key_text,
     measure,
@@ -201,16 +202,8 @@ def _check_needs(
             )
         if metric.kind == "distribution" and len(pictures) < 2:
             raise ValueError(f"{metric.name} needs at least 2 pictures, got {len(pictures)} in {pictures.name!r}")
-    if plain is None:
-        return
-    prompts = {entry.key: entry.prompt for entry in plain.entries}
-    for entry in pictures.entries:
-        other = prompts.get(entry.key)
-        if other is not None and entry.prompt is not None and other != entry.prompt:
-            raise ValueError(
-                f"picture {key_text(entry.key)} has the prompt {entry.prompt!r} in {pictures.name!r} and {other!r} in"
-                f" {plain.name!r}: they are not pairs"
-            )
+    if plain is not None:
+        check_same_prompts(pictures, plain)
 
 
 def _pairing_notes(pictures: PictureSet, plain: PictureSet | None) -> list[str]:

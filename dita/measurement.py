@@ -223,6 +223,18 @@ def _measure_pairs_share(
     return Pairs(values, {metric.name: _paired_identity(metric, networks) for metric in metrics}, frozenset(misfits))
 
 
+def check_same_prompts(pictures: PictureSet, plain: PictureSet) -> None:
+    """Raises `ValueError` where two pictures of one id and seed have different prompts: they are not pairs."""
+    prompts = {entry.key: entry.prompt for entry in plain.entries}
+    for entry in pictures.entries:
+        other = prompts.get(entry.key)
+        if other is not None and entry.prompt is not None and other != entry.prompt:
+            raise ValueError(
+                f"picture {key_text(entry.key)} has the prompt {entry.prompt!r} in {pictures.name!r} and {other!r} in"
+                f" {plain.name!r}: they are not pairs"
+            )
+
+
 def open_reference(
     reference: str | Path | PictureSet | None,
 ) -> tuple[PictureSet | None, statistics_file.Reference | None]:
