@@ -193,7 +193,7 @@ def measure_pairs(
     work = partial(_measure_pairs_share, chosen, batch)
     parts = list((workers or Alone()).shares(work, networks, shared, batch, tick))
     values = {m.name: {k: v for part in parts for k, v in part.values[m.name].items()} for m in chosen}
-    misfits = frozenset().union(*(part.misfits for part in parts))
+    misfits = frozenset(sizes for part in parts for sizes in part.misfits)
     if misfits and not values[chosen[0].name]:
         one, other = sorted(misfits)[0]
         raise ValueError(
