@@ -215,7 +215,7 @@ class Free:
     def __call__(
         self, prompt: list[str], num_inference_steps: int = 1, output_type: str = "", generator: Any = None
     ) -> Any:
-        picture = Image.fromarray(world.draw(world.evaluation_scenes(1, 0)[0]))
+        picture = Image.fromarray(world.draw(world.evaluation_scenes(1, 0, ("one",))[0]))
         return SimpleNamespace(images=[picture] * len(prompt))
 
 

@@ -26,7 +26,7 @@ from tests.generation.stand_in import StandIn, loading, settings
 
 QUIET = Console(quiet=True)
 HALF = {"method": "steps", "fraction": 0.5}
-SCENES = world.evaluation_scenes(3, seed=0)
+SCENES = world.evaluation_scenes(3, 0, ("one",))
 CAPTIONS = [world.caption(scene) for scene in SCENES]
 
 
