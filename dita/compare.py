@@ -26,6 +26,7 @@ from dita import models, report
 from dita.asking import asking
 from dita.clips import is_clip
 from dita.measurement import (
+    NO_PAIRS,
     Result,
     measure,
     measure_pairs,
@@ -40,7 +41,7 @@ from dita.metrics.catalogue import Metric, Need
 from dita.metrics.distribution import Sample
 from dita.metrics.efficiency import Meter
 from dita.metrics.fidelity import Pictures, Values
-from dita.metrics.picture_sets import from_memory
+from dita.metrics.picture_sets import PictureSet, from_memory
 from dita.metrics.video import per_frame, temporal_flicker
 from dita.miniature import judging
 from dita.miniature.judge.tally import Tally
@@ -49,6 +50,7 @@ from dita.networks import Networks
 from dita.version import __version__
 
 ENGINE_FREE = (Plain, FewerSteps)  # timed with nothing attached to the pipeline
+ALWAYS = ("psnr", "ssim")  # columns of their own
 
 
 @dataclass(frozen=True)
@@ -91,6 +93,9 @@ class MethodResult:
 
     Of clips, PSNR and SSIM are means over the frames, `flicker` is `dita.metrics.video.temporal_flicker`, `images` are
     film strips and `previews` animations.
+
+    Of pictures that were there already (`Comparison.folders`), nobody counted steps, FLOPs and bytes: they are None,
+    and seconds are those that the folder's manifest notes.
     """
 
     label: str
@@ -99,11 +104,11 @@ class MethodResult:
     step_kinds: tuple[str, ...]
     seconds_per_image: Spread
     speedup: Spread
-    tflops: float
-    tflops_scores: float
-    flops_ratio: float
-    token_share: float
-    cache_bytes: int
+    tflops: float | None
+    tflops_scores: float | None
+    flops_ratio: float | None
+    token_share: float | None
+    cache_bytes: int | None
     seconds_by_kind: dict[str, float]
     psnr: Average | None
     ssim: Average | None
@@ -145,6 +150,8 @@ class Comparison:
 
     `frames` is 0 for a pipeline that makes pictures, and the number of frames of its clips for one that makes videos,
     where an "image" of the other fields is a clip.
+    `folders` are those that the pictures were read from, in the order of the results; empty where the comparison made
+    them itself. Then `prompts` and `seeds` are of the pictures that the report shows, out of `count` of each method.
     """
 
     model: str
@@ -164,6 +171,14 @@ class Comparison:
     reference: str | None = None
     bundled: tuple[str, ...] = ()
     frames: int = 0
+    folders: tuple[str, ...] = ()
+    count: int | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def pictures(self) -> int:
+        """Of each method."""
+        return len(self.prompts) if self.count is None else self.count
 
     @property
     def makes(self) -> str:
@@ -184,7 +199,7 @@ def from_json(data: Mapping[str, Any]) -> Comparison:
     """The comparison that `Comparison.as_json` wrote."""
     fields = dict(data)
     fields["results"] = tuple(_result_from_json(result) for result in data["results"])
-    for key in ("prompts", "seeds", "bundled"):
+    for key in ("prompts", "seeds", "bundled", "folders", "notes"):
         fields[key] = tuple(data.get(key, ()))
     return Comparison(**fields)
 
@@ -250,15 +265,16 @@ def compare(
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
 
-    measuring = _measuring(metrics, networks, reference)
+    measured_by = measuring([m for m in metrics if m.name not in ALWAYS], networks, reference)
     started = datetime.now(timezone.utc).isoformat(timespec="seconds")
     job = _Job(model, prompts, seeds, steps, batch, arguments)
     calls = _run(job, chosen, repeats, warmup, clock, console or Console(stderr=True))
     name = name or getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__
-    pictures = {_label(method): _pictures(calls[method]) for method in chosen}
+    pictures = {label(method): _pictures(calls[method]) for method in chosen}
     tallies = judging.tallies(pictures, prompts) if models.is_bundled(name) else {}
-    measured = measuring([(_label(m), [_still(one) for one in _pictures(calls[m])]) for m in chosen], prompts, seeds)
-    first = pictures[_label(chosen[0])][0]
+    stills = {label: [_still(one) for one in group] for label, group in pictures.items()}
+    measured = measured_by([from_memory(label, group, prompts, seeds) for label, group in stills.items()])
+    first = pictures[label(chosen[0])][0]
     comparison = Comparison(
         model=name,
         prompts=prompts,
@@ -274,7 +290,7 @@ def compare(
         versions=_versions(),
         machine=_machine(),
         results=tuple(
-            dataclasses.replace(_result(method, calls, job), judge=tallies.get(_label(method)), metrics=found)
+            dataclasses.replace(_result(method, calls, job), judge=tallies.get(label(method)), metrics=found)
             for method, found in zip(chosen, measured, strict=True)
         ),
         reference=os.fspath(reference) if reference is not None else None,
@@ -285,35 +301,34 @@ def compare(
     return comparison
 
 
-Measuring = Callable[[Sequence[tuple[str, list[np.ndarray]]], Sequence[str], Sequence[int]], list[tuple[Result, ...]]]
+Measuring = Callable[[Sequence[PictureSet]], list[tuple[Result, ...]]]
 
 
-def _measuring(
+def measuring(
     metrics: Sequence[Metric], networks: Networks | None, reference: str | os.PathLike[str] | None
 ) -> Measuring:
-    """What measures the pictures of all methods, plain first, once everything that it needs is known to be there."""
-    chosen = [metric for metric in metrics if metric.name not in ("psnr", "ssim")]
+    """What measures the pictures of all methods, plain first, once everything that it needs is known to be there.
+
+    Raises `ValueError` where a network is nowhere, or a metric of distributions has no reference.
+    """
     networks = networks or Networks()
-    networks.locate(chosen)
-    needing = [metric.name for metric in chosen if metric.kind == "distribution"]
+    networks.locate(metrics)
+    needing = [metric.name for metric in metrics if metric.kind == "distribution"]
     if needing and reference is None:
         raise ValueError(f"{needing[0]} needs --reference: a folder of real pictures, or a .npz with mu and sigma")
     references: dict[Need, Sample] = {}
     if needing and reference is not None:
-        references, _ = references_of(*open_reference(Path(reference)), chosen, networks)
+        references, _ = references_of(*open_reference(Path(reference)), metrics, networks)
 
-    def measured(
-        methods: Sequence[tuple[str, list[np.ndarray]]], prompts: Sequence[str], seeds: Sequence[int]
-    ) -> list[tuple[Result, ...]]:
-        if not chosen:
-            return [()] * len(methods)
-        sets = [from_memory(label, pictures, prompts, seeds) for label, pictures in methods]
-        plain = measure(sets[0], chosen, networks)
-        alone = [metric for metric in chosen if metric.kind != "paired"]
-        results = [results_of(alone, plain, None, {}, references, networks)]
+    def measured(sets: Sequence[PictureSet]) -> list[tuple[Result, ...]]:
+        if not metrics:
+            return [()] * len(sets)
+        plain = measure(sets[0], metrics, networks)
+        alone = [metric for metric in metrics if metric.kind != "paired"]
+        results = [results_of(alone, plain, None, NO_PAIRS, references)]
         for one in sets[1:]:
-            pairs = measure_pairs(one, sets[0], chosen, networks)
-            results.append(results_of(chosen, measure(one, chosen, networks), plain, pairs, references, networks))
+            pairs = measure_pairs(one, sets[0], metrics, networks)
+            results.append(results_of(metrics, measure(one, metrics, networks), plain, pairs, references))
         return results
 
     return measured
@@ -354,13 +369,13 @@ def _run(
     with _silenced(job.pipe), _progress(console) as progress:
         bar = progress.add_task("", total=len(warm_ups) + len(rounds) * len(methods))
         for method, index, _ in warm_ups:
-            progress.update(bar, description=f"warm-up, {_label(method)}")
+            progress.update(bar, description=f"warm-up, {label(method)}")
             calls[method].append(_timed_call(job, method, Timing(-1, index, 0, 0, 0.0), clock, attach=True))
             progress.advance(bar)
         for turn, (repeat, index) in enumerate(rounds):
             first = turn % len(methods)
             for position, method in enumerate([*methods[first:], *methods[:first]]):
-                progress.update(bar, description=f"batch {turn + 1} of {len(rounds)}, {_label(method)}")
+                progress.update(bar, description=f"batch {turn + 1} of {len(rounds)}, {label(method)}")
                 attach = not isinstance(method, ENGINE_FREE)
                 timing = Timing(repeat, index, position, 0, 0.0)
                 calls[method].append(_timed_call(job, method, timing, clock, attach=attach))
@@ -448,12 +463,12 @@ def _result(method: Method, calls: Mapping[Method, Sequence[_Call]], job: _Job) 
     ssim_each = [_fidelity(ssim, picture, original) for picture, original in pairs]
     clips = [picture for picture in _pictures(calls[method]) if is_clip(picture) and len(picture) > 1]
     return MethodResult(
-        label=_label(method),
-        role=_role(method, job.steps),
+        label=label(method),
+        role=role(method, job.steps),
         method=method.as_json(),
         step_kinds=tuple(kind.value for kind in summary.kinds),
-        seconds_per_image=_spread([t.seconds / t.images for t in timed]),
-        speedup=_spread([reference[t.repeat, t.batch] / t.seconds for t in timed]),
+        seconds_per_image=spread([t.seconds / t.images for t in timed]),
+        speedup=spread([reference[t.repeat, t.batch] / t.seconds for t in timed]),
         tflops=(flops + score_flops) / 1e12,
         tflops_scores=score_flops / 1e12,
         flops_ratio=plain_flops / (flops + score_flops),
@@ -464,10 +479,10 @@ def _result(method: Method, calls: Mapping[Method, Sequence[_Call]], job: _Job) 
         ssim=average(ssim_each) if compared else None,
         psnr_each=tuple(value if np.isfinite(value) else None for value in psnr_each),
         ssim_each=tuple(ssim_each),
-        images=report.image_paths(_label(method), len(job.prompts)),
+        images=report.image_paths(label(method), len(job.prompts)),
         timings=tuple(timed),
         flicker=average([temporal_flicker(clip) for clip in clips]) if clips else None,
-        previews=report.image_paths(_label(method), len(job.prompts), "gif") if clips else (),
+        previews=report.image_paths(label(method), len(job.prompts), "gif") if clips else (),
     )
 
 
@@ -483,17 +498,17 @@ def _pictures(calls: Sequence[_Call]) -> list[np.ndarray]:
     return [picture for call in first for picture in call.pictures]
 
 
-def _label(method: Method) -> str:
-    """The short form with all leading numbers, which `Method.label` leaves out where they are the defaults."""
+def label(method: Method) -> str:
+    """What a comparison calls a method: the short form with all leading numbers, defaults too."""
     if isinstance(method, Composition):
-        return "+".join(_label(part) for part in method.methods)
+        return "+".join(label(part) for part in method.methods)
     name, *parts = method.label().split(":")
     given = [part for part in parts if "=" not in part]
     numbers = [str(value) for f in method.positional if isinstance(value := getattr(method, f), (int, float))]
     return ":".join([name, *given, *numbers[len(given) :], *parts[len(given) :]])
 
 
-def _role(method: Method, steps: int) -> str:
+def role(method: Method, steps: int) -> str:
     """What part a method plays in the comparison, where it is not one of the caches under test."""
     if isinstance(method, Plain):
         return "the reference"
@@ -502,13 +517,14 @@ def _role(method: Method, steps: int) -> str:
     return "random-selection baseline" if getattr(method.caching, "score", None) == "random" else ""
 
 
-def _spread(values: Sequence[float]) -> Spread:
+def spread(values: Sequence[float]) -> Spread:
+    """The median of `values`, at least one, between their quartiles."""
     low, median, high = (float(q) for q in np.quantile(values, (0.25, 0.5, 0.75)))
     return Spread(median, low, high, len(values))
 
 
 def _with_plain_first(methods: Sequence[Method]) -> list[Method]:
-    labels = [_label(method) for method in methods]
+    labels = [label(method) for method in methods]
     twice = sorted({label for label in labels if labels.count(label) > 1})
     if twice:
         raise ValueError(f"methods must differ from each other, got more than once: {', '.join(twice)}")

@@ -107,7 +107,8 @@ def quality_plot(comparison: Comparison, metric: str) -> str:
         axes.margins(y=0.18)
         at_top: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "ha": "right", "va": "top"}
         axes.annotate("plain", (plain, 1), (-5, -3), textcoords="offset points", color=series[0], **at_top)
-        axes.set_xlabel(f"seconds {comparison.a_picture}, median (left is faster); the line: the Pareto front")
+        how = "as noted, not interleaved" if comparison.folders else "median"
+        axes.set_xlabel(f"seconds {comparison.a_picture}, {how} (left is faster); the line: the Pareto front")
         axes.set_ylabel(METRICS[metric][1])
         figure.canvas.draw()  # settles the layout, without which nothing can be placed
         _label_points(axes, points, series, plain)

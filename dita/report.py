@@ -60,6 +60,22 @@ NOTES = (
 )
 """What the columns mean, as (term, rest of the sentence)."""
 
+FOLDER_NOTES = (
+    (
+        "Speed-up, as noted,",
+        "is from the seconds that `dita generate` noted for each picture: its share of the pipeline call. The folders"
+        " were made one after another, perhaps in other batches or on other machines, and first calls are slow: nothing"
+        " was interleaved, so this is no measurement of speed. It is the median over pairs. Beside it: the quartiles.",
+    ),
+    *NOTES[3:4],
+    (
+        "Not here:",
+        "the steps that ran, their FLOPs and the cache are counted while pictures are made; `dita plan` works them out,"
+        " and `dita compare` without --pictures measures.",
+    ),
+)
+"""The same where the pictures were read from folders."""
+
 JUDGE_NOTE = (
     "Judge right",
     "is the share of pictures that show all that their prompts say: shapes, colours, count, relation, said sizes, sign"
@@ -134,12 +150,12 @@ def rows(comparison: Comparison) -> list[Row]:
         Row(
             label=result.label,
             role=result.role,
-            steps=result.steps,
+            steps=result.steps or "–",
             seconds=_spread_cell(result.seconds_per_image),
             speedup=_spread_cell(result.speedup, "×") if result.psnr else Cell("1.00×"),
-            tflops=_three_digits(result.tflops),
-            flops_ratio=f"{result.flops_ratio:.2f}",
-            cache_mb=_three_digits(result.cache_bytes / 1e6),
+            tflops="–" if result.tflops is None else _three_digits(result.tflops),
+            flops_ratio="–" if result.flops_ratio is None else f"{result.flops_ratio:.2f}",
+            cache_mb="–" if result.cache_bytes is None else _three_digits(result.cache_bytes / 1e6),
             psnr=_average_cell(result.psnr, ".1f"),
             ssim=_average_cell(result.ssim, ".3f"),
             judge=_share_cell(result.judge.correct if result.judge else None),
@@ -161,9 +177,12 @@ def terminal_table(comparison: Comparison) -> Table:
     table = Table(header_style="bold", box=None, padding=(0, 1, 0, 0), pad_edge=False, caption_justify="left")
     table.add_column("method", overflow="fold")
     made = comparison.makes
-    heads = ("steps\nthat ran", f"s / {made}\nmedian", "speed-up\nin s", f"TFLOPs\n/{made}", "FLOPs\nratio")
     judged = _is_judged(comparison)
-    for head in (*heads, "cache\nMB", "PSNR\ndB", "SSIM\n", *(["judge\nright"] if judged else [])):
+    counted = not comparison.folders
+    heads = [f"s / {made}\nmedian", "speed-up\nin s"] if counted else [f"s / {made}\nas noted", "speed-up\nas noted"]
+    if counted:
+        heads = ["steps\nthat ran", *heads, f"TFLOPs\n/{made}", "FLOPs\nratio", "cache\nMB"]
+    for head in (*heads, "PSNR\ndB", "SSIM\n", *(["judge\nright"] if judged else [])):
         table.add_column(head, justify="right", no_wrap=True)
     metrics = len(_metric_names(comparison))
     for head in extra_heads(comparison)[-metrics:] if metrics else ():
@@ -171,14 +190,20 @@ def terminal_table(comparison: Comparison) -> Table:
     for row, result in zip(rows(comparison), comparison.results, strict=True):
         time = result.seconds_per_image
         spread = f" ±{50 * (time.high - time.low) / time.median:.0f}%" if time.count > 1 else ""
-        numbers = [row.speedup.value, row.tflops, row.flops_ratio, row.cache_mb, row.psnr.value, row.ssim.value]
-        more = [row.judge.value] if judged else []
-        more += [cell.value for cell in row.extra[-metrics:]] if metrics else []
-        table.add_row(row.label, row.steps, row.seconds.value + spread, *numbers, *more)
+        cells = [row.seconds.value + spread, row.speedup.value]
+        if counted:
+            cells = [row.steps, *cells, row.tflops, row.flops_ratio, row.cache_mb]
+        cells += [row.psnr.value, row.ssim.value]
+        cells += [row.judge.value] if judged else []
+        cells += [cell.value for cell in row.extra[-metrics:]] if metrics else []
+        table.add_row(row.label, *cells)
     remarks = ["± is half the distance between the quartiles"]
+    if not counted:
+        remarks.append("seconds are those noted in the folders: not interleaved, so no measurement of speed")
     remarks += [
         f"{row.label}: {remark}" for row in rows(comparison) for remark in (row.role, row.psnr.remark) if remark
     ]
+    remarks += comparison.notes
     remarks += [fact for _, fact in _metric_notes(comparison, warnings_only=True)]
     table.caption = "\n" + "\n".join(remarks)
     return table
@@ -186,9 +211,10 @@ def terminal_table(comparison: Comparison) -> Table:
 
 def title(comparison: Comparison) -> str:
     """What was compared, in a line."""
-    methods, prompts = len(comparison.results), len(comparison.prompts)
+    methods, count = len(comparison.results), comparison.pictures
+    what = "picture" if comparison.folders else "prompt"
     return (
-        f"{comparison.model}: {methods} method{'s'[: methods != 1]}, {prompts} prompt{'s'[: prompts != 1]},"
+        f"{comparison.model}: {methods} method{'s'[: methods != 1]}, {count} {what}{'s'[: count != 1]},"
         f" {comparison.steps} steps, {comparison.device} in {comparison.dtype}"
     )
 
@@ -265,7 +291,7 @@ def _content(comparison: Comparison) -> dict[str, Any]:
         "title": title(comparison),
         "rows": table,
         "notes": (
-            *NOTES,
+            *(FOLDER_NOTES if comparison.folders else NOTES),
             *(CLIP_NOTES if comparison.frames else ()),
             *([JUDGE_NOTE] if _is_judged(comparison) else ()),
             *_metric_notes(comparison),
@@ -274,7 +300,10 @@ def _content(comparison: Comparison) -> dict[str, Any]:
         "extra_heads": extra_heads(comparison),
         "findings": _findings(comparison, table),
         "version": comparison.versions["dita"],
-        "hardware": comparison.machine["gpu" if comparison.device.startswith("cuda") else "processor"],
+        "hardware": comparison.machine.get("gpu" if comparison.device.startswith("cuda") else "processor")
+        or comparison.device,
+        "counted": not comparison.folders,
+        "noted": ", as noted" if comparison.folders else "",
         "machine": {key: value for key, value in comparison.machine.items() if value},
     }
 
@@ -285,7 +314,8 @@ def _findings(comparison: Comparison, table: Sequence[Row]) -> list[tuple[str, s
     if not compared:
         return []
     fastest, row = max(compared, key=lambda pair: pair[0].speedup.median)
-    found = [("Fastest", f"{fastest.label}: {row.speedup.value} the speed of plain, PSNR {row.psnr.value} dB")]
+    how = ", as noted" if comparison.folders else ""
+    found = [("Fastest" + how, f"{fastest.label}: {row.speedup.value} the speed of plain, PSNR {row.psnr.value} dB")]
     means = [(r.psnr.mean, r.label, row) for r, row in compared if r.psnr and r.psnr.mean is not None]
     if means:
         _, closest, row = max(means, key=lambda entry: entry[0])
