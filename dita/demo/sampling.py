@@ -25,7 +25,6 @@ from dita.methods import FewerSteps, Method, Plain
 
 ENGINE_FREE = (Plain, FewerSteps)  # timed with nothing attached to the pipeline
 PREVIEWS = 14  # of one picture, at most
-FRAMES = 24.0  # a second of a video
 
 Frames = NDArray[np.uint8]
 """(F, H, W, 3): the frames of a video, or one picture."""
@@ -148,6 +147,11 @@ def _watched(
         yield watching
     finally:
         scheduler.__dict__.pop("step", None)  # gone already where dita was enabled: it puts the stock step back
+
+
+def frames_per_second(count: int) -> float:
+    """At which a video of `count` frames is played: it takes two seconds, where that is neither slow nor fast."""
+    return min(24.0, max(8.0, count / 2))
 
 
 def _stacked(pictures: list[Image.Image]) -> Frames:

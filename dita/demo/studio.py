@@ -16,7 +16,7 @@ from typing import Generic, TypeVar
 import torch
 
 from dita.demo.loaded import Loaded
-from dita.demo.request import Limits, Refused, Request, limits_of
+from dita.demo.request import Limits, Refused, Request, checked, limits_of
 from dita.demo.sampling import Made, Seen, Stopped, sample
 from dita.demo.scores import Scorer, Scores
 from dita.methods import Method, Plain
@@ -172,9 +172,15 @@ class Studio:
             self._shapes[key] = made.summary.shape
         return self._shapes[key]
 
-    def shape_if_known(self, request: Request) -> Shape | None:
-        """The same where a picture of this size was made already; of any thread."""
-        return self._shapes.get((request.height, request.width, request.guidance > 1))
+    @property
+    def default_shape(self) -> Shape | None:
+        """That of the first picture ever made here, which `warm_up` makes of the model's own size."""
+        return next(iter(self._shapes.values()), None)
+
+    def warm_up(self) -> None:
+        """Two steps of the model's own size, so that the first visitor need not wait for them."""
+        request = checked(self.loaded, self.limits, self.loaded.examples(1)[0])
+        self._worker.submit(self.shape, request).result()
 
     def measured(self, visit: Visit, request: Request, made: Made, plain: Made | None) -> Scores:
         """A picture's scores, in turn with the pictures of others, so that no timing is disturbed."""
