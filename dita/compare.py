@@ -233,9 +233,9 @@ def compare(
     job = _Job(model, prompts, seeds, steps, batch, arguments)
     calls = _run(job, chosen, repeats, warmup, clock, console or Console(stderr=True))
     name = name or getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__
-    pictures = {_label(method): _pictures(calls[method]) for method in chosen}
+    pictures = {numbered_label(method): _pictures(calls[method]) for method in chosen}
     tallies = judging.tallies(pictures, prompts) if models.is_bundled(name) else {}
-    measured = measuring([(_label(m), _pictures(calls[m])) for m in chosen], prompts, seeds)
+    measured = measuring([(numbered_label(m), _pictures(calls[m])) for m in chosen], prompts, seeds)
     comparison = Comparison(
         model=name,
         prompts=prompts,
@@ -251,7 +251,7 @@ def compare(
         versions=_versions(),
         machine=_machine(),
         results=tuple(
-            dataclasses.replace(_result(method, calls, job), judge=tallies.get(_label(method)), metrics=found)
+            dataclasses.replace(_result(method, calls, job), judge=tallies.get(numbered_label(method)), metrics=found)
             for method, found in zip(chosen, measured, strict=True)
         ),
         reference=os.fspath(reference) if reference is not None else None,
@@ -330,13 +330,13 @@ def _run(
     with _silenced(job.pipe), _progress(console) as progress:
         bar = progress.add_task("", total=len(warm_ups) + len(rounds) * len(methods))
         for method, index, _ in warm_ups:
-            progress.update(bar, description=f"warm-up, {_label(method)}")
+            progress.update(bar, description=f"warm-up, {numbered_label(method)}")
             calls[method].append(_timed_call(job, method, Timing(-1, index, 0, 0, 0.0), clock, attach=True))
             progress.advance(bar)
         for turn, (repeat, index) in enumerate(rounds):
             first = turn % len(methods)
             for position, method in enumerate([*methods[first:], *methods[:first]]):
-                progress.update(bar, description=f"batch {turn + 1} of {len(rounds)}, {_label(method)}")
+                progress.update(bar, description=f"batch {turn + 1} of {len(rounds)}, {numbered_label(method)}")
                 attach = not isinstance(method, ENGINE_FREE)
                 timing = Timing(repeat, index, position, 0, 0.0)
                 calls[method].append(_timed_call(job, method, timing, clock, attach=attach))
@@ -420,7 +420,7 @@ def _result(method: Method, calls: Mapping[Method, Sequence[_Call]], job: _Job) 
     psnr_each = [float(psnr(picture, original)) for picture, original in pairs]
     ssim_each = [float(ssim(picture, original)) for picture, original in pairs]
     return MethodResult(
-        label=_label(method),
+        label=numbered_label(method),
         role=_role(method, job.steps),
         method=method.as_json(),
         step_kinds=tuple(kind.value for kind in summary.kinds),
@@ -436,7 +436,7 @@ def _result(method: Method, calls: Mapping[Method, Sequence[_Call]], job: _Job) 
         ssim=average(ssim_each) if compared else None,
         psnr_each=tuple(value if np.isfinite(value) else None for value in psnr_each),
         ssim_each=tuple(ssim_each),
-        images=report.image_paths(_label(method), len(job.prompts)),
+        images=report.image_paths(numbered_label(method), len(job.prompts)),
         timings=tuple(timed),
     )
 
@@ -453,10 +453,10 @@ def _pictures(calls: Sequence[_Call]) -> list[np.ndarray]:
     return [picture for call in first for picture in call.pictures]
 
 
-def _label(method: Method) -> str:
+def numbered_label(method: Method) -> str:
     """The short form with all leading numbers, which `Method.label` leaves out where they are the defaults."""
     if isinstance(method, Composition):
-        return "+".join(_label(part) for part in method.methods)
+        return "+".join(numbered_label(part) for part in method.methods)
     name, *parts = method.label().split(":")
     given = [part for part in parts if "=" not in part]
     numbers = [str(value) for f in method.positional if isinstance(value := getattr(method, f), (int, float))]
@@ -478,7 +478,7 @@ def _spread(values: Sequence[float]) -> Spread:
 
 
 def _with_plain_first(methods: Sequence[Method]) -> list[Method]:
-    labels = [_label(method) for method in methods]
+    labels = [numbered_label(method) for method in methods]
     twice = sorted({label for label in labels if labels.count(label) > 1})
     if twice:
         raise ValueError(f"methods must differ from each other, got more than once: {', '.join(twice)}")

@@ -1,4 +1,4 @@
-"""The figures of the pages as HTML: pictures and clips inside data URIs, so that no file of the server is ever served."""
+"""The figures of the pages as HTML; pictures and clips lie inside data URIs, so that no file is served for them."""
 
 from __future__ import annotations
 
@@ -13,16 +13,23 @@ from typing import Any
 import jinja2
 import matplotlib
 import numpy as np
+from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from PIL import Image
 
+from dita.caching.token_record import TokenRecord
+from dita.compare import numbered_label
 from dita.demo.grid import HIGHEST_PSNR, Point
 from dita.demo.loaded import Loaded
+from dita.demo.record import Spent
 from dita.demo.sampling import Frames, frames_per_second
 from dita.demo.scores import Scores, difference
 from dita.demo.studio import Finished
 from dita.methods import Method, Plain
 from dita.plan import LETTERS, Plan
+from dita.plots.plan_map import plot_plan
+from dita.plots.theme import ThemeName
+from dita.plots.token_map import plot_tokens
 from dita.shapes import Kind, Shape
 
 _environment = jinja2.Environment(
@@ -30,6 +37,7 @@ _environment = jinja2.Environment(
 )
 _figures: Any = _environment.get_template("figures.html.j2").module
 COLOURS = "magma"  # of the difference map
+DOTS = 130  # an inch, of drawings
 WORDS = {
     Kind.FULL: "full",
     Kind.PARTIAL: "some tokens",
@@ -129,7 +137,7 @@ def numbers(finished: Sequence[Finished]) -> str:
     scored = any(one.scores.clip is not None for one in finished)
     rows = [
         {
-            "label": "plain" if one.slot == 0 else one.made.method.label(),
+            "label": "plain" if one.slot == 0 else numbered_label(one.made.method),
             "steps": _steps(one),
             "seconds": f"{one.made.seconds:.2f}",
             "share": f"{100 * one.made.seconds / slowest:.1f}",
@@ -145,8 +153,8 @@ def numbers(finished: Sequence[Finished]) -> str:
     ]
     notes = (
         "Seconds are of one run each, previews not counted; repeat them with dita compare. FLOPs are of the steps that"
-        " ran, scoring and matching of tokens included. PSNR and SSIM compare with the plain picture: how close, not how"
-        " good."
+        " ran, scoring and matching of tokens included. PSNR and SSIM compare with the plain picture: how close, not"
+        " how good."
     )
     if judged:
         notes += " The judge reads from the picture what the prompt says of it."
@@ -176,6 +184,50 @@ def plan_line(plan: Plan) -> str:
     return f"{steps}{merged}. FLOPs ratio {plan.plain_flops / flops:.2f}: what it could save at best."
 
 
+def plan_map(plan: Plan, dark: bool) -> str:
+    """The plan as a map."""
+    return _drawn(plot_plan(plan, theme="dark" if dark else "light", width=9.0), plan_line(plan))
+
+
+def token_map(
+    tokens: TokenRecord,
+    step: int,
+    frames: Frames,
+    *,
+    layer: int | None,
+    module: str | None,
+    frame: int | None,
+    dark: bool,
+) -> str:
+    """The tokens of one step over the picture. Raises `ValueError` as `dita.plot_tokens` does."""
+    picture = frames if frame is not None else enlarged(frames)
+    theme: ThemeName = "dark" if dark else "light"
+    figure = plot_tokens(tokens, step, picture, layer=layer, module=module, frame=frame, theme=theme, width=6.0)
+    return _drawn(figure, f"tokens of step {step}")
+
+
+def spent(found: Sequence[Spent]) -> str:
+    """Where the seconds of a run went."""
+    whole = sum(one.total for one in found) or 1.0
+    rows = [
+        {
+            "what": one.what,
+            "times": one.times,
+            "each": f"{one.each * 1e3:.1f}",
+            "total": f"{one.total:.2f}",
+            "share": f"{100 * one.total / whole:.0f}",
+        }
+        for one in found
+    ]
+    return str(_figures.spent(rows))
+
+
+def _drawn(figure: Figure, alt: str) -> str:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=DOTS)
+    return str(_figures.drawing(_uri("image/png", buffer.getvalue()), alt))
+
+
 def refusal(message: str) -> str:
     """Why something cannot be."""
     return str(_figures.refusal(message))
@@ -201,7 +253,7 @@ def points(found: Sequence[Point]) -> str:
     judged = any(point.right is not None for point in found)
     rows = [
         {
-            "label": point.method.label(),
+            "label": numbered_label(point.method),
             "rival": "" if not point.rival else "the reference" if point.method == Plain() else "fewer steps",
             "seconds": f"{point.seconds:.2f}",
             "speedup": f"{point.speedup:.2f}×",

@@ -7,6 +7,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+from dita.compare import numbered_label
 from dita.demo.request import Limits, Refused, Request
 from dita.demo.sampling import Made
 from dita.demo.scores import Scores
@@ -99,7 +100,7 @@ def explore(
         for method in every:
             made: list[tuple[Made, Scores]] = []
             for number, request in enumerate(requests):
-                yield Done(count, total, method.label())
+                yield Done(count, total, numbered_label(method))
                 for event in studio.sampled(visit, request, method):
                     if isinstance(event, Waiting):
                         yield event
@@ -113,7 +114,11 @@ def explore(
 
 
 def _point(
-    studio: Studio, method: Method, made: Sequence[tuple[Made, Scores]], plain: Sequence[Made], requests: Sequence[Request]
+    studio: Studio,
+    method: Method,
+    made: Sequence[tuple[Made, Scores]],
+    plain: Sequence[Made],
+    requests: Sequence[Request],
 ) -> Point:
     flops = [studio.flops(request, one) for request, (one, _) in zip(requests, made, strict=True)]
     close = [scores.ssim for _, scores in made if scores.ssim is not None]

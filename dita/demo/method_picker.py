@@ -8,6 +8,7 @@ from typing import Any
 
 import gradio as gr
 
+from dita.compare import numbered_label
 from dita.demo import figures
 from dita.demo.controls import Control, controls, parts, value
 from dita.demo.presets import presets
@@ -33,13 +34,18 @@ class MethodPicker:
         self.title = title
         self.key = key
         family = studio.loaded.family
-        choices = [(name, method.label()) for name, method in presets(family).items()]
-        named = [(f"Method: {name}", name) for name, cls in METHODS.items() if family in cls.families and cls is not Plain]
+        choices = [(name, numbered_label(method)) for name, method in presets(family).items()]
+        runs = [cls for cls in METHODS.values() if family in cls.families and cls is not Plain]
+        named = [(f"Method: {cls.name}", numbered_label(cls())) for cls in runs]
         taken = {short for _, short in choices}
         choices += [(name, short) for name, short in named if short not in taken]
         none = [("None", NONE)] if optional else []
         self.choice = gr.Dropdown(
-            [*none, *choices, ("Own parameters", CUSTOM)], value=value, label=title, elem_id=f"{key}-choice", filterable=False
+            [*none, *choices, ("Own parameters", CUSTOM)],
+            value=value,
+            label=title,
+            elem_id=f"{key}-choice",
+            filterable=False,
         )
         self.form = gr.State(value)
         self.strip = gr.HTML(elem_id=f"{key}-strip")
@@ -58,7 +64,8 @@ class MethodPicker:
         """The events: `steps` is the Compare page's, `load` the page's own load event."""
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
         self.choice.input(self._chosen, [self.choice, self.form], [self.text, self.form], **quiet)
-        gr.on([self.text.submit, self.text.blur], self._typed, [self.text, self.form], [self.form, self.choice], **quiet)
+        typed = [self.text.submit, self.text.blur]
+        gr.on(typed, self._typed, [self.text, self.form], [self.form, self.choice], **quiet)
         gr.on([self.text.change, steps.release, load], self._planned, [self.text, steps], self.strip, **quiet)
 
     def _chosen(self, choice: str, form: str) -> tuple[Any, Any]:
@@ -79,7 +86,7 @@ class MethodPicker:
     def _controls(self) -> None:
         """Draws the controls anew whenever another method is chosen or typed."""
 
-        @gr.render(inputs=[self.form], triggers=[self.form.change, gr.context.Context.root_block.load])  # type: ignore[union-attr]
+        @gr.render(inputs=[self.form], show_progress="hidden")
         def draw(form: str) -> None:
             try:
                 method = _method(self.studio, form)
@@ -99,16 +106,19 @@ class MethodPicker:
                 rest = [one for one in fields if one.name not in part.positional]
                 drawn = {}
                 for control in main:
-                    drawn[control.name] = component(control, value(part, control), self.key)
+                    drawn[control.name] = component(control, value(part, control), f"{self.key}-{part.name}")
                 if rest:
                     with gr.Accordion(f"More of {part.name}", open=False):
                         for control in rest:
-                            drawn[control.name] = component(control, value(part, control), self.key)
+                            drawn[control.name] = component(control, value(part, control), f"{self.key}-{part.name}")
                 shown += [drawn[control.name] for control in fields]
-            spec = [[part.name, [[c.name, c.default, c.optional] for c in controls(type(part))]] for part in parts(method)]
+            spec = [
+                [part.name, [[c.name, c.default, c.optional] for c in controls(type(part))]] for part in parts(method)
+            ]
             js = f"(...values) => [window.ditaShort({json.dumps(spec)}, values), {CUSTOM!r}]"
+            here: dict[str, Any] = {"js": js, "show_progress": "hidden", "api_visibility": "private"}
             for one in shown:
-                one.change(None, shown, [self.text, self.choice], js=js, show_progress="hidden", api_visibility="private")
+                one.input(None, shown, [self.text, self.choice], **here)  # in the browser alone: it cannot lag behind
 
 
 def component(control: Control, now: Any, key: str) -> Any:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeGuard
 
 from dita.asking import asking
+from dita.compare import numbered_label
 from dita.demo.loaded import Loaded
 from dita.methods import Method, MethodLike, as_method
 
 LARGEST_SEED = 2**32 - 1
 
 
-class Refused(ValueError):  # noqa: N818  # it is read as a sentence: a request refused
+class Refused(ValueError):  # it is read as a sentence: a request refused
     """A request that is not served; its message is for the visitor."""
 
 
@@ -122,7 +123,7 @@ def checked_methods(loaded: Loaded, limits: Limits, given: list[MethodLike]) -> 
     if not methods:
         raise Refused("Choose at least one method.")
     if len(set(methods)) < len(methods):
-        raise Refused(f"Both methods are {methods[0].label()}: choose two that differ, or one.")
+        raise Refused(f"Both methods are {numbered_label(methods[0])}: choose two that differ, or one.")
     return methods
 
 
@@ -149,7 +150,7 @@ def _side(name: str, value: object, loaded: Loaded, limits: Limits) -> int:
 
 
 def _whole(name: str, value: object, least: int, most: int) -> int:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value) or value != int(value):
+    if not _is_number(value) or value != int(value):
         raise Refused(f"{name} must be a whole number, got {_short(value)}.")
     if not least <= value <= most:
         raise Refused(f"{name} must be between {least} and {most}, got {int(value)}.")
@@ -157,11 +158,15 @@ def _whole(name: str, value: object, least: int, most: int) -> int:
 
 
 def _number(name: str, value: object, least: float, most: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+    if not _is_number(value):
         raise Refused(f"{name} must be a number, got {_short(value)}.")
     if not least <= value <= most:
         raise Refused(f"{name} must be between {least:g} and {most:g}, got {value:g}.")
     return float(value)
+
+
+def _is_number(value: object) -> TypeGuard[int | float]:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 
 def _short(value: object) -> str:

@@ -30,7 +30,7 @@ Frames = NDArray[np.uint8]
 """(F, H, W, 3): the frames of a video, or one picture."""
 
 
-class Stopped(Exception):  # noqa: N818  # no error: the visitor wished it
+class Stopped(Exception):  # no error: the visitor wished it
     """The visitor stopped the run."""
 
 

@@ -27,7 +27,7 @@ class Scores:
     """What was measured of one picture, or of the frames of a video together.
 
     Attributes:
-        psnr, ssim: beside the plain picture (means over frames; PSNR in dB, inf where identical); None of the plain one.
+        psnr, ssim: beside the plain picture (means over frames; PSNR in dB, inf where identical); None for itself.
         verdict: of the shapes world's judge, attribute by attribute; None where the prompt is no caption of the world.
         clip: CLIP score (100 times the cosine), where there is no verdict and a CLIP network is at hand.
     """
@@ -102,4 +102,3 @@ def difference(frames: Frames, plain: Frames) -> tuple[NDArray[np.float64], floa
     largest = np.abs(frames.astype(np.float64) - plain.astype(np.float64)).max(axis=-1) / 255
     mean: NDArray[np.float64] = largest.mean(axis=0)
     return mean, float(largest.max())
-

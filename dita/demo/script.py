@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dita.compare import numbered_label
 from dita.demo.loaded import Loaded
 from dita.demo.request import Request
 from dita.methods import FewerSteps, Method, Plain
@@ -27,8 +28,8 @@ def python_lines(loaded: Loaded, request: Request, method: Method) -> str:
         "from dita import models",
         "",
         f"pipe, _ = models.load({loaded.name!r}, {dtype!r}, device={loaded.device!r})",
-        *([] if free else [f"dita.enable(pipe, {method.label()!r})"]),
-        *([f"# {method.label()}: the same sampler with fewer steps"] if isinstance(method, FewerSteps) else []),
+        *([] if free else [f"dita.enable(pipe, {numbered_label(method)!r})"]),
+        *([f"# {numbered_label(method)}: the same sampler with fewer steps"] if isinstance(method, FewerSteps) else []),
         "made = pipe(",
         f"    {asked},",
         *(f"    {name}={value!r}," for name, value in arguments.items()),
