@@ -46,9 +46,7 @@ def build(studio: Studio) -> gr.Blocks:
     return app
 
 
-def launch(
-    studio: Studio, *, port: int | None = None, host: str = "127.0.0.1", share: bool = False
-) -> gr.Blocks:
+def launch(studio: Studio, *, port: int | None = None, host: str = "127.0.0.1", share: bool = False) -> gr.Blocks:
     """Serves the app in a thread, and returns it once it is up. Close it with `close()`.
 
     No file of the server can be reached; nothing is sent anywhere or fetched from elsewhere, unless `share`, which

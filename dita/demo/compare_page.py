@@ -49,6 +49,9 @@ class ComparePage:
                 with gr.Row():
                     self.run = gr.Button("Compare", variant="primary", elem_id="compare-run", scale=2)
                     self.stop = gr.Button("Stop", interactive=False, elem_id="compare-stop", scale=1, min_width=80)
+                if not loaded.labels:
+                    with gr.Accordion("Examples", open=False):
+                        self._examples(examples)
                 self.first = MethodPicker(studio, SLOTS[1], "toca:4:0.9", optional=False, key="a")
                 self.second = MethodPicker(studio, SLOTS[2], "steps:0.5", optional=True, key="b")
                 with gr.Accordion("Picture", open=False, elem_id="compare-picture"):
@@ -108,8 +111,12 @@ class ComparePage:
             elem_classes="dita-prompt",
             info=OWN_WORLD if loaded.bundled else None,
         )
-        gr.Examples([[one] for one in examples], prompt, label="Examples", elem_id="compare-examples")
         return prompt
+
+    def _examples(self, examples: list[str]) -> None:
+        gr.Examples(
+            [[one] for one in examples], self.prompt, label="", elem_id="compare-examples", example_labels=examples
+        )
 
     def connect(self, load: Any) -> None:
         """The events of the page."""

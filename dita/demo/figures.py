@@ -21,7 +21,7 @@ from dita.caching.token_record import TokenRecord
 from dita.compare import numbered_label
 from dita.demo.grid import HIGHEST_PSNR, Point
 from dita.demo.loaded import Loaded
-from dita.demo.record import Spent
+from dita.demo.record import WORDS, Spent
 from dita.demo.sampling import Frames, frames_per_second
 from dita.demo.scores import Scores, difference
 from dita.demo.studio import Finished
@@ -38,12 +38,12 @@ _environment = jinja2.Environment(
 _figures: Any = _environment.get_template("figures.html.j2").module
 COLOURS = "magma"  # of the difference map
 DOTS = 130  # an inch, of drawings
-WORDS = {
-    Kind.FULL: "full",
-    Kind.PARTIAL: "some tokens",
-    Kind.REUSE: "reused",
-    Kind.FORECAST: "forecast",
-    Kind.SKIP: "blocks skipped",
+MEANINGS = {
+    Kind.FULL: "every token computed",
+    Kind.PARTIAL: "some tokens computed",
+    Kind.REUSE: "stored outputs used",
+    Kind.FORECAST: "stored outputs continued",
+    Kind.SKIP: "blocks passed by",
 }
 
 
@@ -178,7 +178,7 @@ def plan_line(plan: Plan) -> str:
             f"{len(plan.steps)} steps instead of {plan.requested_steps}"
         )  # fmt: skip
     else:
-        steps = " + ".join(f"{count} {WORDS[kind]}" for kind, count in counts.items()) + f" of {len(plan.steps)} steps"
+        steps = " + ".join(f"{count} {WORDS[kind]}" for kind, count in counts.items()) + " steps"
     merged = f"; {plan.merged_share:.0%} of the tokens merged in full steps" if plan.merged_share else ""
     flops = plan.flops() + plan.score_flops + plan.matching_flops
     return f"{steps}{merged}. FLOPs ratio {plan.plain_flops / flops:.2f}: what it could save at best."
@@ -278,7 +278,7 @@ def _kinds(plan: Plan) -> list[str]:
 
 
 def _legend(plan: Plan) -> list[tuple[str, str]]:
-    return [(kind.value, WORDS[kind]) for kind in LETTERS if kind in plan.kinds]
+    return [(kind.value, f"{WORDS[kind]}: {MEANINGS[kind]}") for kind in LETTERS if kind in plan.kinds]
 
 
 def _steps(one: Finished) -> str:

@@ -40,25 +40,26 @@ class MethodPicker:
         taken = {short for _, short in choices}
         choices += [(name, short) for name, short in named if short not in taken]
         none = [("None", NONE)] if optional else []
-        self.choice = gr.Dropdown(
-            [*none, *choices, ("Own parameters", CUSTOM)],
-            value=value,
-            label=title,
-            elem_id=f"{key}-choice",
-            filterable=False,
-        )
         self.form = gr.State(value)
-        self.strip = gr.HTML(elem_id=f"{key}-strip")
-        with gr.Accordion("Parameters", open=False, elem_id=f"{key}-parameters"):
-            self._controls()
-            self.text = gr.Textbox(
+        with gr.Group():
+            self.choice = gr.Dropdown(
+                [*none, *choices, ("Own parameters", CUSTOM)],
                 value=value,
-                label="In short",
-                info="As the command line takes it; edit it, or the controls above.",
-                elem_id=f"{key}-text",
-                max_lines=1,
-                max_length=400,
+                label=title,
+                elem_id=f"{key}-choice",
+                filterable=False,
             )
+            self.strip = gr.HTML(elem_id=f"{key}-strip", elem_classes="dita-plan")
+            with gr.Accordion("Parameters", open=False, elem_id=f"{key}-parameters"):
+                self._controls()
+                self.text = gr.Textbox(
+                    value=value,
+                    label="In short",
+                    info="As the command line takes it; edit it, or the controls above.",
+                    elem_id=f"{key}-text",
+                    max_lines=1,
+                    max_length=400,
+                )
 
     def connect(self, steps: gr.Slider, load: Callable[..., Any]) -> None:
         """The events: `steps` is the Compare page's, `load` the page's own load event."""

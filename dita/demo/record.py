@@ -47,7 +47,7 @@ class Recorded:
         return [*found, Spent("prompt, sampler, decoding", 1, rest, rest)]
 
 
-WORDS = {
+WORDS: dict[Kind, str] = {
     Kind.FULL: "full",
     Kind.PARTIAL: "partial",
     Kind.REUSE: "reused",

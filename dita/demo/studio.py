@@ -213,9 +213,9 @@ class Studio:
             ticket = self._submitted
         future: Future[None] = self._worker.submit(job.run)
         future.add_done_callback(self._one_done)
+        ahead, end = 0, None
         try:
-            ahead = None
-            while True:
+            while end is None:
                 if visit.stop.is_set() and future.cancel():
                     raise Stopped
                 try:
@@ -227,16 +227,17 @@ class Studio:
                         yield Waiting(now)
                     continue
                 if isinstance(event, _End):
-                    break
-                yield event
-            if event.error is not None:
-                raise event.error
-            assert event.result is not None
-            yield event.result
+                    end = event
+                else:
+                    yield event
         finally:
-            if not future.done():  # the visitor has gone
+            if end is None:  # the visitor has gone, or stopped
                 visit.stop.set()
                 future.cancel()
+        if end.error is not None:
+            raise end.error
+        assert end.result is not None
+        yield end.result
 
     def _one_done(self, _: object) -> None:
         with self._lock:
