@@ -243,7 +243,7 @@ def test_two_visitors_see_their_own_pictures(visit):
         pictures.append(page.locator("#compare-card-1 img").get_attribute("src"))
     assert pictures[0] != pictures[1]
     compare(first, "a red circle on a white background")  # and again, alone
-    status(first, "Starting")
+    first.locator('#compare-card-1 .dita-card:not([data-state="done"])').wait_for()
     status(first, "Done.")
     assert first.locator("#compare-card-1 img").get_attribute("src") == pictures[0]
 
