@@ -14,7 +14,8 @@ import gradio as gr
 from dita import miniature
 from dita.demo import endpoints, figures
 from dita.demo.compare_page import ComparePage, session_of
-from dita.demo.explore_page import ExplorePage
+from dita.demo.endpoints import CALLING
+from dita.demo.explore_page import EXPLORING, ExplorePage
 from dita.demo.studio import Studio
 from dita.demo.time_page import TimePage
 
@@ -39,7 +40,8 @@ def build(studio: Studio) -> gr.Blocks:
         explore.connect(compare)
 
         def leave(visitor: gr.Request) -> None:
-            studio.stop(session_of(visitor))
+            for part in ("", EXPLORING, CALLING):
+                studio.stop(session_of(visitor) + part)
 
         app.unload(leave)
     app.queue(default_concurrency_limit=8, max_size=4 * studio.limits.waiting)

@@ -27,6 +27,7 @@ from dita.methods.pages import summary_line
 
 logger = logging.getLogger("dita.demo")
 T = TypeVar("T")
+CALLING = "/api"  # marks what a visitor's program asked for
 
 
 def add(studio: Studio) -> None:
@@ -60,7 +61,7 @@ def add(studio: Studio) -> None:
         """Makes a picture with the plain pipeline and with a method: both pictures, and the numbers beside them."""
         request = checked(loaded, studio.limits, prompt, seed, steps, guidance, height, width)
         methods = checked_methods(loaded, studio.limits, [method])
-        events = studio.compare(request, methods, session_of(visitor) + "/api")
+        events = studio.compare(request, methods, session_of(visitor) + CALLING)
         finished = [event for event in events if isinstance(event, Finished)]
         pictures = [_picture(one.made.frames, fast) for one in finished]
         return pictures[0], pictures[1], _numbers(finished[1], finished[0])

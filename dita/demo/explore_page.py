@@ -26,6 +26,7 @@ logger = logging.getLogger("dita.demo")
 CYCLES = (2, 3, 4, 5, 6, 8)
 RATIOS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 PROMPTS = 3
+EXPLORING = "/explore"  # marks what a visitor explores: it is stopped by itself
 IDLE = "Choose a method and a grid, and press Explore. You can go on comparing meanwhile."
 PSNR, SSIM, RIGHT = "PSNR, dB", "SSIM", "right, %"
 SECONDS, METHOD, KIND = "seconds a picture", "method", "kind"
@@ -108,7 +109,7 @@ class ExplorePage:
         self.take.click(lambda label: (label, label, CUSTOM), self.pick, taken, **quiet)
 
     def _stop(self, visitor: gr.Request) -> str:
-        stopped = self.studio.stop(session_of(visitor) + SESSION)
+        stopped = self.studio.stop(session_of(visitor) + EXPLORING)
         return figures.progress(0, 1, "Stopping after this step …" if stopped else "Nothing is running.")
 
     def _explore(
@@ -130,7 +131,7 @@ class ExplorePage:
             start = checked(loaded, limits, lines[0] if lines else "", seed, steps).seed
             requests = [checked(loaded, limits, line, start + i, steps) for i, line in enumerate(lines)]
             methods = grid_methods(checked_method(loaded, base), sorted(cycles), sorted(ratios))
-            events = explore(self.studio, methods, requests, session_of(visitor) + SESSION)
+            events = explore(self.studio, methods, requests, session_of(visitor) + EXPLORING)
             yield {
                 self.progress: figures.progress(0, 1, "Starting …"),
                 self.table: "",
@@ -211,8 +212,6 @@ class ExplorePage:
             ]
         )
 
-
-SESSION = "/explore"  # of the same visitor, but stopped by itself
 
 
 def points_frame(found: Sequence[Point], quality: str) -> pd.DataFrame:

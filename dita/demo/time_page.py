@@ -68,7 +68,7 @@ class TimePage:
         self.stop.click(self._stop, None, self.status, queue=False, **quiet)
         chosen = [self.step, self.layer, self.module, self.frame]
         gr.on(
-            [self.step.release, self.step.change, self.layer.input, self.module.input, self.frame.release],
+            [self.step.change, self.layer.input, self.module.input, self.frame.change],
             self._tokens, [self.recorded, self.dark, *chosen], self.tokens,
             js=f"(recorded, dark, ...chosen) => [recorded, {DARK}, ...chosen]", trigger_mode="always_last", **quiet,
         )  # fmt: skip
