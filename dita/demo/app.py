@@ -60,6 +60,18 @@ def launch(studio: Studio, *, port: int | None = None, host: str = "127.0.0.1", 
     return app
 
 
+def theme() -> gr.themes.Base:
+    """Colours and letters; the letters come with Gradio."""
+    weights = (400, 700)  # of the other weights, Gradio 6.31 has files with a few letters only
+    return gr.themes.Default(
+        primary_hue="blue",
+        neutral_hue="slate",
+        radius_size="md",
+        font=[gr.themes.LocalFont("IBM Plex Sans", weights=weights), "ui-sans-serif", "system-ui", "sans-serif"],
+        font_mono=[gr.themes.LocalFont("IBM Plex Mono", weights=weights), "ui-monospace", "Consolas", "monospace"],
+    )
+
+
 def settings() -> dict[str, Any]:
     """The arguments of `launch` that make the app what it is, wherever it is hosted."""
     files = resources.files("dita.demo")
@@ -75,6 +87,6 @@ def settings() -> dict[str, Any]:
         "footer_links": ["api", "settings"],
         "css": (files / "look.css").read_text(),
         "head": f"<script>{(files / 'look.js').read_text()}</script>",
-        "theme": gr.themes.Default(primary_hue="blue", neutral_hue="slate", radius_size="md"),
+        "theme": theme(),
         "quiet": True,
     }
