@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import types
 from dataclasses import dataclass
-from functools import cache
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from dita.methods import Method
@@ -40,9 +39,17 @@ class Control:
     meaning: str
 
 
-@cache
 def controls(cls: type[Method]) -> tuple[Control, ...]:
     """The controls of a method, in the order of its fields."""
+    if cls not in _CONTROLS:
+        _CONTROLS[cls] = _found(cls)
+    return _CONTROLS[cls]
+
+
+_CONTROLS: dict[type[Method], tuple[Control, ...]] = {}
+
+
+def _found(cls: type[Method]) -> tuple[Control, ...]:
     hints = get_type_hints(cls, include_extras=True)
     meanings = MEANINGS | field_meanings(cls)
     return tuple(

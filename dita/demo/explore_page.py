@@ -213,7 +213,6 @@ class ExplorePage:
         )
 
 
-
 def points_frame(found: Sequence[Point], quality: str) -> pd.DataFrame:
     """The points that have a number for `quality`, as the plot takes them."""
     rows = []

@@ -184,9 +184,11 @@ def plan_line(plan: Plan) -> str:
     return f"{steps}{merged}. FLOPs ratio {plan.plain_flops / flops:.2f}: what it could save at best."
 
 
-def plan_map(plan: Plan, dark: bool) -> str:
+def plan_map(plan: Plan, model: str, dark: bool) -> str:
     """The plan as a map."""
-    return _drawn(plot_plan(plan, theme="dark" if dark else "light", width=9.0), plan_line(plan))
+    title = f"{numbered_label(plan.whole_method)} on {model}"
+    figure = plot_plan(plan, title=title, theme="dark" if dark else "light", width=9.0)
+    return _drawn(figure, f"{title}: {plan_line(plan)}")
 
 
 def token_map(

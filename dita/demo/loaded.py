@@ -59,7 +59,7 @@ class Loaded:
     @property
     def token_pixels(self) -> int:
         """Pixels a side of one image token."""
-        patch = 2 if self.family == "flux" else int(transformer_of(self.pipe).config.patch_size)
+        patch = 2 if self.family == "flux" else int(self._config.patch_size)
         return patch * self.cell_pixels
 
     @property
@@ -68,6 +68,11 @@ class Loaded:
         config = self.pipe.vae.config
         channels = config.get("block_out_channels") or config.get("spatial_block_out_channels")
         return int(2 ** (len(channels) - 1))
+
+    @property
+    def _config(self) -> Any:
+        transformer: Any = transformer_of(self.pipe)
+        return transformer.config
 
     @property
     def fixed_size(self) -> bool:
@@ -79,7 +84,7 @@ class Loaded:
         """(height, width) in pixels where a visitor gives none."""
         if "height" in self.call:
             return int(self.call["height"]), int(self.call.get("width", self.call["height"]))
-        cells = getattr(self.pipe, "default_sample_size", None) or transformer_of(self.pipe).config.sample_size
+        cells = getattr(self.pipe, "default_sample_size", None) or self._config.sample_size
         if isinstance(cells, int):
             return cells * self.cell_pixels, cells * self.cell_pixels
         return 240, 426  # Open-Sora's own

@@ -141,7 +141,7 @@ def checked_method(loaded: Loaded, given: MethodLike) -> Method:
 
 def _side(name: str, value: object, loaded: Loaded, limits: Limits) -> int:
     if loaded.fixed_size:
-        return int(value)  # type: ignore[call-overload,no-any-return]  # the model's own
+        return int(value)  # type: ignore[call-overload]  # the model's own
     unit = loaded.token_pixels
     side = _whole(name, value, unit, limits.side)
     if side % unit:

@@ -29,7 +29,7 @@ class TimePage:
         self.studio = studio
         self.recorded = gr.State(None, time_to_live=3600)
         self.dark = gr.Checkbox(False, visible=False)
-        with gr.Row(equal_height=True):
+        with gr.Row():
             self.method = gr.Radio([], label="Method of the last comparison", elem_id="time-method", scale=3)
             self.look = gr.Button("Look inside", variant="primary", interactive=False, elem_id="time-look", scale=1)
             self.stop = gr.Button("Stop", interactive=False, elem_id="time-stop", scale=1, min_width=80)
@@ -77,10 +77,10 @@ class TimePage:
         if last is None:
             return gr.update(choices=[], value=None), gr.update(interactive=False), figures.status(IDLE)
         choices = [
-            (f"{SLOTS[one.slot]}: {'plain' if one.slot == 0 else numbered_label(one.made.method)}", one.slot)
+            (f"{SLOTS[one.slot]}: {numbered_label(one.made.method)}" if one.slot else SLOTS[0], one.slot)
             for one in last.finished
         ]
-        value = now if now in range(len(choices)) else 1
+        value = 1 if now is None or now >= len(choices) else now
         said = figures.status("Look inside makes the picture of one method once more, and records every step.")
         return gr.update(choices=choices, value=value), gr.update(interactive=True), said
 
@@ -92,7 +92,7 @@ class TimePage:
         self, last: Comparison | None, slot: int | None, dark: bool, visitor: gr.Request
     ) -> Iterator[dict[Any, Any]]:
         ready = {self.look: gr.update(interactive=True), self.stop: gr.update(interactive=False)}
-        if last is None or slot not in range(len(last.finished)):
+        if last is None or slot is None or not 0 <= slot < len(last.finished):
             yield {self.status: figures.status(IDLE)}
             return
         method = last.finished[slot].made.method
@@ -128,7 +128,7 @@ class TimePage:
         return {
             self.status: figures.status(f"Recorded {numbered_label(recorded.method)}: {tokens.steps} steps."),
             self.body: gr.update(visible=True),
-            self.plan: figures.plan_map(recorded.plan, dark),
+            self.plan: figures.plan_map(recorded.plan, self.studio.loaded.name, dark),
             self.spent: figures.spent(recorded.spent),
             self.step: gr.update(maximum=max(tokens.steps - 1, 1), value=step),
             self.layer: gr.update(choices=blocks, value=-1),

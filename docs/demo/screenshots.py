@@ -1,7 +1,7 @@
 """Takes the screenshots of the demo in this folder: every page, light and dark, as wide as a desk and as a phone.
 
-    python docs/demo/screenshots.py                                    # serves shapes-flux itself
-    python docs/demo/screenshots.py --address http://127.0.0.1:7860/   # of an app that runs already
+python docs/demo/screenshots.py                                    # serves shapes-flux itself
+python docs/demo/screenshots.py --address http://127.0.0.1:7860/   # of an app that runs already
 """
 
 from __future__ import annotations
