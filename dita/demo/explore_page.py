@@ -48,7 +48,7 @@ class ExplorePage:
             with gr.Column(scale=2, min_width=320):
                 self.base = gr.Dropdown(
                     names, value="toca", label="Method", info="A name, or one in short such as toca:score=random",
-                    allow_custom_value=True, filterable=False, elem_id="explore-method",
+                    allow_custom_value=True, elem_id="explore-method",
                 )  # fmt: skip
                 self.cycles = gr.CheckboxGroup(
                     [(str(n), n) for n in CYCLES],
@@ -81,11 +81,11 @@ class ExplorePage:
                     [PSNR, SSIM, RIGHT], value=PSNR, label="Quality", visible=False, elem_id="explore-quality"
                 )
                 self.plot = gr.ScatterPlot(
-                    None, SECONDS, PSNR, color=KIND, tooltip="all", height=380, visible=False, elem_id="explore-plot",
+                    None, SECONDS, PSNR, color=KIND, tooltip="all", height=440, visible=False, elem_id="explore-plot",
                     label="Quality against latency: up and to the left is better",
                 )  # fmt: skip
                 self.table = gr.HTML(elem_id="explore-table")
-                with gr.Row(visible=False, equal_height=True) as self.after:
+                with gr.Row(visible=False) as self.after:
                     self.pick = gr.Dropdown(
                         [], label="A method of these", elem_id="explore-pick", filterable=False, scale=3
                     )
@@ -125,6 +125,7 @@ class ExplorePage:
     ) -> Iterator[dict[Any, Any]]:
         loaded, limits = self.studio.loaded, self.studio.limits
         ready = {self.run: gr.update(interactive=True), self.stop: gr.update(interactive=False)}
+        latest: dict[Any, Point] = {}  # by method
         found: list[Point] = []
         try:
             lines = [line for line in (prompts or "").splitlines() if line.strip()]
@@ -143,7 +144,8 @@ class ExplorePage:
             done = Done(0, 1, "")
             for event in events:
                 if isinstance(event, Point):
-                    found.append(event)
+                    latest[event.method] = event
+                    found = list(latest.values())
                     yield self._found(found, quality)
                 elif isinstance(event, Waiting):
                     words = f"{done.pictures} of {done.of} pictures; in line behind {event.ahead}"

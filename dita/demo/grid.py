@@ -20,10 +20,11 @@ HIGHEST_PSNR = 99.0  # dB; stands for identical pictures, whose PSNR is infinite
 
 @dataclass(frozen=True)
 class Point:
-    """One method on all prompts; means, and medians of seconds.
+    """One method on the prompts that it has drawn so far; means, and medians of seconds.
 
     Attributes:
         rival: whether it is the plain pipeline or fewer steps.
+        prompts: how many it has drawn.
         seconds: of one picture. speedup: of seconds, picture by picture. flops_ratio: plain FLOPs over those that ran.
         psnr: beside the plain pictures, in dB; HIGHEST_PSNR where all are identical.
         right: share of the pictures that show all that their prompts say, by the judge; None where it cannot tell.
@@ -31,6 +32,7 @@ class Point:
 
     method: Method
     rival: bool
+    prompts: int
     seconds: float
     speedup: float
     flops_ratio: float
@@ -87,49 +89,54 @@ def check_grid(limits: Limits, methods: Sequence[Method], requests: Sequence[Req
 def explore(
     studio: Studio, methods: Sequence[Method], requests: Sequence[Request], session: str = ""
 ) -> Iterator[Waiting | Done | Point]:
-    """The points of the plain pipeline, of fewer steps, and of `methods`, as they are measured.
+    """The points of the plain pipeline, of fewer steps, and of `methods`, each anew with every prompt it has drawn.
 
-    Closing the iterator stops the work. Raises as `Studio.compare` does.
+    Prompt by prompt all methods run in turn, so that a machine whose speed changes is unjust to none. Closing the
+    iterator stops the work. Raises as `Studio.compare` does.
     """
     check_grid(studio.limits, methods, requests)
     rivals = [rival for rival in RIVALS if rival.run_steps(requests[0].steps) < requests[0].steps]
     every = [Plain(), *rivals, *(method for method in methods if method not in rivals)]
-    total, count = len(every) * len(requests), 0
-    plain: list[Made] = []
+    drawn: dict[Method, list[_Drawn]] = {method: [] for method in every}
+    turns = [(request, method) for request in requests for method in every]
     with studio.visit(session) as visit:
-        for method in every:
-            made: list[tuple[Made, Scores]] = []
-            for number, request in enumerate(requests):
-                yield Done(count, total, numbered_label(method))
-                for event in studio.sampled(visit, request, method):
-                    if isinstance(event, Waiting):
-                        yield event
-                    elif isinstance(event, Made):
-                        beside = plain[number] if plain else None
-                        made.append((event, studio.measured(visit, request, event, beside)))
-                count += 1
-            plain = plain or [one for one, _ in made]
-            yield _point(studio, method, made, plain, requests)
-        yield Done(count, total, "")
+        for count, (request, method) in enumerate(turns):
+            yield Done(count, len(turns), numbered_label(method))
+            for event in studio.sampled(visit, request, method):
+                if isinstance(event, Waiting):
+                    yield event
+                elif isinstance(event, Made):
+                    plain = event if method == Plain() else drawn[Plain()][-1].made
+                    scores = studio.measured(visit, request, event, None if plain is event else plain)
+                    flops, plain_flops = studio.flops(request, event)
+                    one = _Drawn(event, scores, plain.seconds / event.seconds, plain_flops / flops)
+                    drawn[method].append(one)
+            yield _point(method, drawn[method])
+        yield Done(len(turns), len(turns), "")
 
 
-def _point(
-    studio: Studio,
-    method: Method,
-    made: Sequence[tuple[Made, Scores]],
-    plain: Sequence[Made],
-    requests: Sequence[Request],
-) -> Point:
-    flops = [studio.flops(request, one) for request, (one, _) in zip(requests, made, strict=True)]
-    close = [scores.ssim for _, scores in made if scores.ssim is not None]
-    verdicts = [scores.verdict.correct for _, scores in made if scores.verdict is not None]
+@dataclass(frozen=True)
+class _Drawn:
+    """One picture of a method, beside the plain one of the same prompt."""
+
+    made: Made
+    scores: Scores
+    speedup: float
+    flops_ratio: float
+
+
+def _point(method: Method, drawn: Sequence[_Drawn]) -> Point:
+    psnrs = [one.scores.psnr for one in drawn]
+    ssims = [one.scores.ssim for one in drawn if one.scores.ssim is not None]
+    verdicts = [one.scores.verdict.correct for one in drawn if one.scores.verdict is not None]
     return Point(
         method=method,
         rival=isinstance(method, (Plain, FewerSteps)),
-        seconds=statistics.median(one.seconds for one, _ in made),
-        speedup=statistics.median(p.seconds / one.seconds for p, (one, _) in zip(plain, made, strict=True)),
-        flops_ratio=statistics.mean(before / after for after, before in flops),
-        psnr=statistics.mean(min(HIGHEST_PSNR, HIGHEST_PSNR if s.psnr is None else s.psnr) for _, s in made),
-        ssim=statistics.mean(close) if close else None,
+        prompts=len(drawn),
+        seconds=statistics.median(one.made.seconds for one in drawn),
+        speedup=statistics.median(one.speedup for one in drawn),
+        flops_ratio=statistics.mean(one.flops_ratio for one in drawn),
+        psnr=statistics.mean(min(HIGHEST_PSNR, HIGHEST_PSNR if psnr is None else psnr) for psnr in psnrs),
+        ssim=statistics.mean(ssims) if ssims else None,
         right=statistics.mean(verdicts) if verdicts else None,
     )

@@ -22,6 +22,7 @@ PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 
 
 def main() -> None:
+    """Reads the command line and takes what it asks for."""
     options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     options.add_argument("--address", help="of a running app; one is served otherwise")
     options.add_argument("--out", type=Path, default=HERE)

@@ -42,11 +42,13 @@ def test_grids_have_limits(studio):
         check_grid(limits, [FORA(2)], [])
 
 
-def test_points_come_one_by_one_with_the_rivals_first(studio):
+def test_all_methods_run_in_turn_prompt_by_prompt(studio):
     events = list(explore(studio, [FORA(1), FORA(2)], requests_of(studio)))
     points = [event for event in events if isinstance(event, Point)]
-    assert [point.method for point in points] == [Plain(), *RIVALS, FORA(1), FORA(2)]
-    assert [point.rival for point in points] == [True, True, True, True, False, False]
+    assert [point.method for point in points] == 2 * [Plain(), *RIVALS, FORA(1), FORA(2)]
+    assert [point.rival for point in points] == 2 * [True, True, True, True, False, False]
+    assert [point.prompts for point in points] == 6 * [1] + 6 * [2]
+    points = points[6:]
     plain, same, cached = points[0], points[-2], points[-1]
     assert plain.speedup == 1
     assert same.psnr == 99

@@ -18,7 +18,6 @@ from dita.demo.sampling import Seen, Stopped, frames_per_second, sample
 from dita.methods import FORA, FewerSteps, Method, Plain
 from tests.demo.small import PROMPTS, small
 
-
 SMALL = 64  # bytes: pipelines keep the timestep at which they were stopped
 
 
