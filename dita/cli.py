@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import os
 import re
@@ -38,6 +39,7 @@ BAD_INPUT = 2  # exit code
 SOME_FAILED = 1  # exit code of `generate`
 BUNDLED_BATCH = 4  # prompts in a call for the small bundled models; 1 for others
 AUTO_BATCH = 4  # of `generate`, where memory allows
+FIGURES = (".png", ".svg", ".pdf")  # that `plan --plot` can draw
 DEFAULT_STEPS = 50  # of `generate`, for models that say nothing
 
 
@@ -73,6 +75,9 @@ def plan(
     ] = None,
     accounting: Annotated[str, typer.Option(help=f"Of FLOPs: {' or '.join(ACCOUNTINGS)}.")] = ACCOUNTINGS[0],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs, and nothing else.")] = False,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw the plan as a map into this file too: .png, .svg or .pdf.")
+    ] = None,
 ) -> None:
     """Print what a method does and costs, step by step.
 
@@ -89,6 +94,8 @@ def plan(
             "strict": strict,
         }
         chosen = _changed(_method(method), {key: value for key, value in changes.items() if value is not None})
+        if plot is not None and plot.suffix not in FIGURES:
+            raise ValueError(f"--plot draws {', '.join(FIGURES)} files, got {str(plot)!r}")
         if accounting not in ACCOUNTINGS:
             raise ValueError(f"unknown accounting {accounting!r}; known: {', '.join(ACCOUNTINGS)}")
         counted: Accounting = "pre-projection" if accounting == "pre-projection" else "post-projection"
@@ -96,6 +103,8 @@ def plan(
 
         shape = models.shape(model, batch=batch, height=height, width=width, text_tokens=text_tokens)
         result = chosen.plan(shape, steps)
+        if plot is not None:
+            _draw_plan(result, plot)
     typer.echo(json.dumps(result.as_json(counted), indent=2) if as_json else _plan_text(result))
 
 
@@ -792,6 +801,17 @@ def _prompts(given: list[str], model: str) -> list[str]:
     if not text.strip():
         raise ValueError("--prompts is empty; give a count, a file with one a line, or a text")
     return [text]
+
+
+def _draw_plan(plan: Plan, path: Path) -> None:
+    """The plan's map as a file: whole, or not at all."""
+    from dita.generation.files import write_whole
+    from dita.plots.plan_map import plot_plan
+
+    drawn = io.BytesIO()
+    plot_plan(plan).savefig(drawn, format=path.suffix[1:], dpi=150)
+    write_whole(path, drawn.getvalue())
+    typer.echo(f"wrote {path}", err=True)
 
 
 def _plan_text(plan: Plan) -> str:

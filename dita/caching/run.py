@@ -136,7 +136,7 @@ class Run:
             branch = self.branches[self.call] = self._new_branch(seen, inputs)
         self._join_halves(branch)
         self._instruct(branch, self._actions(branch))
-        self.summary.shape = self.branches[0].shape
+        self.summary.shape, self.summary.plan = self.branches[0].shape, self.branches[0].plan
         latents = self.adapter.tokens_in(inputs)
         self._clock.start(latents.device)
         return first_half(inputs, len(latents)) if branch.joined else None

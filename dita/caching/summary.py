@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dita.caching.token_record import TokenRecord
 from dita.methods import Method
-from dita.plan import LETTERS
+from dita.plan import LETTERS, Plan
 from dita.shapes import Kind, Shape, Site
 
 
@@ -51,6 +51,7 @@ class Summary:
     Attributes:
         method: the method that ran.
         shape: sizes of the model and of the first transformer call's input; None if nothing ran.
+        plan: of the first transformer call, what was to be done; None if nothing ran.
         executed: every transformer call, in order.
         cache_bytes: peak bytes of stored features and selected token numbers, measured.
         repeats: steps of the plain pipeline for each step taken (2.0 for half of the steps).
@@ -63,9 +64,10 @@ class Summary:
     cache_bytes: int = 0
     repeats: float = 1.0
     tokens: TokenRecord | None = None
+    plan: Plan | None = None
 
     def after(self, earlier: Summary | None) -> Summary:
-        """Both as one: what a call executed that samples several times. `tokens` are those of the last time."""
+        """Both as one: what a call executed that samples several times. `tokens` and `plan` are of the last time."""
         if earlier is not None:
             self.executed = earlier.executed + self.executed
             self.cache_bytes = max(self.cache_bytes, earlier.cache_bytes)

@@ -6,8 +6,10 @@ import io
 import os
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from dita.generation.sampling import Frames, Made
+if TYPE_CHECKING:  # files alone need no torch
+    from dita.generation.sampling import Frames, Made
 
 PARTIAL = ".partial"
 """What ends the name of a file that is being written."""

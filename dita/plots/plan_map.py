@@ -18,6 +18,9 @@ ROW, LEAST_PANEL, MOST_PANELS = 0.09, 0.42, 9.0
 """Inches: of a layer where there are few, of a panel at least, of all panels together at most."""
 STRIP = 0.55
 """Inches of the strip that shows the FLOPs of each step."""
+LEGEND_COLUMNS = 4
+HATCH = "////"
+"""Of what a step passes by."""
 
 
 def plot_plan(plan: Plan, *, title: str | None = None, theme: ThemeName = "light", width: float = WIDTH) -> Figure:
@@ -27,7 +30,8 @@ def plot_plan(plan: Plan, *, title: str | None = None, theme: ThemeName = "light
     FLOPs of each step, in per cent of a step in full.
 
     Args:
-        plan: of any method and model; `method.plan(shape, steps)` makes it without weights.
+        plan: of any method and model. `method.plan(shape, steps)` makes one without weights; that of a run is
+            `dita.summary(pipe).plan`.
         title: method, model and number of steps by default.
         theme: `light` or `dark`.
         width: inches. The height follows from the number of layers.
@@ -46,8 +50,10 @@ def plot_plan(plan: Plan, *, title: str | None = None, theme: ThemeName = "light
     heights = [STRIP, *(max(0.3, row * scale) for row in rows)]
     figure = new_figure(colours, width, sum(heights) + 0.09 * len(panels) + 1.35)
     axes = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights, squeeze=False)[:, 0]
-    figure.get_layout_engine().set(hspace=0.0, h_pad=0.03)  # type: ignore[union-attr]
-    figure.suptitle(title if title is not None else _title(plan), color=colours.ink, fontsize=11, x=0.01, ha="left")
+    figure.set_layout_engine("constrained", hspace=0.0, h_pad=0.03)
+    figure.suptitle(
+        title if title is not None else _title(plan), color=colours.ink, fontsize=11, x=0.01, ha="left", wrap=True
+    )
     _draw_costs(axes[0], plan, colours)
     shares = _partial_shares(plan)
     for one, panel in zip(axes[1:], panels, strict=True):
@@ -120,6 +126,7 @@ def _draw_panel(axes: Axes, plan: Plan, panel: _Panel, theme: Theme, shares: tup
     axes.set_yticks(_ticks(len(panel.sites), 3))
     axes.set_ylabel(panel.label, rotation=0, ha="right", va="center", color=theme.ink, fontsize=9, labelpad=10)
     _draw_lattice(axes, len(plan.steps), len(panel.sites), theme)
+    _hatch_skipped(axes, plan, panel, theme)
 
 
 def _draw_lattice(axes: Axes, steps: int, layers: int, theme: Theme) -> None:
@@ -129,6 +136,19 @@ def _draw_lattice(axes: Axes, steps: int, layers: int, theme: Theme) -> None:
         axes.vlines([s - 0.5 for s in range(1, steps)], -0.5, layers - 0.5, colors=theme.page, linewidth=width)
         if layers <= 30:
             axes.hlines([i - 0.5 for i in range(1, layers)], -0.5, steps - 0.5, colors=theme.page, linewidth=width)
+
+
+def _hatch_skipped(axes: Axes, plan: Plan, panel: _Panel, theme: Theme) -> None:
+    """Hatches what steps pass by: without, it would look as if something were missing from the map."""
+    from matplotlib.patches import Rectangle
+
+    for s, step in enumerate(plan.steps):
+        skipped = [row for row, site in enumerate(panel.sites) if step[site].kind is Kind.SKIP]
+        starts = [row for row in skipped if row - 1 not in skipped]
+        ends = [row for row in skipped if row + 1 not in skipped]
+        for start, end in zip(starts, ends, strict=True):
+            corner, height = (s - 0.5, start - 0.5), end - start + 1
+            axes.add_patch(Rectangle(corner, 1, height, fill=False, linewidth=0, hatch=HATCH, edgecolor=theme.line))
 
 
 def _colour(action: Action, share: float, theme: Theme, shares: tuple[float, float]) -> Any:
@@ -172,6 +192,7 @@ def _mark_end_of_guidance(axes: Any, plan: Plan, theme: Theme) -> None:
     if plan.joined is None:
         return
     for one in axes:
+        one.axvline(plan.joined - 0.5, color=theme.page, linewidth=2.4)
         one.axvline(plan.joined - 0.5, color=theme.ink, linewidth=1.2, linestyle=(0, (4, 2)))
     axes[0].annotate(
         "guidance ends: half a batch",
@@ -200,7 +221,7 @@ def _add_legend(figure: Figure, plan: Plan, theme: Theme, shares: tuple[float, f
     if Kind.FULL in kinds:
         entries.append((patch(theme.full), "full"))
     if any(action.merged for action in actions):
-        entries.append((patch(theme.merged), f"full, {plan.merged_share:.0%} of the image tokens merged"))
+        entries.append((patch(theme.merged), f"full, {100 * plan.merged_share:.2g} % of the image tokens merged"))
     if Kind.PARTIAL in kinds:
         tones = tuple(patch(_partial_colour(low + i * (high - low) / 2, theme, shares)) for i in range(3))
         of = f"{100 * low:.2g} %" if low == high else f"{100 * low:.2g} to {100 * high:.2g} %"
@@ -210,13 +231,13 @@ def _add_legend(figure: Figure, plan: Plan, theme: Theme, shares: tuple[float, f
     if Kind.REUSE in kinds:
         entries.append((patch(theme.reuse), "reuse"))
     if Kind.SKIP in kinds:
-        entries.append((patch(theme.skip), "skipped span"))
+        entries.append((patch(theme.skip, HATCH), "skipped span"))
     figure.legend(
         [handle for handle, _ in entries],
         [label for _, label in entries],
         handler_map={tuple: HandlerTuple(ndivide=None, pad=0)},
         loc="outside lower left",
-        ncols=len(entries),
+        ncols=min(len(entries), LEGEND_COLUMNS),
         frameon=False,
         fontsize=9,
         labelcolor=theme.ink,

@@ -27,6 +27,8 @@ class Theme:
     forecast: str
     reuse: str
     skip: str
+    heat: str
+    """Name of matplotlib's colours for small to large numbers; the small ones stand out from the page."""
 
 
 THEMES: dict[ThemeName, Theme] = {
@@ -41,6 +43,7 @@ THEMES: dict[ThemeName, Theme] = {
         forecast="#c4b1ea",
         reuse="#e3e7ea",
         skip="#ffffff",
+        heat="plasma_r",
     ),
     "dark": Theme(
         page="#14171a",
@@ -53,6 +56,7 @@ THEMES: dict[ThemeName, Theme] = {
         forecast="#6f56a8",
         reuse="#31373e",
         skip="#14171a",
+        heat="plasma",
     ),
 }
 
