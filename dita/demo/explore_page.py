@@ -106,7 +106,8 @@ class ExplorePage:
         self.pick.input(self._saves, [self.points, self.pick], self.saves, **quiet)
         first = compare.first
         taken = [first.text, first.form, first.choice]
-        self.take.click(lambda label: (label, label, CUSTOM), self.pick, taken, **quiet)
+        took = self.take.click(lambda label: (label, label, CUSTOM), self.pick, taken, **quiet)
+        first.draws(took.then, compare.steps)
 
     def _stop(self, visitor: gr.Request) -> str:
         stopped = self.studio.stop(session_of(visitor) + EXPLORING)

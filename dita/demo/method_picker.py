@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -64,10 +65,16 @@ class MethodPicker:
     def connect(self, steps: gr.Slider, load: Callable[..., Any]) -> None:
         """The events: `steps` is the Compare page's, `load` the page's own load event."""
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
-        self.choice.input(self._chosen, [self.choice, self.form], [self.text, self.form], **quiet)
+        chosen = self.choice.input(self._chosen, [self.choice, self.form], [self.text, self.form], **quiet)
+        self.draws(chosen.then, steps)
         typed = [self.text.submit, self.text.blur]
         gr.on(typed, self._typed, [self.text, self.form], [self.form, self.choice], **quiet)
         gr.on([self.text.change, steps.release, load], self._planned, [self.text, steps], self.strip, **quiet)
+
+    def draws(self, event: Callable[..., Any], steps: gr.Slider) -> None:
+        """The plan is drawn anew after `event`. (The field of the short form tells of no change while it is folded.)"""
+        quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
+        event(self._planned, [self.text, steps], self.strip, **quiet)
 
     def _chosen(self, choice: str, form: str) -> tuple[Any, Any]:
         return (gr.skip(), gr.skip()) if choice == CUSTOM else (choice, choice)
@@ -126,7 +133,7 @@ def component(control: Control, now: Any, key: str) -> Any:
     """The Gradio component of a control."""
     shared: dict[str, Any] = {
         "label": control.name,
-        "info": control.meaning,
+        "info": brief(control.meaning),
         "value": now,
         "elem_id": f"{key}-{control.name}",
         "interactive": True,
@@ -146,6 +153,12 @@ def component(control: Control, now: Any, key: str) -> Any:
     if whole and small and not control.optional:
         return gr.Slider(control.low or 0, SLIDER_TOP, step=1, **shared)
     return gr.Number(minimum=control.low, precision=0 if whole else None, placeholder="not set", **shared)
+
+
+def brief(meaning: str) -> str:
+    """The first sentence."""
+    found = re.match(r".*?\.(?=\s)", meaning)
+    return found[0] if found else meaning
 
 
 def planned(studio: Studio, text: str, steps: int) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from statistics import median
@@ -64,8 +63,5 @@ def record(studio: Studio, request: Request, method: Method, session: str = "") 
                 yield event
                 continue
             summary = event.summary
-            assert summary is not None and summary.shape is not None and summary.tokens is not None
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # the page of the method said it already
-                plan = method.on(studio.loaded.device).plan(summary.shape, request.steps)
-            yield Recorded(request, method, event, plan, summary.tokens)
+            assert summary is not None and summary.plan is not None and summary.tokens is not None
+            yield Recorded(request, method, event, summary.plan, summary.tokens)
