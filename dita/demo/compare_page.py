@@ -24,6 +24,8 @@ logger = logging.getLogger("dita.demo")
 SLOTS = ("Plain", "Method A", "Method B")
 IDLE = "Write a prompt, choose a method, and press Compare."
 OWN_WORLD = "This small model knows the drawings of its own world only; try an example."
+TO_THE_PICTURES = """() => { if (window.innerWidth < 768)
+  document.querySelector("#compare-status")?.scrollIntoView({ behavior: "smooth", block: "start" }); }"""
 FAILED = "Something went wrong on the server; its log says what. Please try again."
 
 
@@ -135,6 +137,7 @@ class ComparePage:
         if hasattr(self.prompt, "submit"):
             triggers.append(self.prompt.submit)
         gr.on(triggers, self._compare, inputs, shown, concurrency_limit=None, trigger_mode="once", **quiet)
+        gr.on(triggers, None, js=TO_THE_PICTURES, **quiet)
         self.stop.click(self._stop, None, self.status, queue=False, **quiet)
         closer = [self.slider, self.difference, self.saves, self.code]
         self.against.input(self._closer, [self.last, self.against], closer, **quiet)

@@ -65,16 +65,26 @@ def take(browser: Browser, address: str, out: Path, scheme: Any, name: str, size
     page.locator("#compare-status", has_text="Done.").wait_for()
     page.locator("#compare-slider img").first.wait_for()
     save(page, out / f"compare-{scheme}-{name}.png")
-    page.get_by_role("tab", name="Where the time goes").click()
+    open_tab(page, "Where the time goes")
     page.locator("#time-look:enabled").click()
     page.locator("#time-tokens img").wait_for()
     save(page, out / f"time-{scheme}-{name}.png")
-    page.get_by_role("tab", name="Explore").click()
+    open_tab(page, "Explore")
     page.locator("#explore-prompts textarea").fill(PROMPT)
     page.locator("#explore-run").click()
     page.locator("#explore-progress", has_text="done").wait_for()
     save(page, out / f"explore-{scheme}-{name}.png")
     context.close()
+
+
+def open_tab(page: Page, name: str) -> None:
+    """Opens a page of the app; on a phone its name is in a menu."""
+    menu = page.locator(".overflow-menu > button:visible")
+    if menu.count() and not page.get_by_role("tab", name=name).is_visible():
+        menu.first.click()
+        page.locator(".overflow-dropdown button", has_text=name).click()
+    else:
+        page.get_by_role("tab", name=name).click()
 
 
 def save(page: Page, path: Path) -> None:
