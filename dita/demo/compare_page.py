@@ -26,6 +26,7 @@ IDLE = "Write a prompt, choose a method, and press Compare."
 OWN_WORLD = "This small model knows the drawings of its own world only; try an example."
 TO_THE_PICTURES = """() => { if (window.innerWidth < 768)
   document.querySelector("#compare-status")?.scrollIntoView({ behavior: "smooth", block: "start" }); }"""
+DARK = "document.body.classList.contains('dark')"  # in the browser
 FAILED = "Something went wrong on the server; its log says what. Please try again."
 
 

@@ -10,12 +10,12 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import gradio as gr
-import pandas as pd
 
 from dita.compare import numbered_label
 from dita.demo import figures
-from dita.demo.compare_page import FAILED, ComparePage, session_of
+from dita.demo.compare_page import DARK, FAILED, ComparePage, session_of
 from dita.demo.grid import HIGHEST_PSNR, Done, Point, explore, grid_methods
+from dita.demo.grid_plot import Quality, has
 from dita.demo.method_picker import CUSTOM
 from dita.demo.request import Refused, checked, checked_method
 from dita.demo.sampling import Stopped
@@ -28,8 +28,7 @@ RATIOS = (0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 PROMPTS = 3
 EXPLORING = "/explore"  # marks what a visitor explores: it is stopped by itself
 IDLE = "Choose a method and a grid, and press Explore. You can go on comparing meanwhile."
-PSNR, SSIM, RIGHT = "PSNR, dB", "SSIM", "right, %"
-SECONDS, METHOD, KIND = "seconds a picture", "method", "kind"
+QUALITIES: tuple[tuple[str, Quality], ...] = (("PSNR", "psnr"), ("SSIM", "ssim"), ("right, by the judge", "right"))
 
 
 class ExplorePage:
@@ -44,6 +43,7 @@ class ExplorePage:
             if loaded.family in cls.families and {"cycle"} & {field.name for field in dataclasses.fields(cls)}
         ]
         self.points = gr.State([], time_to_live=3600)
+        self.dark = gr.Checkbox(False, visible=False)
         with gr.Row():
             with gr.Column(scale=2, min_width=320):
                 self.base = gr.Dropdown(
@@ -78,12 +78,9 @@ class ExplorePage:
             with gr.Column(scale=5, min_width=320):
                 self.progress = gr.HTML(figures.progress(0, 1, IDLE), elem_id="explore-progress")
                 self.quality = gr.Radio(
-                    [PSNR, SSIM, RIGHT], value=PSNR, label="Quality", visible=False, elem_id="explore-quality"
+                    list(QUALITIES), value="psnr", label="Quality", visible=False, elem_id="explore-quality"
                 )
-                self.plot = gr.ScatterPlot(
-                    None, SECONDS, PSNR, color=KIND, tooltip="all", height=440, visible=False, elem_id="explore-plot",
-                    label="Quality against latency: up and to the left is better",
-                )  # fmt: skip
+                self.plot = gr.HTML(elem_id="explore-plot")
                 self.table = gr.HTML(elem_id="explore-table")
                 with gr.Row(visible=False) as self.after:
                     self.pick = gr.Dropdown(
@@ -95,14 +92,20 @@ class ExplorePage:
     def connect(self, compare: ComparePage) -> None:
         """The events of the page; a method found here can be taken to the Compare page."""
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-        inputs = [self.base, self.cycles, self.ratios, self.prompts, self.steps, self.seed, self.quality]
+        inputs = [self.base, self.cycles, self.ratios, self.prompts, self.steps, self.seed, self.quality, self.dark]
         shown = [
             self.progress, self.quality, self.plot, self.table, self.after, self.pick, self.saves, self.run, self.stop,
             self.points,
         ]  # fmt: skip
-        self.run.click(self._explore, inputs, shown, concurrency_limit=None, trigger_mode="once", **quiet)
+        with_theme = f"(...values) => [...values.slice(0, {len(inputs) - 1}), {DARK}]"
+        self.run.click(
+            self._explore, inputs, shown, js=with_theme, concurrency_limit=None, trigger_mode="once", **quiet
+        )
         self.stop.click(self._stop, None, self.progress, queue=False, **quiet)
-        self.quality.input(self._plot, [self.points, self.quality], self.plot, **quiet)
+        self.quality.input(
+            self._plot, [self.points, self.quality, self.dark], self.plot,
+            js=f"(points, quality) => [points, quality, {DARK}]", **quiet,
+        )  # fmt: skip
         self.pick.input(self._saves, [self.points, self.pick], self.saves, **quiet)
         first = compare.first
         taken = [first.text, first.form, first.choice]
@@ -121,7 +124,8 @@ class ExplorePage:
         prompts: str,
         steps: float,
         seed: float,
-        quality: str,
+        quality: Quality,
+        dark: bool,
         visitor: gr.Request,
     ) -> Iterator[dict[Any, Any]]:
         loaded, limits = self.studio.loaded, self.studio.limits
@@ -137,6 +141,7 @@ class ExplorePage:
             yield {
                 self.progress: figures.progress(0, 1, "Starting …"),
                 self.table: "",
+                self.plot: "",
                 self.saves: "",
                 self.after: gr.update(visible=False),
                 self.run: gr.update(interactive=False),
@@ -147,7 +152,7 @@ class ExplorePage:
                 if isinstance(event, Point):
                     latest[event.method] = event
                     found = list(latest.values())
-                    yield self._found(found, quality)
+                    yield self._found(found, quality, dark)
                 elif isinstance(event, Waiting):
                     words = f"{done.pictures} of {done.of} pictures; in line behind {event.ahead}"
                     yield {self.progress: figures.progress(done.pictures, done.of, words)}
@@ -166,30 +171,17 @@ class ExplorePage:
             gr.Warning(FAILED, title="Server")
             yield {self.progress: figures.progress(0, 1, FAILED), **ready}
 
-    def _found(self, found: Sequence[Point], quality: str) -> dict[Any, Any]:
-        there = {
-            PSNR: True,
-            SSIM: any(p.ssim is not None for p in found),
-            RIGHT: any(p.right is not None for p in found),
-        }
-        has = [name for name, measured in there.items() if measured]
-        quality = quality if quality in has else PSNR
+    def _found(self, found: Sequence[Point], quality: Quality, dark: bool) -> dict[Any, Any]:
+        there = [(name, one) for name, one in QUALITIES if has(found, one)]
+        quality = quality if quality in [one for _, one in there] else "psnr"
         return {
             self.table: figures.points(found),
-            self.quality: gr.update(choices=has, value=quality, visible=True),
-            self.plot: self._plot(list(found), quality),
+            self.quality: gr.update(choices=there, value=quality, visible=len(there) > 1),
+            self.plot: self._plot(found, quality, dark),
         }
 
-    def _plot(self, found: Sequence[Point], quality: str) -> Any:
-        frame = points_frame(found, quality)
-        if frame.empty:
-            return gr.update(visible=False)
-        low, high = float(frame[quality].min()), float(frame[quality].max())
-        margin = max((high - low) * 0.1, 0.01 if quality == SSIM else 1.0)
-        return gr.ScatterPlot(
-            frame, SECONDS, quality, color=KIND, tooltip="all", visible=True, y_lim=[low - margin, high + margin],
-            x_lim=[0, float(frame[SECONDS].max()) * 1.05],
-        )  # fmt: skip
+    def _plot(self, found: Sequence[Point], quality: Quality, dark: bool) -> str:
+        return figures.grid_plot(found, quality, dark)
 
     def _ended(self, found: list[Point]) -> dict[Any, Any]:
         labels = [numbered_label(point.method) for point in found if point.method != Plain()]
@@ -214,27 +206,6 @@ class ExplorePage:
                 ("points.json", "Save all points (JSON)", figures.text_uri("application/json", every)),
             ]
         )
-
-
-def points_frame(found: Sequence[Point], quality: str) -> pd.DataFrame:
-    """The points that have a number for `quality`, as the plot takes them."""
-    rows = []
-    for point in found:
-        value = {PSNR: point.psnr, SSIM: point.ssim, RIGHT: None if point.right is None else 100 * point.right}[quality]
-        if value is None or (quality == PSNR and value >= HIGHEST_PSNR):  # identical: nowhere on the axis
-            continue
-        kind = point.method.name if point.rival else f"{point.method.name}, N = {getattr(point.method, 'cycle', '')}"
-        kind = "fewer steps" if kind == "steps" else kind
-        rows.append(
-            {
-                SECONDS: round(point.seconds, 4),
-                quality: round(value, 4),
-                KIND: kind,
-                METHOD: numbered_label(point.method),
-                "speed-up": round(point.speedup, 2),
-            }
-        )
-    return pd.DataFrame(rows, columns=[SECONDS, quality, KIND, METHOD, "speed-up"])
 
 
 def as_json(point: Point) -> dict[str, Any]:

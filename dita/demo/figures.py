@@ -20,6 +20,7 @@ from PIL import Image
 from dita.caching.token_record import TokenRecord
 from dita.compare import numbered_label
 from dita.demo.grid import HIGHEST_PSNR, Point
+from dita.demo.grid_plot import Quality, plot_grid
 from dita.demo.loaded import Loaded
 from dita.demo.record import WORDS, Spent
 from dita.demo.sampling import Frames, frames_per_second
@@ -206,6 +207,12 @@ def token_map(
     theme: ThemeName = "dark" if dark else "light"
     figure = plot_tokens(tokens, step, picture, layer=layer, module=module, frame=frame, theme=theme, width=6.0)
     return _drawn(figure, f"tokens of step {step}")
+
+
+def grid_plot(found: Sequence[Point], quality: Quality, dark: bool) -> str:
+    """Quality against latency; empty where no point has a number for it yet."""
+    figure = plot_grid(found, quality, "dark" if dark else "light")
+    return "" if figure is None else _drawn(figure, f"{quality} of {len(found)} methods against seconds a picture")
 
 
 def spent(found: Sequence[Spent]) -> str:

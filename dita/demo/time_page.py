@@ -10,7 +10,7 @@ import gradio as gr
 
 from dita.compare import numbered_label
 from dita.demo import figures
-from dita.demo.compare_page import FAILED, SLOTS, Comparison, in_line, session_of
+from dita.demo.compare_page import DARK, FAILED, SLOTS, Comparison, in_line, session_of
 from dita.demo.record import Recorded, record
 from dita.demo.request import Refused
 from dita.demo.sampling import Stopped
@@ -19,7 +19,6 @@ from dita.demo.studio import ServerError, Studio, Waiting
 logger = logging.getLogger("dita.demo")
 IDLE = "Make a comparison first: this page then looks into its methods."
 ALL = "all"
-DARK = "document.body.classList.contains('dark')"
 
 
 class TimePage:

@@ -286,7 +286,7 @@ def test_exploring_fills_the_plot_point_by_point(visit):
     page.locator("#explore-progress", has_text="done").wait_for()
     rows = page.locator("#explore-table tbody tr")
     assert rows.count() == 1 + 3 + 2  # plain, fewer steps, N = 2 with two R
-    page.locator("#explore-plot canvas, #explore-plot svg").first.wait_for()
+    page.locator("#explore-plot img").wait_for()
     page.locator("#explore-take").click()
     page.get_by_role("tab", name="Compare").click()
     page.locator("#a-choice input").wait_for()
