@@ -587,6 +587,43 @@ def evaluate(
 
 
 @app.command()
+def demo(
+    model: Annotated[str, typer.Option(help="A bundled name, a local diffusers folder, or a hub id.")] = "shapes-flux",
+    port: Annotated[int | None, typer.Option(help="The first free one from 7860 on by default.")] = None,
+    host: Annotated[str, typer.Option(help="0.0.0.0 serves other machines too.")] = "127.0.0.1",
+    share: Annotated[bool, typer.Option("--share", help="Also by a public address, through Gradio's servers.")] = False,
+    max_steps: Annotated[int | None, typer.Option(help="The most steps that a visitor may ask for.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="bfloat16 on CUDA and float32 elsewhere by default.")] = None,
+    device: Annotated[str | None, typer.Option(help="cuda where there is one, else cpu, by default.")] = None,
+    local_files_only: Annotated[bool, typer.Option(help="Do not use the network.")] = False,
+) -> None:
+    """Serve the demo: a picture with and without acceleration, side by side in the browser.
+
+    Compares one or two methods as they draw, shows where the time goes, and explores quality against latency.
+    """
+    with _one_line_errors():
+        try:
+            from dita.demo import app as page
+        except ImportError as error:
+            raise ValueError(f"the demo needs more packages ({error}): pip install 'dita[demo]'") from None
+        from dita.demo.loaded import load
+        from dita.demo.request import limits_of
+        from dita.demo.studio import Studio
+
+        with Console(stderr=True).status(f"loading {model}"):
+            _silence_libraries()
+            loaded = load(model, dtype, device, local_files_only)
+            studio = Studio(loaded, limits_of(loaded, max_steps))
+            served = page.launch(studio, port=port, host=host, share=share)
+    for address in filter(None, (served.local_url, served.share_url)):
+        typer.echo(f"{model} is at {address} (Ctrl-C ends it)")
+    try:
+        served.block_thread()
+    finally:
+        studio.close()
+
+
+@app.command()
 def methods(
     name: Annotated[
         str | None, typer.Argument(help="Of the method whose page to show; all in short by default.")

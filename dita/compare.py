@@ -270,11 +270,11 @@ def compare(
     job = _Job(model, prompts, seeds, steps, batch, arguments)
     calls = _run(job, chosen, repeats, warmup, clock, console or Console(stderr=True))
     name = name or getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__
-    pictures = {label(method): _pictures(calls[method]) for method in chosen}
+    pictures = {numbered_label(method): _pictures(calls[method]) for method in chosen}
     tallies = judging.tallies(pictures, prompts) if models.is_bundled(name) else {}
     stills = {label: [_still(one) for one in group] for label, group in pictures.items()}
     measured = measured_by([from_memory(label, group, prompts, seeds) for label, group in stills.items()])
-    first = pictures[label(chosen[0])][0]
+    first = pictures[numbered_label(chosen[0])][0]
     comparison = Comparison(
         model=name,
         prompts=prompts,
@@ -290,7 +290,7 @@ def compare(
         versions=_versions(),
         machine=_machine(),
         results=tuple(
-            dataclasses.replace(_result(method, calls, job), judge=tallies.get(label(method)), metrics=found)
+            dataclasses.replace(_result(method, calls, job), judge=tallies.get(numbered_label(method)), metrics=found)
             for method, found in zip(chosen, measured, strict=True)
         ),
         reference=os.fspath(reference) if reference is not None else None,
@@ -369,13 +369,13 @@ def _run(
     with _silenced(job.pipe), _progress(console) as progress:
         bar = progress.add_task("", total=len(warm_ups) + len(rounds) * len(methods))
         for method, index, _ in warm_ups:
-            progress.update(bar, description=f"warm-up, {label(method)}")
+            progress.update(bar, description=f"warm-up, {numbered_label(method)}")
             calls[method].append(_timed_call(job, method, Timing(-1, index, 0, 0, 0.0), clock, attach=True))
             progress.advance(bar)
         for turn, (repeat, index) in enumerate(rounds):
             first = turn % len(methods)
             for position, method in enumerate([*methods[first:], *methods[:first]]):
-                progress.update(bar, description=f"batch {turn + 1} of {len(rounds)}, {label(method)}")
+                progress.update(bar, description=f"batch {turn + 1} of {len(rounds)}, {numbered_label(method)}")
                 attach = not isinstance(method, ENGINE_FREE)
                 timing = Timing(repeat, index, position, 0, 0.0)
                 calls[method].append(_timed_call(job, method, timing, clock, attach=attach))
@@ -463,7 +463,7 @@ def _result(method: Method, calls: Mapping[Method, Sequence[_Call]], job: _Job) 
     ssim_each = [_fidelity(ssim, picture, original) for picture, original in pairs]
     clips = [picture for picture in _pictures(calls[method]) if is_clip(picture) and len(picture) > 1]
     return MethodResult(
-        label=label(method),
+        label=numbered_label(method),
         role=role(method, job.steps),
         method=method.as_json(),
         step_kinds=tuple(kind.value for kind in summary.kinds),
@@ -479,10 +479,10 @@ def _result(method: Method, calls: Mapping[Method, Sequence[_Call]], job: _Job) 
         ssim=average(ssim_each) if compared else None,
         psnr_each=tuple(value if np.isfinite(value) else None for value in psnr_each),
         ssim_each=tuple(ssim_each),
-        images=report.image_paths(label(method), len(job.prompts)),
+        images=report.image_paths(numbered_label(method), len(job.prompts)),
         timings=tuple(timed),
         flicker=average([temporal_flicker(clip) for clip in clips]) if clips else None,
-        previews=report.image_paths(label(method), len(job.prompts), "gif") if clips else (),
+        previews=report.image_paths(numbered_label(method), len(job.prompts), "gif") if clips else (),
     )
 
 
@@ -498,10 +498,10 @@ def _pictures(calls: Sequence[_Call]) -> list[np.ndarray]:
     return [picture for call in first for picture in call.pictures]
 
 
-def label(method: Method) -> str:
+def numbered_label(method: Method) -> str:
     """What a comparison calls a method: the short form with all leading numbers, defaults too."""
     if isinstance(method, Composition):
-        return "+".join(label(part) for part in method.methods)
+        return "+".join(numbered_label(part) for part in method.methods)
     name, *parts = method.label().split(":")
     given = [part for part in parts if "=" not in part]
     numbers = [str(value) for f in method.positional if isinstance(value := getattr(method, f), (int, float))]
@@ -524,7 +524,7 @@ def spread(values: Sequence[float]) -> Spread:
 
 
 def _with_plain_first(methods: Sequence[Method]) -> list[Method]:
-    labels = [label(method) for method in methods]
+    labels = [numbered_label(method) for method in methods]
     twice = sorted({label for label in labels if labels.count(label) > 1})
     if twice:
         raise ValueError(f"methods must differ from each other, got more than once: {', '.join(twice)}")

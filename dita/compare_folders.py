@@ -17,7 +17,7 @@ from typing import Any
 from rich.console import Console
 
 from dita import models, report
-from dita.compare import ALWAYS, Comparison, MethodResult, label, measuring, role, spread
+from dita.compare import ALWAYS, Comparison, MethodResult, measuring, numbered_label, role, spread
 from dita.generation.folder import read_manifest
 from dita.generation.job import Key, Settings
 from dita.measurement import BATCH, Result, check_same_prompts, key_text
@@ -116,7 +116,7 @@ def _opened(name: str, path: Path) -> _Folder:
     pictures = without_odd_sizes(open_pictures(path))
     if not pictures.entries:
         raise ValueError(f"folder {str(path)!r} holds no pictures that can be used")
-    return _Folder(name or label(settings.built_method()), path, settings, entries, pictures)
+    return _Folder(name or numbered_label(settings.built_method()), path, settings, entries, pictures)
 
 
 def _plain_first(folders: Sequence[_Folder]) -> list[_Folder]:
@@ -127,7 +127,7 @@ def _plain_first(folders: Sequence[_Folder]) -> list[_Folder]:
     plain = [folder for folder in folders if folder.name == "plain"]
     plain = plain or [folder for folder in folders if isinstance(folder.method, Plain)]
     if len(plain) != 1:
-        found = ", ".join(f"{folder.name} ({label(folder.method)})" for folder in folders)
+        found = ", ".join(f"{folder.name} ({numbered_label(folder.method)})" for folder in folders)
         raise ValueError(
             f"one folder must hold the plain pipeline's pictures: name it plain=DIR; of {found},"
             f" {'several are' if plain else 'none is'} plain"
