@@ -1,4 +1,4 @@
-"""How near the seconds of ToCa and FORA come to their FLOPs: a random STDiT3 of 576 width (8 heads of Open-Sora's 72),
+"""How near the seconds of ToCa and FORA come to their FLOPs: an STDiT3 of 576 width (8 heads of Open-Sora's 72),
 4 spatial and 4 temporal layers, 8 frames of 256 tokens.
 
 The batch of 2 is one video under guidance, without and with its prompt of 120 tokens. Otherwise as cpu_flux.py.

@@ -1,4 +1,4 @@
-"""How near the seconds of ToCa and FORA come to their FLOPs: a random PixArt of XL/2 width, 8 layers, 1024 image tokens.
+"""How near the seconds of ToCa and FORA come to their FLOPs: a PixArt of XL/2 width, 8 layers, 1024 image tokens.
 
 The batch of 2 is one picture under guidance, without and with its prompt of 120 tokens. Otherwise as cpu_flux.py.
 """

@@ -1,4 +1,4 @@
-"""What the cpu_*.py benchmarks share: `dita bench` on one of the small shapes, its result keyed as these always were."""
+"""What the cpu_*.py benchmarks share: `dita bench` on one of the small shapes, keyed as these always were."""
 
 from __future__ import annotations
 

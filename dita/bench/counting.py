@@ -1,4 +1,4 @@
-"""What one run really executes: rows of each kind of layer, block by block, and FLOPs, bytes and memory of each operation.
+"""What one run really executes: rows of each layer, block by block, and FLOPs, bytes and memory of each operation.
 
 Counted in a run that is not timed: a dispatch mode sees every operation, and slows it down. Layers are told by their
 weights, as the operation reads them: a hook on a module would count what another hook puts in its place, too.

@@ -53,8 +53,8 @@ class Row:
         operations: executed in a step of each kind, on average.
         executed: share of plain's rows that went through each kind of layer.
         error: distance of the final latents to plain's, over the way that plain's went from the noise (L2).
-        peak_bytes: the most memory that a run held beyond the model and its input; see `counting.Counting`; on CUDA that
-            of the allocator.
+        peak_bytes: the most memory that a run held beyond the model and its input; see `counting.Counting`; on CUDA
+            that of the allocator.
         cache_bytes: of dita's feature store, at most.
         roofline_seconds: what the counted operations of a run would take at the measured peak, one after another.
         over_roofline: median seconds over these.
@@ -139,7 +139,7 @@ def bench(
     Every contender is run once with everything counted, and refused unless it executed in every step what it claims;
     once more as a warm-up; and `repeats` times with the clock, in turn with all others, in another order each time.
     The rivals are set to compute as many full steps as the methods do: each rival once for each such number. `compile`
-    is one of `COMPILES`: the blocks, or the whole model, without graph breaks but for rivals. `tell` hears what happens.
+    is one of `COMPILES`: the blocks, or the whole model, without graph breaks but for rivals. `tell` is told of it all.
 
     Raises `ValueError` for steps or repeats below 1, a method that the family does not have, and one that does not do
     what its plan says.

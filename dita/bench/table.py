@@ -11,7 +11,8 @@ from rich.table import Table
 from dita.bench.job import Benchmark, Row
 
 LEGEND = (
-    "s: median of a run of the sampling loop. s ratio, FLOPs ratio: plain over this row; efficiency: one over the other."
+    "s: median of a run of the sampling loop. Ratios of seconds and FLOPs: plain over this row; efficiency: the former"
+    " over the latter."
     " FLOPs of methods are those of their plans, scores left out; of all else, counted. / roofline: seconds over those"
     " that the counted operations take at the measured peak. error: distance to plain's final latents, over the way"
     " plain went. rivals: @ full steps to match."

@@ -19,8 +19,8 @@ _CLASSES: dict[type[nn.Module], type[nn.Module]] = {}
 class Surrounded:
     """`before` and `after` round every call of `model`, until `remove`.
 
-    Hooks would be traced: `Module.compile` compiles what runs them, and the bookkeeping of a step is no part of a graph.
-    So the instance gets a `__call__` of its own, which stands outside. A module that `torch.compile` returned has its
+    Hooks would be traced: `Module.compile` compiles what runs them, and the bookkeeping of a step is no part of it. So
+    the instance gets a `__call__` of its own, which stands outside. A module that `torch.compile` returned has its
     graph further inside, and takes hooks.
     """
 

@@ -87,7 +87,7 @@ def test_a_model_that_is_compiled_in_place_is_one_graph_without_what_surrounds_i
 def test_enabling_inside_of_what_is_compiled_is_a_clear_error(model, seen) -> None:
     surround(model, seen)
     torch._dynamo.reset()
-    with pytest.raises(Exception, match="enable it on what torch.compile"):
+    with pytest.raises(Exception, match=r"enable it on what torch\.compile"):
         torch.compile(model, fullgraph=True, backend="eager")(torch.tensor([1.0]))
     torch._dynamo.reset()
 
@@ -95,9 +95,7 @@ def test_enabling_inside_of_what_is_compiled_is_a_clear_error(model, seen) -> No
 # ------------------------------------------------------------------------------------------------ no trace
 
 
-@pytest.mark.parametrize(
-    "family", [tiny_flux, tiny_pixart, tiny_dit, tiny_opensora], ids=lambda module: module.FAMILY
-)
+@pytest.mark.parametrize("family", [tiny_flux, tiny_pixart, tiny_dit, tiny_opensora], ids=lambda module: module.FAMILY)
 def test_a_bare_transformer_has_nothing_of_dita_left_once_it_is_disabled(family) -> None:
     """Disabled costs nothing, because nothing is there: no class, attribute, hook or compiled wrapper."""
     model, untouched = family.tiny_transformer(), family.tiny_transformer()
