@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import time
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -44,23 +44,6 @@ class Timed:
     step_seconds: tuple[float, ...]
     faults: int | None
     latents: Tensor
-
-
-class Direct:
-    """A transformer that is called as it is."""
-
-    def __init__(self, model: Any, steps: int) -> None:
-        self.model = model
-        self.steps = steps
-
-    def before_run(self) -> None:
-        pass
-
-    def before_step(self, step: int) -> None:
-        pass
-
-    def context(self) -> AbstractContextManager[Any]:
-        return nullcontext()
 
 
 def sample(workload: Workload, sampled: Sampled, inputs: Inputs) -> Timed:
