@@ -45,6 +45,7 @@ MAKING = (
     *("prompts", "model", "methods", "steps", "seed", "batch", "repeats", "warmup", "height", "width"),
     *("guidance", "dtype", "local_files_only"),
 )  # options of `compare` that pictures which are there already do not take
+SMALL_SCALE = 0.2  # of `bench`, where a CPU runs a published model
 
 
 @app.callback(invoke_without_command=True)
@@ -405,6 +406,84 @@ def generate(
     if outcome.failures:
         typer.echo(f"{len(outcome.failures)} failed: {out / 'failures.jsonl'}", err=True)
         raise typer.Exit(SOME_FAILED)
+
+
+@app.command()
+def bench(
+    shape: Annotated[
+        str, typer.Option(help="cpu-flux, cpu-pixart, cpu-opensora, or a published model as of dita plan --model.")
+    ] = "cpu-flux",
+    scale: Annotated[
+        float | None,
+        typer.Option(help="Multiplies layers, heads and image tokens; 1 on CUDA and for cpu-*, else 0.2."),
+    ] = None,
+    methods: Annotated[
+        str | None, typer.Option(help="Short forms or JSON files, with commas between; ToCa and FORA by default.")
+    ] = None,
+    rivals: Annotated[
+        str, typer.Option(help="diffusers, cache-dit, single ones such as diffusers:magcache, or none; with commas.")
+    ] = "none",
+    steps: Annotated[int | None, typer.Option(help="Denoising steps; 50 for FLUX and DiT, 20, 30 for videos.")] = None,
+    repeats: Annotated[int, typer.Option(help="Timed runs of each; one more warms up.")] = 3,
+    batch: Annotated[int, typer.Option(help="Pictures made at once.")] = 1,
+    text_tokens: Annotated[int | None, typer.Option(help="Of a prompt with its padding.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="bfloat16 on CUDA and float32 elsewhere by default.")] = None,
+    device: Annotated[str | None, typer.Option(help="cuda where there is one, else cpu, by default.")] = None,
+    compile: Annotated[str, typer.Option(help="none, blocks or model: by torch.compile, before it is timed.")] = "none",
+    threads: Annotated[int | None, typer.Option(help="Of the CPU; all cores by default.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs, and nothing else.")] = False,
+) -> None:
+    """Measure how fast methods and rivals really are, on a model of random weights.
+
+    Everything is interleaved in one run, after a warm-up and after each was seen to skip what it claims. Latency does
+    not depend on the weights; how good the pictures are does: that is for dita compare.
+    """
+    with _one_line_errors():
+        from dita import models
+
+        place = _device(device) if device else models.default_device()
+        chosen_dtype = dtype or models.default_dtype(place)
+        if chosen_dtype not in models.DTYPES:
+            raise ValueError(f"unknown dtype {chosen_dtype!r}; known: {', '.join(models.DTYPES)}")
+        _silence_libraries()
+        import torch
+
+        from dita.bench import job, table
+        from dita.bench import rivals as caches
+        from dita.bench.workloads import DEFAULTS, SMALL_SHAPES, workload
+
+        if threads is not None:
+            if threads < 1:
+                raise ValueError(f"threads must be at least 1, got {threads}")
+            torch.set_num_threads(threads)
+        if scale is None:
+            scale = 1.0 if place.startswith("cuda") or shape in SMALL_SHAPES else SMALL_SCALE
+        kind = getattr(torch, chosen_dtype)
+        work = workload(shape, scale=scale, batch=batch, text_tokens=text_tokens, dtype=kind)
+        usual = DEFAULTS[work.shape.family]
+        console = Console(stderr=True)
+        with console.status("measuring") as status:
+            result = job.bench(
+                work,
+                [_method(text) for text in (methods or usual.methods).split(",") if text.strip()],
+                rivals=caches.chosen(rivals),
+                steps=usual.steps if steps is None else steps,
+                repeats=repeats,
+                dtype=kind,
+                device=place,
+                compile=compile,
+                tell=status.update,
+            )
+    if as_json:
+        typer.echo(json.dumps(table.as_json(result), indent=1))
+        return
+    typer.echo(f"{table.heading(result)}\n")
+    shown = Console()
+    shown.print(table.table(result))
+    typer.echo("")
+    for label, reason in result.refused:
+        typer.echo(f"{label} is left out: {reason}")
+    shown.print(f"[dim]{table.LEGEND}[/dim]", highlight=False)
 
 
 @app.command()
