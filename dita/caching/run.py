@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -13,18 +13,22 @@ import psutil
 import torch
 from torch import Tensor, nn
 
+from dita.caching import cuda_graphs
 from dita.caching.adapters import Adapter
 from dita.caching.attention import check_backend
+from dita.caching.cuda_graphs import Rescue
 from dita.caching.forecast import AS_COMPUTED, Stored, as_weights
 from dita.caching.guidance import first_half, twice
 from dita.caching.keeping import Keeper
 from dita.caching.live import LiveSelection
 from dita.caching.offload import expect
+from dita.caching.recorder import Recorder
 from dita.caching.scores import combined, entropy_score, of_features, random_scores, spread
 from dita.caching.selection import SpatialBonus, select_cycle
 from dita.caching.spans import BlockSpans, SpanStore
 from dita.caching.state import BlockState, Slot, held_bytes, row_numbers
 from dita.caching.summary import Executed, Summary
+from dita.caching.token_record import Geometry
 from dita.fitting import with_store
 from dita.footprint import peak_bytes
 from dita.merges import Cells
@@ -67,6 +71,7 @@ class Branch:
         self.settled: set[Site] = set()
         self.mergers: dict[Block, Merger] = {}
         self.grid: tuple[int, ...] | None = None
+        self.geometry: Geometry | None = None  # where tokens are recorded
         self.device = device
         self.weights: dict[tuple[int, int], tuple[Tensor, ...]] = {}  # by distance and number of factors
 
@@ -78,6 +83,15 @@ class Branch:
             cells = self.shape.cells(block[0], merging.stride)
             self.mergers[group] = Merger(cells, cells.removed(merging.ratio), merging.proportional)
         return self.mergers[group]
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Everything that blocks have put out and later steps need, where it is on the model's device. What lies in the
+        host's memory is a copy already."""
+        holders = (*self.states, *self.spans.values(), *self.mergers.values())
+        scores = (state.probe.scores for state in self.states if state.probe.scores is not None)
+        for tensor in (*(tensor for holder in holders for tensor in holder.tensors()), *scores):
+            if tensor.device.type == self.device.type:
+                yield tensor
 
     def held_bytes(self, inside: bool = False) -> int:
         """Bytes of what is stored. `inside` of a call: without what the call will have freed at its end, the collected
@@ -121,7 +135,6 @@ class Run:
     ) -> None:
         self.store = store or Store()
         self.calls = calls
-        self.compiled = compiled
         self.adapter = adapter
         self.model = model
         self.whole_method = method
@@ -131,15 +144,19 @@ class Run:
         self.memory_limit = memory_limit
         self.guidance = guidance
         self.timesteps = timesteps
+        self.compiled = compiled
         self.step = 0
         self.call = 0
         self.branches: list[Branch] = []
-        self.record = record
+        self.recorder = Recorder() if record else None
         self.summary = Summary(method=method, repeats=self.requested_steps / steps)
+        if self.recorder is not None:
+            self.summary.tokens = self.recorder.record
         self._blocks = adapter.blocks(model)
         self._number = {(stack, layer): i for i, (stack, layer, _) in enumerate(self._blocks)}
         self._bound: Branch | None = None
         self._clock = _Clock()
+        self._rescue: Rescue | None = None
 
     # ------------------------------------------------------------------------------------------ one transformer call
 
@@ -157,8 +174,12 @@ class Run:
         self._join_halves(branch)
         branch.settled.clear()
         self._instruct(branch, self._actions(branch))
-        self.summary.shape = self.branches[0].shape
+        self.summary.shape, self.summary.plan = self.branches[0].shape, self.branches[0].plan
         latents = self.adapter.tokens_in(inputs)
+        if cuda_graphs.may_own_outputs(latents.device, self.compiled):
+            self._rescue = self._rescue or Rescue()
+            if self.call == 0:
+                self._rescue.begin_step()
         self._clock.start(latents.device)
         return first_half(inputs, len(latents)) if branch.joined else None
 
@@ -168,11 +189,13 @@ class Run:
         Returns what shall stand for the call's `output`, None for itself.
         """
         branch = self.branches[self.call]
+        if self._rescue is not None:
+            self._rescue.keep(branch.tensors())
         actions = self._actions(branch)
         kind = step_kind(actions)
         self.summary.executed.append(self._executed(branch, actions, kind))
-        if self.record:
-            self._record(branch)
+        if self.recorder is not None and self.call == 0:
+            self._record(self.recorder, branch, actions)
         some_full = any(action.kind is Kind.FULL for action in actions.values())
         if some_full:
             self._measure(inside=True)
@@ -207,6 +230,8 @@ class Run:
         self._bind([BlockState(self.adapter.modules(stack)) for stack, _, _ in self._blocks])
         self.branches.clear()
         self._bound = None
+        if self.recorder is not None:
+            self.recorder.settle()
         return self.summary
 
     # ------------------------------------------------------------------------------------------------ set-up
@@ -236,10 +261,17 @@ class Run:
                 branch.grid = self.adapter.grid(self.model, inputs)
             if bonus:
                 _check_cells(branch.grid, cell, given=self.method.spatial_grid is not None)
+        if self.recorder is not None:
+            branch.geometry = self._geometry(shape, branch.grid or self.adapter.grid(self.model, inputs))
         _check_memory(
-            plan, latents.device, self.memory_limit, sum(b.held_bytes() for b in self.branches), compiled=self.compiled
+            plan, latents.device, self.memory_limit, sum(b.held_bytes() for b in self.branches), self.compiled
         )
         return branch
+
+    def _geometry(self, shape: Shape, grid: tuple[int, ...] | None) -> Geometry:
+        modules = dict.fromkeys(site.module for site in shape.sites())
+        starts = {module: self.adapter.image_start(module, shape) for module in modules}
+        return Geometry(shape, grid, {module: start for module, start in starts.items() if start is not None})
 
     def _actions(self, branch: Branch) -> Step:
         """What this step does: full where the plan has ended, or where there is nothing stored to reuse."""
@@ -599,12 +631,23 @@ class Run:
             mergeable_tokens=sum(of_site.tokens * of_site.sequences for of_site in cells),
         )
 
-    def _record(self, branch: Branch) -> None:
+    def _record(self, recorder: Recorder, branch: Branch, actions: Step) -> None:
+        """Notes which tokens this call computed, and which it merged."""
+        selected: dict[Site, Tensor] = {}
+        matched: dict[Block, Tensor] = {}
         for (stack, layer, _), state in zip(self._blocks, branch.states, strict=True):
             for module, slot in state.slots.items():
-                if slot.rows is not None and self.call == 0:
-                    index = slot.rows.view(branch.shape.rows, -1) % branch.shape.tokens(module)
-                    self.summary.selections[self.step, Site(stack, layer, module)] = index.int().cpu()
+                if slot.rows is not None:
+                    selected[Site(stack, layer, module)] = slot.rows
+            if state.matcher is not None:
+                matched[branch.plan.group((stack, layer))] = state.matcher.representatives()
+        merging = {
+            (site.stack, site.layer): branch.plan.group((site.stack, site.layer))
+            for site, action in actions.items()
+            if action.merged
+        }
+        assert branch.geometry is not None
+        recorder.note(self.step, actions, branch.geometry, selected, matched, merging)
 
 
 class _Clock:
