@@ -23,7 +23,7 @@ def peak_bytes(plan: Plan, compiled: bool = False) -> int:
     sizes: dict[Site | Span, int] = {site: _output(plan, site) + _gate(plan, site) for site in shape.sites()}
     sizes |= dict.fromkeys(plan.spans, _stored(plan, shape.hidden_bytes()))
     factor = {one: _output(plan, one) if isinstance(one, Site) else size for one, size in sizes.items()}
-    scores = _score_bytes(plan) if plan.method.keeps_scores(shape) else 0
+    scores = _score_bytes(plan)
     live_indices = _live_index_bytes(plan)
     order = {(site.stack, site.layer): number for number, site in enumerate(shape.sites())}
     peak, before = 0, cast("dict[Site | Span, int]", {})
@@ -31,7 +31,7 @@ def peak_bytes(plan: Plan, compiled: bool = False) -> int:
         features = sum(sizes[one] + count * factor[one] for one, count in held.items())
         inner, later = _after(plan, s)
         ended = int((features + inner) * plan.row_share(s))
-        more = bool(features) * scores + int(_matching_bytes(plan, plan.matchings_kept[s]) * plan.row_share(s))
+        more = scores[s] + int(_matching_bytes(plan, plan.matchings_kept[s]) * plan.row_share(s))
         peak = max(peak, ended + more + (live_indices[s] if live else later))
         if compiled and _forms_factors(plan, s):  # the one that differs, and the last factor, are there still
             again = (one for one, count in held.items() if one in before and _is_new(plan, s, one))
@@ -170,12 +170,24 @@ def _matching_bytes(plan: Plan, groups: frozenset[Block]) -> int:
     return total * plan.shape.rows * plan.shape.branches
 
 
-def _score_bytes(plan: Plan) -> int:
-    """One number a token in each block."""
-    score = getattr(plan.method, "score", "")
-    sources = ((stack, plan.shape.score_source(stack, score)) for stack in plan.shape.stacks)
-    numbers = sum(plan.shape.tokens(module) * plan.shape.depth(stack) for stack, module in sources)
-    return 4 * numbers * plan.shape.rows
+def _score_bytes(plan: Plan) -> list[int]:
+    """After each step: one number a token in the blocks whose scores are kept for later selections."""
+    shape, score = plan.shape, str(getattr(plan.method, "score", ""))
+    if not plan.method.keeps_scores(shape):
+        return [0] * len(plan.steps)
+    sources = {
+        (stack, layer): Site(stack, layer, shape.score_source(stack, score))
+        for stack in shape.stacks
+        for layer in range(shape.depth(stack))
+    }
+    scored: dict[Block, bool] = {}
+    held = []
+    for s, step in enumerate(plan.steps):
+        full = {block: source for block, source in sources.items() if step[source].kind is Kind.FULL}
+        scored |= {block: plan.scores_at(s, *block, score) for block in full}
+        numbers = sum(shape.tokens(sources[block].module) for block, holds in scored.items() if holds)
+        held.append(4 * numbers * shape.rows)
+    return held
 
 
 def _live_index_bytes(plan: Plan) -> list[int]:

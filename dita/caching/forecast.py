@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import TypeVar, overload
+from typing import Any, TypeVar, overload
 
 import torch
 from torch import Tensor
@@ -43,14 +43,15 @@ class Stored:
 
         Inside a compiled graph these wait for `settle`: graphs shall not depend on how many there are.
         """
-        self.out = _kept(self.keeper, out)
-        if not torch.compiler.is_compiling():
-            self._form(out)
+        packed = _mapped(self.keeper.pack, out)
+        self.out = _mapped(self.keeper.stow, packed)
+        if not torch.compiler.is_compiling() and self._before is not None:
+            self._form(_mapped(tensor_of, packed))
 
     def stored(self) -> Feature:
         """The stored output as it was, without a forecast."""
         assert self.out is not None
-        return _opened(self.out)
+        return _mapped(tensor_of, self.out)
 
     def output(self) -> Feature:
         """What stands for the output in this step: the stored one itself, or a new tensor, its forecast."""
@@ -59,7 +60,7 @@ class Stored:
     def forecast(self, stored: F) -> F:
         """The stored output, continued to this step."""
         for weight, factor in zip(self.weights, self.factors, strict=False):
-            stored = _each(partial(_plus_weighted, weight), stored, _opened(factor))
+            stored = _each(partial(_plus_weighted, weight), stored, _mapped(tensor_of, factor))
         return stored
 
     def renew(self, step: int, order: int) -> None:
@@ -77,13 +78,11 @@ class Stored:
             self._form(self.stored())
 
     def _form(self, newest: Feature) -> None:
-        if self._before is None:
-            return
         former, self._before = [self._before, *self.factors], None
         self.factors = []
         for factor in former[: self._order]:
-            newest = _each(partial(_difference, self._distance), _opened(factor), newest)
-            self.factors.append(_kept(self.keeper, newest))
+            newest = _each(partial(_difference, self._distance), _mapped(tensor_of, factor), newest)
+            self.factors.append(_mapped(self.keeper.keep, newest))
 
     def forget(self) -> None:
         """Frees everything."""
@@ -94,8 +93,8 @@ class Stored:
     def join_halves(self) -> None:
         """Makes one of the two halves of a guided call: their mean."""
         if self.out is not None:
-            self.out = _kept(self.keeper, mean_of_halves(self.stored()))
-        self.factors = [_kept(self.keeper, mean_of_halves(_opened(factor))) for factor in self.factors]
+            self.out = _mapped(self.keeper.keep, mean_of_halves(self.stored()))
+        self.factors = [_mapped(self.keeper.keep, mean_of_halves(_mapped(tensor_of, factor))) for factor in self.factors]
 
     def used(self) -> Iterator[Tensor]:
         """What this step reads of the store, in order: for what stands for the output, or for new factors."""
@@ -124,12 +123,9 @@ def mean_of_halves(feature: Feature) -> Feature:
     return (feature[: len(feature) // 2] + feature[len(feature) // 2 :]) / 2
 
 
-def _kept(keeper: Keeper, feature: Feature) -> KeptFeature:
-    return tuple(keeper.keep(x) for x in feature) if isinstance(feature, tuple) else keeper.keep(feature)
-
-
-def _opened(feature: KeptFeature) -> Feature:
-    return tuple(tensor_of(x) for x in feature) if isinstance(feature, tuple) else tensor_of(feature)
+def _mapped(change: Callable[[Any], Any], feature: Any) -> Any:
+    """`change` of a tensor, or of each of a tuple of them."""
+    return tuple(change(one) for one in feature) if isinstance(feature, tuple) else change(feature)
 
 
 def _tensors(feature: KeptFeature | None) -> Iterator[Tensor]:

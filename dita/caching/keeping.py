@@ -82,7 +82,7 @@ def packed(x: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor | None]:
         return (numbers / scale).to(dtype), scale
     if dtype == torch.float16:  # numbers of bfloat16 can be larger
         largest = torch.finfo(dtype).max
-        x = x.clamp(-largest, largest)
+        return x.to(dtype).clamp_(-largest, largest), None
     return x.to(dtype), None
 
 
