@@ -26,8 +26,11 @@ from dita.plan import Plan
 if TYPE_CHECKING:
     from dita.caching.attachment import disable, enable, summary
     from dita.caching.summary import Summary
+    from dita.caching.token_record import TokenRecord
     from dita.generation.prompts import Prompt
     from dita.generation.sampling import generate
+    from dita.plots.plan_map import plot_plan
+    from dita.plots.token_map import plot_tokens
 
 __all__ = [
     "FORA",
@@ -48,25 +51,31 @@ __all__ = [
     "TaylorSeer",
     "ToCa",
     "ToMe",
+    "TokenRecord",
     "disable",
     "enable",
     "generate",
+    "plot_plan",
+    "plot_tokens",
     "summary",
 ]
 
-_ENGINE = {
+_LATER = {
     "enable": "dita.caching.attachment",
     "disable": "dita.caching.attachment",
     "summary": "dita.caching.attachment",
     "Summary": "dita.caching.summary",
     "Prompt": "dita.generation.prompts",
     "generate": "dita.generation.sampling",
+    "TokenRecord": "dita.caching.token_record",
+    "plot_plan": "dita.plots.plan_map",
+    "plot_tokens": "dita.plots.token_map",
 }
 
 
-def __getattr__(name: str) -> Any:  # torch is imported when the engine is first asked for: plans do without it
-    if name not in _ENGINE:
+def __getattr__(name: str) -> Any:  # torch, numpy and matplotlib are imported when first asked for: plans do without
+    if name not in _LATER:
         raise AttributeError(f"module 'dita' has no attribute {name!r}")
     import importlib
 
-    return getattr(importlib.import_module(_ENGINE[name]), name)
+    return getattr(importlib.import_module(_LATER[name]), name)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import os
 import re
@@ -38,7 +39,12 @@ BAD_INPUT = 2  # exit code
 SOME_FAILED = 1  # exit code of `generate`
 BUNDLED_BATCH = 4  # prompts in a call for the small bundled models; 1 for others
 AUTO_BATCH = 4  # of `generate`, where memory allows
+FIGURES = (".png", ".svg", ".pdf")  # that `plan --plot` can draw
 DEFAULT_STEPS = 50  # of `generate`, for models that say nothing
+MAKING = (
+    *("prompts", "model", "methods", "steps", "seed", "batch", "repeats", "warmup", "height", "width"),
+    *("guidance", "dtype", "local_files_only"),
+)  # options of `compare` that pictures which are there already do not take
 SMALL_SCALE = 0.2  # of `bench`, where a CPU runs a published model
 
 
@@ -74,6 +80,9 @@ def plan(
     ] = None,
     accounting: Annotated[str, typer.Option(help=f"Of FLOPs: {' or '.join(ACCOUNTINGS)}.")] = ACCOUNTINGS[0],
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs, and nothing else.")] = False,
+    plot: Annotated[
+        Path | None, typer.Option(help="Draw the plan as a map into this file too: .png, .svg or .pdf.")
+    ] = None,
 ) -> None:
     """Print what a method does and costs, step by step.
 
@@ -90,6 +99,8 @@ def plan(
             "strict": strict,
         }
         chosen = _changed(_method(method), {key: value for key, value in changes.items() if value is not None})
+        if plot is not None and plot.suffix not in FIGURES:
+            raise ValueError(f"--plot draws {', '.join(FIGURES)} files, got {str(plot)!r}")
         if accounting not in ACCOUNTINGS:
             raise ValueError(f"unknown accounting {accounting!r}; known: {', '.join(ACCOUNTINGS)}")
         counted: Accounting = "pre-projection" if accounting == "pre-projection" else "post-projection"
@@ -97,16 +108,25 @@ def plan(
 
         shape = models.shape(model, batch=batch, height=height, width=width, text_tokens=text_tokens)
         result = chosen.plan(shape, steps)
+        if plot is not None:
+            _draw_plan(result, plot)
     typer.echo(json.dumps(result.as_json(counted), indent=2) if as_json else _plan_text(result))
 
 
 @app.command()
 def compare(
-    prompts: Annotated[
-        list[str],
-        typer.Option(help="How many of the bundled world, a file as of generate, or a text (may be given again)."),
-    ],
+    context: typer.Context,
     out: Annotated[Path, typer.Option(help="Folder for the results: new, empty, or of an earlier comparison.")],
+    prompts: Annotated[
+        list[str] | None,
+        typer.Option(help="How many of the bundled world, a file as of generate, or a text (may be given again)."),
+    ] = None,
+    pictures: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME=DIR or DIR, of dita generate: compare what is there already (repeatable; one is plain=DIR)."
+        ),
+    ] = None,
     model: Annotated[str, typer.Option(help="A bundled name, a local diffusers folder, or a hub id.")] = "shapes-flux",
     methods: Annotated[
         str, typer.Option(help="Short forms or JSON files, with commas between; or all. Plain is always there.")
@@ -134,12 +154,21 @@ def compare(
         list[str] | None, typer.Option(help="NAME=PATH or NAME=HUB_ID of a metric's network (repeatable).")
     ] = None,
 ) -> None:
-    """Make the same pictures with every method, and report.
+    """Make the same pictures with every method, and report; or compare those of folders (--pictures).
 
     Prints a table, and writes a page with the pictures, Markdown, JSON and the pictures themselves into a folder.
     Results of an earlier comparison in --out are replaced, once the new ones are complete.
     """
     with _one_line_errors():
+        if pictures:
+            stray = [name for name in MAKING if _was_given(context, name)]
+            if stray:
+                option = stray[0].replace("_", "-")
+                raise ValueError(f"--{option} belongs to making pictures; --pictures compares those that are there")
+            _compare_folders(pictures, out, overwrite, metrics, reference, weights, network or [], device or "cpu")
+            return
+        if not prompts:
+            raise ValueError("give --prompts to make pictures, or --pictures to compare those of folders")
         every = methods.strip() == "all"
         chosen = [] if every else [_method(text) for text in methods.split(",") if text.strip()]
         texts = _prompts(prompts, model)
@@ -185,6 +214,47 @@ def compare(
             reference=reference,
             console=progress,
         )
+    _report_comparison(result, out, networks)
+
+
+def _compare_folders(
+    given: list[str],
+    out: Path,
+    overwrite: bool,
+    metrics: str | None,
+    reference: Path | None,
+    weights: Path | None,
+    network: list[str],
+    device: str,
+) -> None:
+    """`dita compare` of pictures that are there."""
+    from dita.compare_folders import compare_folders
+    from dita.metrics import catalogue
+
+    columns = catalogue.parse(metrics) if metrics is not None else []
+    _silence_libraries()
+    networks = _networks(weights, network, device=device)
+    named = [entry.rpartition("=") if not Path(entry).exists() else ("", "", entry) for entry in given]
+    result = compare_folders(
+        [(name, Path(path)) for name, _, path in named],
+        out=out,
+        overwrite=overwrite,
+        metrics=columns,
+        networks=networks,
+        reference=reference,
+    )
+    _report_comparison(result, out, networks)
+
+
+def _was_given(context: typer.Context, name: str) -> bool:
+    """Whether an option stood on the command line."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _report_comparison(result: Any, out: Path, networks: Any) -> None:
+    from dita import report
+
     if networks is not None and networks.bundled:
         typer.echo(networks.stand_ins())
     console = Console()
@@ -193,11 +263,12 @@ def compare(
     typer.echo("")
     for name in (report.PAGE, report.MARKDOWN, report.RESULTS):
         typer.echo(f"wrote {out / name}")
-    typer.echo(f"wrote {out / report.IMAGES}{os.sep} ({len(texts)} pictures of each method)")
+    typer.echo(f"wrote {out / report.IMAGES}{os.sep} ({len(result.prompts)} pictures of each method)")
 
 
 @app.command()
 def study(
+    context: typer.Context,
     name: Annotated[str, typer.Argument(help=f"The question: {', '.join(STUDIES)}.")],
     model: Annotated[str, typer.Option(help="A bundled name, a local diffusers folder, or a hub id.")] = "shapes-flux",
     prompts: Annotated[
@@ -233,6 +304,7 @@ def study(
         if metrics is None:
             metrics = _reward(weights, device)
     compare(
+        context,
         prompts=prompts or ["64"],
         out=out or Path(f"study-{name}"),
         model=model,
@@ -293,8 +365,12 @@ def generate(
         arguments = _call_arguments(call or [])
         given = {"height": height, "width": width, "guidance_scale": guidance}
         from dita import models
+        from dita.asking import check_classes
         from dita.generation import job, runner
 
+        names = models.class_names(model)
+        if names is not None:
+            check_classes(model, names, [text.text for text in texts])
         defaults = models.default_call(model)
         defaults |= {name: value for name, value in given.items() if value is not None}
         own_steps = defaults.pop("num_inference_steps", DEFAULT_STEPS)
@@ -534,13 +610,18 @@ def evaluate(
     as_json: Annotated[Path | None, typer.Option("--json", help="Write everything to this file.")] = None,
     batch: Annotated[int, typer.Option(help="Pictures read at a time.")] = 32,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    engine: Annotated[str, typer.Option(help="local (one process, torchrun, accelerate launch) or ray.")] = "local",
+    workers: Annotated[str, typer.Option(help="Of --engine ray: a number, or 1..8 to scale between.")] = "1",
     download: Annotated[bool, typer.Option(help="Fetch networks from the hub where they are nowhere else.")] = False,
 ) -> None:
     """Measure how good pictures are: FID, CLIP score, ImageReward, and how close they are to the plain pipeline's.
 
-    Pictures, prompts and plain pictures are paired by id and seed. Pictures that cannot be used are named.
+    Pictures, prompts and plain pictures are paired by id and seed. Pictures that cannot be used are named. Under
+    torchrun or accelerate launch the processes share the pictures, and the first one reports.
     """
-    with _one_line_errors():
+    with _one_line_errors(), _opened(engine, workers) as team:
+        if team is None:  # this process has measured for the first one
+            return
         from dita.metrics import catalogue, picture_sets
 
         chosen = catalogue.parse(metrics) if metrics is not None else None
@@ -554,7 +635,8 @@ def evaluate(
         from dita import evaluation_report
 
         _silence_libraries()
-        networks = _networks(weights, network or [], resize=resize, device=device, download=download)
+        place = team.device(_device(device))
+        networks = _networks(weights, network or [], resize=resize, device=place, download=download)
         if chosen is None:
             chosen = job.available(made, networks, reference, beside)
             if not chosen:
@@ -570,6 +652,7 @@ def evaluate(
             plain=beside,
             save_statistics=save_statistics,
             batch=batch,
+            workers=team,
             console=Console(stderr=True),
         )
         if as_json is not None:
@@ -580,6 +663,43 @@ def evaluate(
     for file in (as_json, save_statistics):
         if file is not None:
             typer.echo(f"wrote {file}")
+
+
+@app.command()
+def demo(
+    model: Annotated[str, typer.Option(help="A bundled name, a local diffusers folder, or a hub id.")] = "shapes-flux",
+    port: Annotated[int | None, typer.Option(help="The first free one from 7860 on by default.")] = None,
+    host: Annotated[str, typer.Option(help="0.0.0.0 serves other machines too.")] = "127.0.0.1",
+    share: Annotated[bool, typer.Option("--share", help="Also by a public address, through Gradio's servers.")] = False,
+    max_steps: Annotated[int | None, typer.Option(help="The most steps that a visitor may ask for.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="bfloat16 on CUDA and float32 elsewhere by default.")] = None,
+    device: Annotated[str | None, typer.Option(help="cuda where there is one, else cpu, by default.")] = None,
+    local_files_only: Annotated[bool, typer.Option(help="Do not use the network.")] = False,
+) -> None:
+    """Serve the demo: a picture with and without acceleration, side by side in the browser.
+
+    Compares one or two methods as they draw, shows where the time goes, and explores quality against latency.
+    """
+    with _one_line_errors():
+        try:
+            from dita.demo import app as page
+        except ImportError as error:
+            raise ValueError(f"the demo needs more packages ({error}): pip install 'dita[demo]'") from None
+        from dita.demo.loaded import load
+        from dita.demo.request import limits_of
+        from dita.demo.studio import Studio
+
+        with Console(stderr=True).status(f"loading {model}"):
+            _silence_libraries()
+            loaded = load(model, dtype, device, local_files_only)
+            studio = Studio(loaded, limits_of(loaded, max_steps))
+            served = page.launch(studio, port=port, host=host, share=share)
+    for address in filter(None, (served.local_url, served.share_url)):
+        typer.echo(f"{model} is at {address} (Ctrl-C ends it)")
+    try:
+        served.block_thread()
+    finally:
+        studio.close()
 
 
 @app.command()
@@ -703,6 +823,13 @@ def _family(pipe: Any) -> str:
     from dita.caching.attachment import transformer_of
 
     return adapter_for(transformer_of(pipe)).family
+
+
+def _opened(engine: str, actors: str) -> Any:
+    """Who measures, as `dita.sharing.opened`."""
+    from dita import sharing
+
+    return sharing.opened(engine, _workers(actors))
 
 
 @contextmanager
@@ -834,6 +961,17 @@ def _prompts(given: list[str], model: str) -> list[str]:
     if not text.strip():
         raise ValueError("--prompts is empty; give a count, a file with one a line, or a text")
     return [text]
+
+
+def _draw_plan(plan: Plan, path: Path) -> None:
+    """The plan's map as a file: whole, or not at all."""
+    from dita.generation.files import write_whole
+    from dita.plots.plan_map import plot_plan
+
+    drawn = io.BytesIO()
+    plot_plan(plan).savefig(drawn, format=path.suffix[1:], dpi=150)
+    write_whole(path, drawn.getvalue())
+    typer.echo(f"wrote {path}", err=True)
 
 
 def _plan_text(plan: Plan) -> str:

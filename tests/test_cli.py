@@ -1,8 +1,10 @@
 import dataclasses
 import json
+import os
 import signal
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -33,6 +35,12 @@ def refused(*arguments):
     lines = result.stderr.strip().splitlines()
     assert len(lines) == 1 and lines[0].startswith("error: ")
     return lines[0]
+
+
+def with_this_package():
+    """The environment of a command in another folder."""
+    here = str(Path(cli.__file__).parent.parent)
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))}
 
 
 # ---------------------------------------------------------------------------------------------------------------- plan
@@ -77,13 +85,32 @@ def test_plan_knows_pixart_and_dit():
     assert "has no text" in refused("plan", "--model", "dit-xl-2-256", "--method", "fora", "--text-tokens", 20)
 
 
-def test_plan_does_not_import_torch():
+@pytest.mark.parametrize("plot", [[], ["--plot", "plan.png"]], ids=["printed", "drawn"])
+def test_plan_does_not_import_torch(tmp_path, plot):
     code = (
-        "import sys; sys.argv = ['dita', 'plan', '--model', 'flux-dev', '--method', 'toca'];"
-        "from dita.cli import app; app(standalone_mode=False); print('torch' in sys.modules)"
+        f"import sys; sys.argv = ['dita', 'plan', '--model', 'flux-dev', '--method', 'toca', *{plot}];"
+        "from dita.cli import app; app(standalone_mode=False);"
+        "print('torch' in sys.modules, 'matplotlib' in sys.modules)"
     )
-    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert result.stdout.splitlines()[-1] == "False"
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path, env=with_this_package())
+    assert result.stdout.splitlines()[-1] == f"False {bool(plot)}"
+
+
+@pytest.mark.parametrize(("name", "start"), [("plan.png", b"\x89PNG"), ("plan.svg", b"<?xml"), ("plan.pdf", b"%PDF")])
+def test_plan_draws_its_map(tmp_path, name, start):
+    plan = [*PLAN, "--method", "toca:4:0.9", "--json"]
+    printed, drawn = run(*plan), run(*plan, "--plot", tmp_path / name)
+    assert (drawn.exit_code, drawn.stdout) == (0, printed.stdout)
+    assert drawn.stderr == f"wrote {tmp_path / name}\n"
+    assert (tmp_path / name).read_bytes().startswith(start)
+    assert [path.name for path in tmp_path.iterdir()] == [name]
+
+
+def test_a_plan_that_cannot_be_drawn_is_refused(tmp_path):
+    plan = [*PLAN, "--method", "fora"]
+    assert "--plot draws .png, .svg, .pdf files, got 'plan.gif'" in refused(*plan, "--plot", "plan.gif")
+    assert "No such file or directory" in refused(*plan, "--plot", tmp_path / "none" / "plan.png")
 
 
 def test_python_m_dita_is_the_command():

@@ -380,7 +380,8 @@ def test_a_plan_that_saves_something_or_is_plain_on_purpose_does_not_warn(method
 
 def test_methods_plans_and_shapes_import_neither_torch_nor_diffusers():
     code = (
-        "import sys, dita.methods, dita.plan, dita.shapes, dita.schedules\n"
+        "import sys, dita, dita.methods, dita.plan, dita.shapes, dita.schedules\n"
+        "assert {'plot_plan', 'plot_tokens', 'TokenRecord'} <= set(dita.__all__)\n"
         "heavy = {'torch', 'numpy', 'diffusers', 'transformers', 'matplotlib'} & set(sys.modules)\n"
         "print(*sorted(heavy))"
     )

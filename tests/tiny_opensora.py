@@ -60,11 +60,11 @@ def tiny_autoencoder(seed: int = 0, **config) -> AutoencoderKLOpenSora:
     return randomise(AutoencoderKLOpenSora(**(settings | config)), seed)
 
 
-def tiny_text_encoder(seed: int = 0) -> T5EncoderModel:
+def tiny_text_encoder(seed: int = 0, width: int = CAPTION_CHANNELS) -> T5EncoderModel:
     torch.manual_seed(seed)
     config = T5Config(
         vocab_size=2000,
-        d_model=CAPTION_CHANNELS,
+        d_model=width,
         d_kv=4,
         d_ff=8,
         num_layers=1,

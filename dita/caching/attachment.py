@@ -44,7 +44,7 @@ def enable(
         calls_per_step: transformer calls in each step, bare transformers only (2 with guidance by two calls).
         timesteps: of the steps, 1000 to 0, bare transformers only, for methods that go by them (PAB); the family's
             usual ones by default.
-        record: keep the selected token numbers of every step for `summary(...).selections`.
+        record: keep which tokens each step computed and merged, for `summary(...).tokens` and the plots of them.
         memory_limit: bytes that the feature store may take; without it, the memory that is free.
 
     Returns the target. Raises `UnsupportedModelError` for a family without an adapter, `ForeignHookError` if another

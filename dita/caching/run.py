@@ -19,11 +19,13 @@ from dita.caching.cuda_graphs import Rescue
 from dita.caching.forecast import Stored, as_weights
 from dita.caching.guidance import first_half, twice
 from dita.caching.live import LiveSelection
+from dita.caching.recorder import Recorder
 from dita.caching.scores import combined, entropy_score, of_features, random_scores, spread
 from dita.caching.selection import SpatialBonus, select_cycle
 from dita.caching.spans import BlockSpans, SpanStore
 from dita.caching.state import BlockState, Slot, held_bytes, row_numbers
 from dita.caching.summary import Executed, Summary
+from dita.caching.token_record import Geometry
 from dita.merges import Cells
 from dita.merging.matching import cell_order
 from dita.merging.merger import Merger
@@ -54,6 +56,7 @@ class Branch:
         self.selected: dict[Site, list[Tensor | None]] = {}
         self.mergers: dict[Block, Merger] = {}
         self.grid: tuple[int, ...] | None = None
+        self.geometry: Geometry | None = None  # where tokens are recorded
         self.device = device
         self.weights: dict[tuple[int, int], tuple[Tensor, ...]] = {}  # by distance and number of factors
 
@@ -122,8 +125,10 @@ class Run:
         self.step = 0
         self.call = 0
         self.branches: list[Branch] = []
-        self.record = record
+        self.recorder = Recorder() if record else None
         self.summary = Summary(method=method, repeats=self.requested_steps / steps)
+        if self.recorder is not None:
+            self.summary.tokens = self.recorder.record
         self._blocks = adapter.blocks(model)
         self._number = {(stack, layer): i for i, (stack, layer, _) in enumerate(self._blocks)}
         self._bound: Branch | None = None
@@ -145,7 +150,7 @@ class Run:
             branch = self.branches[self.call] = self._new_branch(seen, inputs)
         self._join_halves(branch)
         self._instruct(branch, self._actions(branch))
-        self.summary.shape = self.branches[0].shape
+        self.summary.shape, self.summary.plan = self.branches[0].shape, self.branches[0].plan
         latents = self.adapter.tokens_in(inputs)
         if cuda_graphs.may_own_outputs(latents.device, self.compiled):
             self._rescue = self._rescue or Rescue()
@@ -165,8 +170,8 @@ class Run:
         actions = self._actions(branch)
         kind = step_kind(actions)
         self.summary.executed.append(self._executed(branch, actions, kind))
-        if self.record:
-            self._record(branch)
+        if self.recorder is not None and self.call == 0:
+            self._record(self.recorder, branch, actions)
         self._note(branch)
         self._select(branch, actions)
         self._forget_matchings(branch)
@@ -194,6 +199,8 @@ class Run:
         self._bind([BlockState(self.adapter.modules(stack)) for stack, _, _ in self._blocks])
         self.branches.clear()
         self._bound = None
+        if self.recorder is not None:
+            self.recorder.settle()
         return self.summary
 
     # ------------------------------------------------------------------------------------------------ set-up
@@ -219,8 +226,15 @@ class Run:
                 branch.grid = self.adapter.grid(self.model, inputs)
             if bonus:
                 _check_cells(branch.grid, cell, given=self.method.spatial_grid is not None)
+        if self.recorder is not None:
+            branch.geometry = self._geometry(shape, branch.grid or self.adapter.grid(self.model, inputs))
         _check_memory(plan, latents.device, self.memory_limit, held=sum(b.held_bytes() for b in self.branches))
         return branch
+
+    def _geometry(self, shape: Shape, grid: tuple[int, ...] | None) -> Geometry:
+        modules = dict.fromkeys(site.module for site in shape.sites())
+        starts = {module: self.adapter.image_start(module, shape) for module in modules}
+        return Geometry(shape, grid, {module: start for module, start in starts.items() if start is not None})
 
     def _actions(self, branch: Branch) -> Step:
         """What this step does: full where the plan has ended, or where there is nothing stored to reuse."""
@@ -546,12 +560,23 @@ class Run:
             mergeable_tokens=sum(of_site.tokens * of_site.sequences for of_site in cells),
         )
 
-    def _record(self, branch: Branch) -> None:
+    def _record(self, recorder: Recorder, branch: Branch, actions: Step) -> None:
+        """Notes which tokens this call computed, and which it merged."""
+        selected: dict[Site, Tensor] = {}
+        matched: dict[Block, Tensor] = {}
         for (stack, layer, _), state in zip(self._blocks, branch.states, strict=True):
             for module, slot in state.slots.items():
-                if slot.rows is not None and self.call == 0:
-                    index = slot.rows.view(branch.shape.rows, -1) % branch.shape.tokens(module)
-                    self.summary.selections[self.step, Site(stack, layer, module)] = index.int().cpu()
+                if slot.rows is not None:
+                    selected[Site(stack, layer, module)] = slot.rows
+            if state.matcher is not None:
+                matched[branch.plan.group((stack, layer))] = state.matcher.representatives()
+        merging = {
+            (site.stack, site.layer): branch.plan.group((site.stack, site.layer))
+            for site, action in actions.items()
+            if action.merged
+        }
+        assert branch.geometry is not None
+        recorder.note(self.step, actions, branch.geometry, selected, matched, merging)
 
 
 class _Clock:

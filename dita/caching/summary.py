@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import cached_property
 from statistics import median
 
+import torch
 from torch import Tensor
 
+from dita.caching.token_record import TokenRecord
 from dita.methods import Method
-from dita.plan import LETTERS
+from dita.plan import LETTERS, Plan
 from dita.shapes import Kind, Shape, Site
 
 
@@ -48,25 +51,33 @@ class Summary:
     Attributes:
         method: the method that ran.
         shape: sizes of the model and of the first transformer call's input; None if nothing ran.
+        plan: of the first transformer call, what was to be done; None if nothing ran.
         executed: every transformer call, in order.
         cache_bytes: peak bytes of stored features and selected token numbers, measured.
-        selections: with `record=True`, (step, site) -> selected token numbers (B, k) on the CPU, ascending.
         repeats: steps of the plain pipeline for each step taken (2.0 for half of the steps).
+        tokens: with `record=True`, which tokens were computed at each step and site, and which merged.
     """
 
     method: Method
     shape: Shape | None = None
     executed: list[Executed] = field(default_factory=list)
     cache_bytes: int = 0
-    selections: dict[tuple[int, Site], Tensor] = field(default_factory=dict)
     repeats: float = 1.0
+    tokens: TokenRecord | None = None
+    plan: Plan | None = None
 
     def after(self, earlier: Summary | None) -> Summary:
-        """Both as one: what a call executed that samples several times. Selections are those of the last time."""
+        """Both as one: what a call executed that samples several times. `tokens` and `plan` are of the last time."""
         if earlier is not None:
             self.executed = earlier.executed + self.executed
             self.cache_bytes = max(self.cache_bytes, earlier.cache_bytes)
         return self
+
+    @cached_property
+    def selections(self) -> dict[tuple[int, Site], Tensor]:
+        """With `record=True`, (step, site) -> selected token numbers (B, k) on the CPU, ascending."""
+        chosen = self.tokens.selections() if self.tokens is not None else ()
+        return {(step, site): torch.from_numpy(index) for step, site, index in chosen}
 
     @property
     def steps(self) -> int:

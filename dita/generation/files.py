@@ -6,8 +6,10 @@ import io
 import os
 import tempfile
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from dita.generation.sampling import Frames, Made
+if TYPE_CHECKING:  # files alone need no torch
+    from dita.generation.sampling import Frames, Made
 
 PARTIAL = ".partial"
 """What ends the name of a file that is being written."""
@@ -18,7 +20,7 @@ def encoded(made: Made, format: str, fps: float | None = None) -> bytes:
     if format == "mp4":
         if made.frames is None:
             raise ValueError("mp4 is for videos; this pipeline makes pictures: choose png or webp")
-        return _mp4(made.frames, fps or 24)
+        return mp4(made.frames, fps or 24)
     if made.picture is None:
         raise ValueError(f"{format} is for pictures; this pipeline makes videos: choose mp4")
     buffer = io.BytesIO()
@@ -61,7 +63,8 @@ def remove_partial(folder: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def _mp4(frames: Frames, fps: float) -> bytes:
+def mp4(frames: Frames, fps: float) -> bytes:
+    """The bytes of an MP4 file (H.264) with these frames. Raises `ImportError` without an encoder."""
     try:
         import imageio.v3 as imageio
         import imageio_ffmpeg  # noqa: F401 (imageio asks for it late, and says less)

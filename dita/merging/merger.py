@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dita.merges import Cells
-from dita.merging.matching import Matching, match
+from dita.merging.matching import Matching, gather, match
 
 
 class Merger:
@@ -62,6 +62,14 @@ class Merger:
     def key_bias(self, dtype: torch.dtype) -> Tensor | None:
         """What proportional attention adds to the scores of the merged keys, (b, n'): the log of their tokens."""
         return self.matching.size.log().to(dtype) if self.proportional else None
+
+    def representatives(self) -> Tensor:
+        """For every token of the samples the number of the one that stands for it, (B, N): its destination where it
+        is merged, else itself."""
+        row = self.matching.row
+        batch, tokens = row.shape[0] // self.cells.sequences, self.tokens * self.cells.sequences
+        numbers = self.fold(torch.arange(tokens, device=row.device).expand(batch, -1)[..., None])
+        return self.unfold(gather(numbers, self.matching.kept.gather(1, row)), batch)[..., 0]
 
     def fold(self, x: Tensor) -> Tensor:
         """The tokens of samples as the sequences that are matched: (B, N, C) -> (B * sequences, n, C)."""

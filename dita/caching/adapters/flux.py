@@ -103,7 +103,7 @@ class FluxAdapter:
         return height, width
 
     def image_start(self, module: str, shape: FluxShape) -> int | None:
-        return {"mlp": 0, "single": shape.text_tokens}.get(module)
+        return {"attn": shape.text_tokens, "mlp": 0, "single": shape.text_tokens}.get(module)
 
     def attention_backend(self, model: nn.Module) -> None:
         return None  # FLUX's processors go through diffusers' dispatcher

@@ -1,0 +1,34 @@
+"""Ready-made methods under names that say what they are good for, the honest rivals among them."""
+
+from __future__ import annotations
+
+from dita.methods import FORA, PAB, DeltaDiT, DuCa, FewerSteps, Method, TaylorSeer, TGate, ToCa, ToMe, as_method
+
+PRESETS: dict[str, Method] = {
+    "Balanced: ToCa, a tenth of the tokens": ToCa(4, 0.9),
+    "Close to plain: ToCa, two fifths of the tokens": ToCa(3, 0.6),
+    "Fast: DuCa": DuCa(5, 0.9),
+    "Forecast instead of reuse: TaylorSeer": TaylorSeer(4, 1),
+    "Simplest cache: FORA, whole steps": FORA(3),
+    "Blocks instead of steps: Delta-DiT": DeltaDiT(2),
+    "Attention only: PAB": PAB(2),
+    "No guidance in late steps: T-GATE": TGate(),
+    "Merged tokens: ToMe": ToMe(0.5, force=True),
+    "Merged and cached tokens: ToMe with ToCa": as_method([ToMe(0.5, force=True), ToCa(4, 0.9)]),
+    "Rival: half of the steps": FewerSteps(0.5),
+    "Rival: ToCa with random tokens": ToCa(4, 0.9, "random"),
+}
+"""By name; those with merging force it, so that it shows also where it does not pay."""
+
+
+def presets(family: str) -> dict[str, Method]:
+    """The presets that run on a family."""
+    return {name: method for name, method in PRESETS.items() if _runs(method, family)}
+
+
+def _runs(method: Method, family: str) -> bool:
+    try:
+        method.check_family(family)
+    except ValueError:
+        return False
+    return True
