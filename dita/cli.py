@@ -498,7 +498,7 @@ def bench(
         typer.echo(json.dumps(table.as_json(result), indent=1))
         return
     typer.echo(f"{table.heading(result)}\n")
-    shown = Console()
+    shown = Console(width=max(Console().width, 120))
     shown.print(table.table(result))
     typer.echo("")
     for label, reason in result.refused:

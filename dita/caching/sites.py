@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from dita.caching.class_swap import Forward
@@ -62,6 +63,11 @@ def key_norm_forward(stock: Forward) -> Forward:
         return out
 
     return forward
+
+
+def modulated(normed: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """normed (1 + scale) + shift, in one pass over the tokens; the blocks' own forwards take two."""
+    return torch.addcmul(shift, normed, 1 + scale)
 
 
 def fill_from_store(slot: Slot, tokens: Tensor, compute: Callable[[Tensor, Tensor], Tensor]) -> Tensor:

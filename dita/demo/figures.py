@@ -175,9 +175,9 @@ def plan_line(plan: Plan) -> str:
     """A plan in a line."""
     counts = {kind: plan.kinds.count(kind) for kind in dict.fromkeys(plan.kinds)}
     if set(counts) == {Kind.FULL}:
-        steps = f"{len(plan.steps)} steps, all in full" if len(plan.steps) == plan.requested_steps else (
-            f"{len(plan.steps)} steps instead of {plan.requested_steps}"
-        )  # fmt: skip
+        taken = "1 step" if len(plan.steps) == 1 else f"{len(plan.steps)} steps"
+        fewer = len(plan.steps) < plan.requested_steps
+        steps = f"{taken} instead of {plan.requested_steps}" if fewer else f"{taken}, in full"
     else:
         steps = " + ".join(f"{count} {WORDS[kind]}" for kind, count in counts.items()) + " steps"
     merged = f"; {plan.merged_share:.0%} of the tokens merged in full steps" if plan.merged_share else ""

@@ -45,8 +45,9 @@ def plot_grid(
         number += not rival
         xs, ys = [x for x, _, _ in found], [y for _, y, _ in found]
         axes.plot(xs, ys, "s--" if rival else "o-", color=colour, linewidth=1.2, markersize=6, label=name)
-        for x, y, point in found:
-            offset = {"xytext": (6, 5), "textcoords": "offset points", "fontsize": 8, "color": colour}
+        for place, (x, y, point) in enumerate(found):  # neighbours are named above and below in turn
+            offset = {"xytext": (6, -12 if place % 2 else 5), "textcoords": "offset points"}
+            offset |= {"fontsize": 8, "color": colour}
             axes.annotate(_mark(point), (x, y), **offset)
     plain = next((point.seconds for point in points if isinstance(point.method, Plain)), None)
     if plain is not None:

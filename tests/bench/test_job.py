@@ -59,18 +59,20 @@ def test_every_row_was_run_as_often_and_says_what_a_step_cost(result) -> None:
 
 
 def test_controls_compute_exactly_what_plain_does(result) -> None:
-    plain = result.rows[0]
-    for row in result.rows[1:3]:
+    plain, attached, disabled = result.rows[:3]
+    for row in (attached, disabled):
         assert row.error == 0.0 and row.flops_ratio == 1.0
-        assert row.operations == plain.operations, "not one operation more"
         assert row.executed == plain.executed == {"attn": 1.0, "mlp": 1.0}
+    assert disabled.operations == plain.operations, "not one operation more"
+    more = STEPS * (attached.operations["full"] - plain.operations["full"])
+    assert more <= 6, "the latents are looked over once in a run, and nothing else is done"
 
 
 def test_a_method_is_counted_by_its_plan_and_errs(result) -> None:
     row = result.row("toca:3:0.7")
     plan = parse("toca:3:0.7").plan(workload("cpu-flux", scale=0.05).shape, STEPS)
     assert row.flops == plan.flops() and row.flops_ratio == plan.flops_ratio()
-    assert row.counted_flops == pytest.approx(plan.flops() + plan.score_flops, rel=5e-3)
+    assert row.counted_flops == pytest.approx(plan.flops() + plan.score_flops, rel=1e-2)
     assert row.cache_bytes == plan.cache_bytes
     assert row.step_kinds == tuple(kind.value for kind in plan.kinds)
     assert 0 < row.error < 1

@@ -113,12 +113,12 @@ def test_a_strip_says_what_every_step_does():
     shape = named_shape("flux-dev")
     cached = figures.strip(FORA(3), shape, 9)
     assert cached.count('<i data-kind="full">') == 3 + 1  # and the legend's
-    assert "3 full + 6 reused steps. FLOPs ratio 2.9" in cached
+    assert "3 full + 6 reused steps. FLOPs ratio 3.00" in cached
     assert "3 steps instead of 9" in figures.strip(FewerSteps(1 / 3), shape, 9)
-    assert "9 steps, all in full" in figures.strip(Plain(), shape, 9)
+    assert "9 steps, in full" in figures.strip(Plain(), shape, 9)
     merged = figures.strip(parse("tome:0.5:force=true"), shape, 9)
     assert "50% of the tokens merged" in merged
 
 
 def test_a_strip_warns_of_a_method_that_saves_nothing():
-    assert "fora:3 saves nothing in 1 steps" in figures.strip(FORA(3), named_shape("flux-dev"), 1)
+    assert "fora saves nothing in" in figures.strip(FORA(3), named_shape("flux-dev"), 1)
