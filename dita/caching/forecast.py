@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any, TypeVar, overload
+from typing import Any, overload
 
 import torch
 from torch import Tensor
@@ -13,8 +13,6 @@ from dita.caching.keeping import Keeper, Kept, parts, tensor_of
 
 Feature = Tensor | tuple[Tensor, ...]
 KeptFeature = Kept | tuple[Kept, ...]
-F = TypeVar("F", Tensor, tuple[Tensor, ...])
-
 AS_COMPUTED = Keeper()
 
 
@@ -57,7 +55,11 @@ class Stored:
         """What stands for the output in this step: the stored one itself, or a new tensor, its forecast."""
         return self.forecast(self.stored())
 
-    def forecast(self, stored: F) -> F:
+    @overload
+    def forecast(self, stored: Tensor) -> Tensor: ...
+    @overload
+    def forecast(self, stored: Feature) -> Feature: ...
+    def forecast(self, stored: Feature) -> Feature:
         """The stored output, continued to this step."""
         for weight, factor in zip(self.weights, self.factors, strict=False):
             stored = _each(partial(_plus_weighted, weight), stored, _mapped(tensor_of, factor))
@@ -94,14 +96,16 @@ class Stored:
         """Makes one of the two halves of a guided call: their mean."""
         if self.out is not None:
             self.out = _mapped(self.keeper.keep, mean_of_halves(self.stored()))
-        self.factors = [_mapped(self.keeper.keep, mean_of_halves(_mapped(tensor_of, factor))) for factor in self.factors]
+        self.factors = [
+            _mapped(self.keeper.keep, mean_of_halves(_mapped(tensor_of, factor))) for factor in self.factors
+        ]
 
     def used(self) -> Iterator[Tensor]:
         """What this step reads of the store, in order: for what stands for the output, or for new factors."""
-        former = [self.out, *self.factors[: len(self.weights)]]
+        read: Sequence[KeptFeature | None] = (self.out, *self.factors[: len(self.weights)])
         if self._before is not None:
-            former = [self._before, *self.factors][: self._order]
-        for feature in former:
+            read = (self._before, *self.factors)[: self._order]
+        for feature in read:
             yield from _tensors(feature)
 
     def tensors(self) -> Iterator[Tensor]:
@@ -145,7 +149,7 @@ def _difference(distance: int, old: Tensor, new: Tensor) -> Tensor:
     return old.sub_(new).div_(-distance)
 
 
-def _each(operation: Callable[[Tensor, Tensor], Tensor], one: F, other: Feature) -> F:
+def _each(operation: Callable[[Tensor, Tensor], Tensor], one: Feature, other: Feature) -> Feature:
     if isinstance(one, tuple):
         return tuple(operation(a, b) for a, b in zip(one, other, strict=True))
     assert isinstance(other, Tensor)
