@@ -65,8 +65,9 @@ def key_norm_forward(stock: Forward) -> Forward:
 
 
 def modulated(normed: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
-    """normed (1 + scale) + shift, in one pass over the tokens; the blocks' own forwards take two."""
-    return torch.addcmul(shift, normed, 1 + scale)
+    """normed (1 + scale) + shift, to the bit as the blocks' own forwards have it; a fused product would round otherwise
+    for another batch."""
+    return (normed * (1 + scale)).add_(shift)
 
 
 def fill_from_store(slot: Slot, tokens: Tensor, compute: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
