@@ -153,7 +153,9 @@ def compare(
         if pictures:
             stray = [name for name in MAKING if _was_given(context, name)]
             if stray:
-                raise ValueError(f"--{stray[0].replace('_', '-')} belongs to making pictures; --pictures compares those that are there")
+                raise ValueError(
+                    f"--{stray[0].replace('_', '-')} belongs to making pictures; --pictures compares those that are there"
+                )
             _compare_folders(pictures, out, overwrite, metrics, reference, weights, network or [], device or "cpu")
             return
         if not prompts:
