@@ -154,7 +154,7 @@ def compare(
             stray = [name for name in MAKING if _was_given(context, name)]
             if stray:
                 raise ValueError(
-                    f"--{stray[0].replace('_', '-')} belongs to making pictures; --pictures compares those that are there"
+                    f"--{stray[0].replace('_', '-')} belongs to making pictures; --pictures compares what is there"
                 )
             _compare_folders(pictures, out, overwrite, metrics, reference, weights, network or [], device or "cpu")
             return
