@@ -103,7 +103,7 @@ def compare_folders(
         bundled=tuple(networks.bundled),
         folders=tuple(str(folder.path) for folder in opened),
         count=len(plain.pictures),
-        notes=_notes(opened),
+        notes=_notes(opened, measured),
     )
     report.write(comparison, pictures, out)
     return comparison
@@ -169,7 +169,7 @@ def _shown(folders: Sequence[_Folder]) -> tuple[list[Key], dict[str, list[Pictur
     for row in zip(*(folder.pictures.entries for folder in folders), strict=True):
         try:
             loaded = [entry.load() for entry in row]
-        except UnusablePicture:  # measuring has named it
+        except UnusablePicture:  # the notes name it
             continue
         keys.append(_key(row[0]))
         for folder, picture in zip(folders, loaded, strict=True):
@@ -224,7 +224,7 @@ def _key(entry: Entry) -> Key:
     return entry.id, int(entry.seed or 0)
 
 
-def _notes(folders: Sequence[_Folder]) -> tuple[str, ...]:
+def _notes(folders: Sequence[_Folder], measured: Sequence[Sequence[Result]]) -> tuple[str, ...]:
     """What a reader must know of how the folders were made, and of what was left out."""
     plain = folders[0]
     notes = []
@@ -233,14 +233,28 @@ def _notes(folders: Sequence[_Folder]) -> tuple[str, ...]:
         difference = plain.settings.difference(same)
         if difference is not None:
             notes.append(f"{folder.name} was made with other settings than {plain.name}: {difference}")
-    for folder in folders:
+    for folder, found in zip(folders, measured, strict=True):
         left = len(folder.entries) - len(folder.pictures)
         if left:
-            notes.append(
-                f"{left} of {folder.path} are left out: they cannot be read, or have no counterpart everywhere"
-            )
+            notes.append(f"{left} of {folder.path} are left out: not readable, or without a counterpart everywhere")
         notes += [f"{problem.name}: {problem.reason}" for problem in folder.pictures.problems[:NAMED]]
+        alone = [_key_text(entry) for entry in folder.pictures.entries if not _is_compared(entry, folder, plain, found)]
+        if alone:
+            listed = ", ".join(alone[:NAMED]) + (", ..." if len(alone) > NAMED else "")
+            notes.append(
+                f"{len(alone)} of {folder.path} are not compared, as they or the plain ones are damaged or of another"
+                f" size: {listed}"
+            )
     return tuple(notes)
+
+
+def _is_compared(entry: Entry, folder: _Folder, plain: _Folder, found: Sequence[Result]) -> bool:
+    each = next((result.each for result in found if result.metric == ALWAYS[0]), {})
+    return folder is plain or _key_text(entry) in each
+
+
+def _key_text(entry: Entry) -> str:
+    return key_text(_key(entry))
 
 
 def _facts(folder: _Folder) -> dict[str, Any]:

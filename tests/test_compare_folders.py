@@ -85,7 +85,7 @@ def test_seconds_are_those_of_the_manifest_pair_by_pair_and_are_called_so(compar
     assert (half.speedup.median, half.speedup.low, half.speedup.count) == (pytest.approx(4), pytest.approx(4), 6)
     console = Console(width=120, record=True, file=io.StringIO())
     console.print(report.terminal_table(compared.found))
-    text = console.export_text()
+    text = " ".join(console.export_text().split())
     assert "as noted" in text and "not interleaved, so no measurement of speed" in text
     assert "TFLOPs" not in text
     for name in (report.MARKDOWN, report.PAGE):
@@ -112,6 +112,7 @@ def test_only_what_all_folders_have_is_compared_and_the_rest_is_counted(folders,
         compare_folders([("plain", folders.plain), ("x", fewer)], out=tmp_path / "out", console=QUIET)
     found = compare_folders([("plain", folders.plain), ("cut", damaged)], out=tmp_path / "out", console=QUIET)
     assert (found.results[1].psnr.count, len(found.prompts)) == (5, 5)
+    assert [note.partition(" of ")[0] for note in found.notes] == ["1"] and "p2, seed 0" in found.notes[0]
     other = generated(tmp_path / "other", seeds=(1, 2), steps=2)
     found = compare_folders([("plain", folders.plain), ("two", other)], out=tmp_path / "out", console=QUIET)
     assert found.pictures == 3
@@ -132,7 +133,7 @@ def test_the_report_shows_the_first_pictures_of_many(folders, tmp_path, monkeypa
     [
         (("half",), "one folder must hold the plain pipeline's pictures: name it plain=DIR; of steps:0.5 (steps:0.5)"),
         (("plain", "plain"), "two folders are named 'plain'"),
-        (("plain", "again=plain"), "of plain (plain), again (plain)"),
+        (("a=plain", "b=plain"), "name it plain=DIR; of a (plain), b (plain), several are plain"),
         (("plain",), "there is nothing to compare"),
         (("plain", "nowhere"), "has no manifest.jsonl: it is not one that dita generate made"),
         (("plain", "half", "--steps", "3"), "--steps belongs to making pictures"),

@@ -5,7 +5,8 @@ window.ditaShort = (parts, values) => {
   return parts.map(([name, fields]) => {
     const said = [name];
     for (const [field, unset, optional] of fields) {
-      const value = values[next++];
+      const held = values[next++];
+      const value = typeof held === "string" ? held.trim() : held;
       const empty = value === null || value === undefined || value === "";
       if (empty ? optional && unset === null : value === unset) continue;
       if (!empty) said.push(`${field}=${value}`);

@@ -144,15 +144,16 @@ def component(control: Control, now: Any, key: str) -> Any:
         unset = [("not set", "")] if control.optional else []
         shared["value"] = "" if now is None else now
         return gr.Dropdown([*unset, *((str(one), one) for one in control.choices)], filterable=False, **shared)
-    if control.kind in ("wholes", "names"):
-        return gr.Textbox(max_lines=1, **shared)
+    if control.kind in ("wholes", "names") or control.optional:  # Gradio's numbers cannot be empty: null becomes 0
+        shared["value"] = "" if now is None else str(now)
+        return gr.Textbox(max_lines=1, placeholder="not set" if control.optional else None, **shared)
     whole = control.kind == "whole"
-    if control.high is not None and not control.optional:
+    if control.high is not None:
         return gr.Slider(control.low or 0, control.high, step=1 if whole else NUMBER_STEP, **shared)
     small = isinstance(control.default, int) and 1 <= control.default <= SLIDER_TOP and (now or 0) <= SLIDER_TOP
-    if whole and small and not control.optional:
+    if whole and small:
         return gr.Slider(control.low or 0, SLIDER_TOP, step=1, **shared)
-    return gr.Number(minimum=control.low, precision=0 if whole else None, placeholder="not set", **shared)
+    return gr.Number(minimum=control.low, precision=0 if whole else None, **shared)
 
 
 def brief(meaning: str) -> str:

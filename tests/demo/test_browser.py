@@ -183,6 +183,12 @@ def test_controls_write_the_method_and_the_plan_follows(visit):
     playwright.expect(text).to_have_value("toca:cycle=7")
     assert parse("toca:cycle=7").cycle == 7
     page.locator("#a-strip", has_text="6 full").wait_for()
+    page.locator("#a-parameters button", has_text="More of toca").click()
+    warmup = page.locator("#a-toca-warmup input")
+    warmup.fill("5")
+    playwright.expect(text).to_have_value("toca:cycle=7:warmup=5")
+    warmup.fill("")
+    playwright.expect(text).to_have_value("toca:cycle=7")
     choose(page, "a", "fora:2")
     page.locator("#a-fora-cycle").wait_for()  # its controls are those of the method now
     assert page.locator("#a-toca-cycle").count() == 0
@@ -200,8 +206,8 @@ def test_what_is_no_method_is_said_below_it(visit):
 def test_an_empty_prompt_is_refused_in_words(visit):
     page = visit()
     compare(page, "   ")
+    page.get_by_text("Not possible").first.wait_for()  # before it fades
     status(page, "The prompt is empty")
-    page.get_by_text("Not possible").first.wait_for()
     assert page.locator("#compare-run").is_enabled()
 
 

@@ -6,6 +6,7 @@ from torch import nn
 
 import dita
 from dita import miniature
+from dita.generation import alone
 from dita.generation.alone import samples_alone
 from dita.generation.sampling import Sampler
 from tests import tiny_dit, tiny_flux, tiny_pixart
@@ -62,10 +63,10 @@ def same_as_alone(module, x):
         plain = [module(row) for row in x.split(1)]
         with samples_alone(Net(module)):
             batch = module(x)
-            alone = [module(row) for row in x.split(1)]
-    assert all(torch.equal(one, other) for one, other in zip(plain, alone, strict=True))
+            single = [module(row) for row in x.split(1)]
+    assert all(torch.equal(one, other) for one, other in zip(plain, single, strict=True))
     assert batch.shape == module(x).shape
-    return torch.equal(batch, torch.cat(alone))
+    return torch.equal(batch, torch.cat(single))
 
 
 @pytest.mark.parametrize("shape", [(4, 24), (4, 6, 24), (3, 2, 5, 24), (4, 1, 24)], ids=str)
@@ -78,6 +79,22 @@ def test_products_of_a_batch_are_those_of_its_rows(shape, bias):
     assert same_as_alone(layer, wide[..., :24]), "rows that are not contiguous"
     if len(shape) == 3:
         assert same_as_alone(layer, torch.randn(shape[0], 24, shape[1]).transpose(1, 2))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("shape", [(3, 7, 128), (2, 128), (4, 32, 128)], ids=str)
+def test_sizes_whose_products_depend_on_the_batch_are_found_out(shape, threads):
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        x = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+        layer = nn.Linear(128, 96)
+        assert same_as_alone(layer, x)
+        with torch.no_grad():
+            rows = torch.cat([layer(row) for row in x.split(1)])
+            assert alone._agree(x, layer.weight, True) is torch.equal(layer(x), rows)
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_products_are_recorded_where_gradients_are():
