@@ -65,7 +65,7 @@ class StandIn:
 def engine(monkeypatch):
     """Instead of the engine: remembers what is attached, and counts FLOPs as steps."""
 
-    def enable(pipe, method):
+    def enable(pipe, method, store=None):
         assert pipe.attached is None
         pipe.attached = method
 
