@@ -110,10 +110,10 @@ def test_the_factors_of_a_forecast_are_the_references(golden: Path, reference_mo
     facts, data = load_case(golden / "flux" / "taylorseer_n5_o2")
     sites = {"double0.img_attn": ("double", 0, "attn"), "single3.total": ("single", 3, "single")}
     found: dict[str, torch.Tensor] = {}
-    note = Run._note
+    form = Run._form_factors
 
     def watched(self: Run, branch) -> None:
-        note(self, branch)
+        form(self, branch)
         for name, (stack, layer, module) in sites.items():
             slot = self._slot(branch, Site(stack, layer, module))
             for order, factor in enumerate([slot.out, *slot.factors]):
@@ -121,7 +121,7 @@ def test_the_factors_of_a_forecast_are_the_references(golden: Path, reference_mo
                 if tensor is not None:
                     found[f"taylor.s{self.step:02d}.{name}.order{order}"] = tensor.clone()
 
-    monkeypatch.setattr(Run, "_note", watched)
+    monkeypatch.setattr(Run, "_form_factors", watched)
     dita.enable(reference_model, method_of(facts), steps=facts["steps"])
     try:
         sample(reference_model, facts, data, free_running=False)
