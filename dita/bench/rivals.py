@@ -91,7 +91,8 @@ class _Diffusers(Rival):
             self.apply()
         except Exception as error:
             raise Refused(f"{type(error).__name__}: {error}") from error
-        if not any(getattr(m, "_diffusers_hook", None) and m._diffusers_hook.hooks for m in module.modules()):
+        registries = [getattr(m, "_diffusers_hook", None) for m in module.modules()]
+        if not any(registry is not None and registry.hooks for registry in registries):
             raise Refused("it finds no module of this model to hook")
 
     def apply(self) -> None:
@@ -266,7 +267,7 @@ class FasterCache(_Diffusers):
 
     def __init__(self, module: nn.Module, setting: Setting) -> None:
         self.interval = setting.nearest(lambda n: _multiples(setting, n))
-        self.distilled = "guidance_embeds" in module.config
+        self.distilled = "guidance_embeds" in getattr(module, "config", {})
         super().__init__(module, setting)
 
     def apply(self) -> None:
@@ -412,7 +413,7 @@ def _hooks(module: nn.Module) -> Iterable[Any]:
 
 def versions() -> dict[str, str]:
     """Of torch and of the rivals' libraries that are there."""
-    found = {"torch": torch.__version__}
+    found = {"torch": str(torch.__version__)}
     for package in ("diffusers", "cache-dit"):
         try:
             found[package] = importlib.metadata.version(package)

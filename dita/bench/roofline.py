@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -40,7 +41,7 @@ def measured_peak(shape: AnyShape, dtype: torch.dtype, device: torch.device) -> 
         a, b = (torch.zeros(numbers, dtype=dtype, device=device) for _ in range(2))
         total = torch.empty_like(a)
         moved = 3.0 * numbers * dtype.itemsize
-        bandwidth = max(bandwidth, moved / _best(lambda a=a, b=b, out=total: torch.add(a, b, out=out), device))
+        bandwidth = max(bandwidth, moved / _best(partial(torch.add, a, b, out=total), device))
     return Peak(flops, bandwidth)
 
 

@@ -87,7 +87,7 @@ class Branch:
     def tensors(self) -> Iterator[Tensor]:
         """Everything that blocks have put out and later steps need, where it is on the model's device. What lies in the
         host's memory is a copy already."""
-        holders = (*self.states, *self.spans.values(), *self.mergers.values())
+        holders: list[BlockState | SpanStore | Merger] = [*self.states, *self.spans.values(), *self.mergers.values()]
         scores = (state.probe.scores for state in self.states if state.probe.scores is not None)
         for tensor in (*(tensor for holder in holders for tensor in holder.tensors()), *scores):
             if tensor.device.type == self.device.type:

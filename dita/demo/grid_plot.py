@@ -46,7 +46,7 @@ def plot_grid(
         xs, ys = [x for x, _, _ in found], [y for _, y, _ in found]
         axes.plot(xs, ys, "s--" if rival else "o-", color=colour, linewidth=1.2, markersize=6, label=name)
         for place, (x, y, point) in enumerate(found):  # neighbours are named above and below in turn
-            offset = {"xytext": (6, -12 if place % 2 else 5), "textcoords": "offset points"}
+            offset: dict[str, Any] = {"xytext": (6, -12 if place % 2 else 5), "textcoords": "offset points"}
             offset |= {"fontsize": 8, "color": colour}
             axes.annotate(_mark(point), (x, y), **offset)
     plain = next((point.seconds for point in points if isinstance(point.method, Plain)), None)
