@@ -174,6 +174,16 @@ class Plan:
     def spans(self) -> tuple[Span, ...]:
         return tuple(dict.fromkeys(self.skips.values()))
 
+    @cached_property
+    def varying(self) -> frozenset[tuple[str, str]]:
+        """Modules, as (stack, module), whose number of tokens is not the same in all partial steps and layers."""
+        counts: dict[tuple[str, str], set[int]] = {}
+        for step in self.steps:
+            for site, action in step.items():
+                if action.kind is Kind.PARTIAL:
+                    counts.setdefault((site.stack, site.module), set()).add(action.tokens)
+        return frozenset(module for module, found in counts.items() if len(found) > 1)
+
     def cycle_tokens(self, step: int, site: Site) -> tuple[int, ...]:
         """Tokens to compute at `site` in the cached steps that follow `step`, until the next full one there.
 

@@ -7,7 +7,6 @@ copied out, once, after the call that made it.
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
 
 import torch
 from torch import Tensor
@@ -20,19 +19,24 @@ def may_own_outputs(device: torch.device, compiled: bool) -> bool:
 
 
 class Rescue:
-    """Moves tensors out of the memory of graphs. One for each sampling run."""
+    """Copies tensors out of the memory of graphs. One for each sampling run.
+
+    A graph returns the same tensor objects from replay to replay: what is kept of one is another tensor, and its own is
+    left as it is.
+    """
 
     def __init__(self) -> None:
-        self._ours = WeakIdKeyDictionary(ref_type=weakref.ref)  # storages that were copied already
+        self._ours = WeakIdKeyDictionary(ref_type=weakref.ref)  # storages that tensors were copied to
 
     @staticmethod
     def begin_step() -> None:
         """Before the first call of a step: what graphs put out before may be written over from now on."""
         torch.compiler.cudagraph_mark_step_begin()
 
-    def keep(self, tensors: Iterable[Tensor]) -> None:
-        """Gives each tensor memory of its own, in place, unless it has it already."""
-        for tensor in tensors:
-            if tensor.untyped_storage() not in self._ours:
-                tensor.data = tensor.clone()
-                self._ours[tensor.untyped_storage()] = True
+    def moved(self, tensor: Tensor) -> Tensor:
+        """A copy of `tensor` in memory of its own; `tensor` itself where it has that already."""
+        if tensor.untyped_storage() in self._ours:
+            return tensor
+        copy = tensor.clone()
+        self._ours[copy.untyped_storage()] = True
+        return copy

@@ -9,7 +9,7 @@ from typing import Any, overload
 import torch
 from torch import Tensor
 
-from dita.caching.keeping import Keeper, Kept, parts, tensor_of
+from dita.caching.keeping import Keeper, Kept, parts, tensor_of, with_each
 
 Feature = Tensor | tuple[Tensor, ...]
 KeptFeature = Kept | tuple[Kept, ...]
@@ -112,6 +112,16 @@ class Stored:
         """All that is held in memory."""
         for feature in (self.out, self._before, *self.factors):
             yield from _tensors(feature)
+
+    def replace(self, change: Callable[[Tensor], Tensor]) -> None:
+        """Puts `change` of each tensor that is held in its place."""
+
+        def changed(feature: KeptFeature) -> KeptFeature:
+            return _mapped(lambda kept: with_each(kept, change), feature)
+
+        self.out = None if self.out is None else changed(self.out)
+        self._before = None if self._before is None else changed(self._before)
+        self.factors = [changed(factor) for factor in self.factors]
 
 
 @overload

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -130,6 +130,14 @@ def parts(kept: Kept) -> Iterator[Tensor]:
         yield kept
     else:
         yield from kept.tensors()
+
+
+def with_each(kept: Kept, change: Callable[[Tensor], Tensor]) -> Kept:
+    """`kept`, made of `change` of each tensor that it holds in memory."""
+    if isinstance(kept, Tensor):
+        return change(kept)
+    scale = None if kept.scale is None else change(kept.scale)
+    return Packed(change(kept.values), scale, kept.dtype, kept.away)
 
 
 def _rows(x: Tensor, rows: Tensor) -> Tensor:

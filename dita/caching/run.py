@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -84,14 +84,16 @@ class Branch:
             self.mergers[group] = Merger(cells, cells.removed(merging.ratio), merging.proportional)
         return self.mergers[group]
 
-    def tensors(self) -> Iterator[Tensor]:
-        """Everything that blocks have put out and later steps need, where it is on the model's device. What lies in the
-        host's memory is a copy already."""
+    def rescue(self, rescue: Rescue) -> None:
+        """Copies what blocks have put out and later steps need, where it is on the model's device, out of the memory of
+        graphs. What lies in the host's memory is a copy already."""
+
+        def moved(tensor: Tensor) -> Tensor:
+            return rescue.moved(tensor) if tensor.device.type == self.device.type else tensor
+
         holders: list[BlockState | SpanStore | Merger] = [*self.states, *self.spans.values(), *self.mergers.values()]
-        scores = (state.probe.scores for state in self.states if state.probe.scores is not None)
-        for tensor in (*(tensor for holder in holders for tensor in holder.tensors()), *scores):
-            if tensor.device.type == self.device.type:
-                yield tensor
+        for holder in holders:
+            holder.replace(moved)
 
     def held_bytes(self, inside: bool = False) -> int:
         """Bytes of what is stored. `inside` of a call: without what the call will have freed at its end, the collected
@@ -190,7 +192,7 @@ class Run:
         """
         branch = self.branches[self.call]
         if self._rescue is not None:
-            self._rescue.keep(branch.tensors())
+            branch.rescue(self._rescue)
         actions = self._actions(branch)
         kind = step_kind(actions)
         self.summary.executed.append(self._executed(branch, actions, kind))
@@ -456,6 +458,8 @@ class Run:
             slot.rows = branch.selected[site].pop(0)
         if slot.later:
             slot.inner = slot.later.pop(0)
+        if self.compiled and (site.stack, site.module) in branch.plan.varying:
+            _mark_varying(slot)
 
     def _expect(self, branch: Branch) -> None:
         """Has the coming call's features on their way from the host's memory."""
@@ -692,6 +696,15 @@ def _check_cells(grid: tuple[int, ...] | None, cell: int, given: bool) -> None:
             f"spatial_bonus works in cells of {cell}x{cell} image tokens, which do not divide this picture's"
             f" {height}x{width} tokens; choose another spatial_grid, another picture size, or spatial_bonus=0"
         )
+
+
+def _mark_varying(slot: Slot) -> None:
+    """Tells dynamo that the rows of a slot are not always as many: one graph for all numbers, not one for each site
+    whose number is seen to change."""
+    if slot.rows is not None:
+        torch._dynamo.maybe_mark_dynamic(slot.rows, 0)
+    if slot.cut and isinstance(slot.inner, Tensor):
+        torch._dynamo.maybe_mark_dynamic(slot.inner, 1)
 
 
 def _check_memory(plan: Plan, device: torch.device, limit: int | None, held: int, compiled: bool) -> None:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from dita.caching.forecast import AS_COMPUTED, Stored
-from dita.caching.keeping import Keeper, Kept, near, parts, rows_of, tensor_of
+from dita.caching.keeping import Keeper, Kept, near, parts, rows_of, tensor_of, with_each
 from dita.caching.probe import Probe
 from dita.shapes import Kind
 
@@ -60,6 +60,15 @@ class Slot(Stored):
         for kept in (self.inner, *self.later, self.gate, self.live.age if self.live is not None else None):
             if kept is not None:
                 yield from parts(kept)
+
+    def replace(self, change: Callable[[Tensor], Tensor]) -> None:
+        super().replace(change)
+        self.inner = None if self.inner is None else with_each(self.inner, change)
+        self.later = [None if kept is None else with_each(kept, change) for kept in self.later]
+        self.gate = None if self.gate is None else change(self.gate)
+        if self.live is not None:
+            self.live.age = None if self.live.age is None else change(self.live.age)
+            self.rows = None if self.rows is None else change(self.rows)
 
     def used(self) -> Iterator[Tensor]:
         yield from super().used()
@@ -126,6 +135,13 @@ class BlockState:
         """Everything that the block holds in memory, but the collected scores."""
         for slot in self.slots.values():
             yield from slot.tensors()
+
+    def replace(self, change: Callable[[Tensor], Tensor]) -> None:
+        """Puts `change` of each tensor that the block holds, collected scores too, in its place."""
+        for slot in self.slots.values():
+            slot.replace(change)
+        if self.probe.scores is not None:
+            self.probe.scores = change(self.probe.scores)
 
 
 def held_bytes(tensors: Iterator[Tensor]) -> int:

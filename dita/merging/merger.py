@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from torch import Tensor
@@ -90,6 +90,11 @@ class Merger:
         """Everything that is held in memory from one step to a later one."""
         if self._matching is not None:
             yield from self._matching.tensors()
+
+    def replace(self, change: Callable[[Tensor], Tensor]) -> None:
+        """Puts `change` of each tensor that is held in its place."""
+        if self._matching is not None:
+            self._matching = Matching(*(change(tensor) for tensor in self._matching.tensors()))
 
 
 def unmerged_numbers(matching: Matching | Merger, numbers: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ import torch
 
 import dita
 from dita.caching import cuda_graphs
+from dita.shapes import Kind
 from tests import tiny_flux, tiny_opensora, tiny_pixart
 
 FAMILIES = [tiny_flux, tiny_pixart, tiny_opensora]
@@ -69,20 +70,48 @@ def graphs(family: ModuleType, method: str, depth: int, steps: int, whole: bool)
     return found
 
 
+def kinds(family: ModuleType, method: str, steps: int) -> set[object]:
+    """The kinds of step that a run has: what sites do, and what they keep of it. One token is a kind of its own:
+    dynamo takes a size of 1 for a constant."""
+    model = transformer(family, 3)
+    dita.enable(model, method, steps=steps)
+    run(family, model, steps)
+    plan = dita.summary(model, show=False).plan
+    return {
+        frozenset(
+            (
+                site,
+                action.kind,
+                action.kind is Kind.PARTIAL and action.tokens == 1,
+                site in plan.kept[s],
+                action.kind is Kind.FULL and any(plan.cycle_tokens(s, site)),
+            )
+            for site, action in step.items()
+        )
+        for s, step in enumerate(plan.steps)
+    }
+
+
+def longer_run(family: ModuleType, method: str, steps: int) -> int:
+    """Another number of steps, at least twice as many, whose runs have the same kinds of step as those of `steps`."""
+    wanted = kinds(family, method, steps)
+    return next(number for number in range(2 * steps, 4 * steps) if kinds(family, method, number) == wanted)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", ["toca:4:0.5", "fora:3"])
 def test_blocks_at_the_published_depth_share_the_graphs_of_a_shallow_model(family, method: str) -> None:
-    # six blocks have every kind of block; 22 steps end where 10 do in cycles of 3, 4 and 6: what nothing reads
-    # afterwards is not stored, which is a kind of step of its own
-    shallow = graphs(family, method, depth=6, steps=10, whole=False)
-    assert graphs(family, method, depth=PUBLISHED[family.FAMILY], steps=10, whole=False) == shallow
-    assert graphs(family, method, depth=6, steps=22, whole=False) == shallow
+    shallow = graphs(family, method, depth=3, steps=12, whole=False)
+    assert graphs(family, method, depth=PUBLISHED[family.FAMILY], steps=12, whole=False) == shallow
+    assert graphs(family, method, depth=3, steps=longer_run(family, method, 12), whole=False) == shallow
 
 
 @pytest.mark.slow
 def test_a_whole_transformer_of_the_published_depth_is_a_graph_for_each_kind_of_step(family) -> None:
-    shallow = graphs(family, "toca:4:0.5", depth=1, steps=10, whole=True)
-    assert graphs(family, "toca:4:0.5", depth=PUBLISHED[family.FAMILY], steps=10, whole=True) == shallow
+    method = "toca:4:0.5"
+    assert graphs(family, method, depth=PUBLISHED[family.FAMILY], steps=10, whole=True) == len(
+        kinds(family, method, 10)
+    )
 
 
 @pytest.mark.slow
@@ -119,27 +148,33 @@ def test_a_pipeline_whose_transformer_is_compiled_in_place(enable_first: bool) -
 
 
 class Replays:
-    """A backend that does to memory what CUDA graphs do: what the n-th graph of a step puts out lies where it put it
-    in the step before, and is written over."""
+    """A backend that does to memory what CUDA graphs do: what a graph puts out lies in memory, and is a tensor object,
+    that stay its own from replay to replay; with the next step it is written over."""
 
     def __init__(self) -> None:
-        self.buffers: dict[tuple[int, int], list[torch.Tensor]] = {}
+        self.places: dict[tuple[int, int], list[tuple[torch.Tensor, torch.Tensor]]] = {}
         self.graphs: list[torch.fx.GraphModule] = []
         self.calls = self.begun = 0
 
     def begin_step(self) -> None:
         self.calls, self.begun = 0, self.begun + 1
+        for place in self.places.values():
+            for memory, _ in place:
+                memory.fill_(float("nan") if memory.is_floating_point() else 0)
 
     def __call__(self, graph: torch.fx.GraphModule, _: list) -> object:
         self.graphs.append(graph)  # kept, so that its id stays its own
 
         def replay(*args: object) -> tuple[torch.Tensor, ...]:
             outputs = graph(*args)
-            place = self.buffers.setdefault((id(graph), self.calls), [torch.empty_like(one) for one in outputs])
+            key = (id(graph), self.calls)
+            if key not in self.places:
+                memories = [torch.empty_like(one) for one in outputs]
+                self.places[key] = [(memory, memory.detach()) for memory in memories]
             self.calls += 1
-            for buffer, output in zip(place, outputs, strict=True):
-                buffer.copy_(output)
-            return tuple(place)
+            for (memory, _), output in zip(self.places[key], outputs, strict=True):
+                memory.copy_(output)
+            return tuple(tensor for _, tensor in self.places[key])
 
         return replay
 
@@ -172,30 +207,27 @@ def test_what_is_stored_survives_the_replay_of_its_graph(family, method: str, mo
 
 @pytest.mark.slow
 def test_it_would_not_survive_unless_it_were_copied(monkeypatch) -> None:
-    monkeypatch.setattr(cuda_graphs.Rescue, "keep", lambda self, tensors: None)
+    monkeypatch.setattr(cuda_graphs.Rescue, "moved", lambda self, tensor: tensor)
     out, eager = replayed(tiny_flux, "fora:3", monkeypatch)
     assert not close(out, eager)
 
 
-def test_each_tensor_is_copied_out_once_and_stays_the_same_object() -> None:
-    rescue, tensor = cuda_graphs.Rescue(), torch.arange(4.0)
-    graphs_own, place = tensor.detach(), tensor.data_ptr()
-    rescue.keep([tensor])
-    moved = tensor.data_ptr()
-    assert moved != place and torch.equal(tensor, torch.arange(4.0))
+def test_each_tensor_is_copied_out_once_and_the_graphs_own_is_left_as_it_is() -> None:
+    rescue, graphs_own = cuda_graphs.Rescue(), torch.arange(4.0)
+    place = graphs_own.data_ptr()
+    copy = rescue.moved(graphs_own)
+    assert copy.data_ptr() != place == graphs_own.data_ptr()
     graphs_own.zero_()
-    assert torch.equal(tensor, torch.arange(4.0))
-    tensor[0] = 9  # a partial step writes into it
-    rescue.keep([tensor])
-    assert tensor.data_ptr() == moved
+    assert torch.equal(copy, torch.arange(4.0))
+    copy[0] = 9  # a partial step writes into it
+    assert rescue.moved(copy) is copy
+    assert rescue.moved(copy[1:]).data_ptr() == copy[1:].data_ptr()
 
 
 def test_inference_tensors_are_copied_too() -> None:
     with torch.inference_mode():
         tensor = torch.arange(4.0)
-        place = tensor.data_ptr()
-        cuda_graphs.Rescue().keep([tensor])
-    assert tensor.data_ptr() != place
+        assert cuda_graphs.Rescue().moved(tensor).data_ptr() != tensor.data_ptr()
 
 
 def test_nothing_is_copied_on_a_cpu_or_without_compiling() -> None:
