@@ -19,7 +19,7 @@ from PIL import Image
 from torch import nn
 
 from dita.metrics.checkpoints import load_strictly, read_tensors
-from dita.metrics.images import Picture
+from dita.metrics.images import Picture, resized
 
 Resize = Literal["tensorflow", "pytorch-fid", "clean"]
 RESIZES: tuple[Resize, ...] = get_args(Resize)
@@ -238,5 +238,5 @@ def _tensorflow_bilinear(picture: torch.Tensor) -> torch.Tensor:
 def _clean(picture: Picture) -> torch.Tensor:
     """(H, W, 3) to (3, 299, 299): each channel resized in floating point and clipped, not rounded to 8 bits."""
     channels = [Image.fromarray(picture[..., c].astype(np.float32)) for c in range(3)]
-    sized = [np.asarray(channel.resize((SIDE, SIDE), Image.Resampling.BICUBIC)) for channel in channels]
+    sized = [np.asarray(resized(channel, (SIDE, SIDE), Image.Resampling.BICUBIC)) for channel in channels]
     return torch.from_numpy(np.stack(sized).clip(0, 255))

@@ -2,10 +2,11 @@ import struct
 import zlib
 
 import numpy as np
+import PIL
 import pytest
 from PIL import Image
 
-from dita.metrics.images import Preparation, UnusablePicture, read
+from dita.metrics.images import Preparation, UnusablePicture, read, resized
 
 
 def gradient(height, width):
@@ -96,3 +97,22 @@ def test_values_are_scaled_and_normalised():
     out = Preparation(4, mean=(0.5, 0.25, 0.0), std=(0.5, 0.25, 1.0))([np.full((4, 4, 3), 255, np.uint8)])
     assert out[0, :, 0, 0].tolist() == [1.0, 3.0, 1.0]
     assert str(Preparation(4)) == "crop 4 bicubic, PIL"
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "F"])
+@pytest.mark.parametrize("sides", [(40, 20), (9, 30), (80, 30), (64, 90), (31, 48), (64, 20), (16, 48)])
+def test_pictures_are_resized_as_the_newest_pillow_does_it_with_all_releases(mode, sides):
+    noise = np.random.default_rng(0).integers(0, 256, (48, 64, 4), dtype=np.uint8)
+    image = Image.fromarray(noise).convert("RGB" if mode in "PLF" else mode).convert(mode)
+    ours = np.asarray(resized(image, sides, Image.Resampling.BICUBIC))
+    if int(PIL.__version__.split(".")[0]) >= 13 or not (sides[1] < 48 and 48 - sides[1] > 2 * (64 - sides[0])):
+        assert np.array_equal(ours, np.asarray(image.resize(sides, Image.Resampling.BICUBIC)))
+    assert ours.shape[:2] == sides[::-1]
+
+
+def test_the_height_comes_first_where_it_loses_much():
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (143, 67, 3), dtype=np.uint8))
+    bicubic = Image.Resampling.BICUBIC
+    ours = np.asarray(resized(image, (32, 68), bicubic))
+    assert np.array_equal(ours, np.asarray(image.resize((67, 68), bicubic).resize((32, 68), bicubic)))
+    assert not np.array_equal(ours, np.asarray(image.resize((32, 143), bicubic).resize((32, 68), bicubic)))
