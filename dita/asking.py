@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+import inspect
+from collections.abc import Iterable, Sequence
 from typing import Any
+
+LISTED = 3  # names in a message
 
 
 def asking(pipe: Any, prompts: Sequence[str]) -> dict[str, Any]:
@@ -11,13 +15,40 @@ def asking(pipe: Any, prompts: Sequence[str]) -> dict[str, Any]:
 
     Raises `ValueError` for a prompt that is not the name of a class of such a pipeline.
     """
-    if not hasattr(pipe, "get_label_ids"):
+    if not takes_classes(pipe):
         return {"prompt": list(prompts)}
-    unknown = [prompt for prompt in prompts if prompt not in pipe.labels]
-    if unknown:
-        known = ", ".join(repr(name) for name in list(pipe.labels)[:3]) or "none"
-        raise ValueError(
-            f"{type(pipe).__name__} draws classes, and {unknown[0]!r} is the name of none; it knows {len(pipe.labels)},"
-            f" such as {known}"
-        )
+    check_classes(type(pipe).__name__, pipe.labels, prompts)
     return {"class_labels": pipe.get_label_ids(list(prompts))}
+
+
+def can_be_asked(pipe: Any) -> bool:
+    """Whether a pipeline takes prompts, or the names of classes."""
+    return takes_classes(pipe) or "prompt" in inspect.signature(pipe.__call__).parameters
+
+
+def takes_classes(pipe: Any) -> bool:
+    """Whether a pipeline is told a class (DiT), not a prompt."""
+    return hasattr(pipe, "get_label_ids")
+
+
+def class_names(id2label: dict[str, str]) -> list[str]:
+    """All names of the classes in the `id2label` of a pipeline's `model_index.json`: a class may have several.
+
+    Read as diffusers' `DiTPipeline` reads them: with commas between.
+    """
+    return [name.strip() for names in id2label.values() for name in names.split(",")]
+
+
+def check_classes(model: str, names: Iterable[str], prompts: Iterable[str]) -> None:
+    """Raises `ValueError` for the first of `prompts` that is not among `names`, with the most similar ones."""
+    known = dict.fromkeys(names)
+    unknown = next((prompt for prompt in prompts if prompt not in known), None)
+    if unknown is None:
+        return
+    by_lower = {name.lower(): name for name in known}
+    near = [by_lower[name] for name in difflib.get_close_matches(unknown.lower(), by_lower, LISTED)]
+    listed = ", ".join(repr(name) for name in (near or list(known)[:LISTED])) or "none"
+    raise ValueError(
+        f"{model} draws classes, and {unknown!r} is the name of none; it knows {len(known)},"
+        f" {'near it' if near else 'such as'} {listed}"
+    )

@@ -41,6 +41,11 @@ BUNDLED_BATCH = 4  # prompts in a call for the small bundled models; 1 for other
 AUTO_BATCH = 4  # of `generate`, where memory allows
 FIGURES = (".png", ".svg", ".pdf")  # that `plan --plot` can draw
 DEFAULT_STEPS = 50  # of `generate`, for models that say nothing
+MAKING = (
+    *("prompts", "model", "methods", "steps", "seed", "batch", "repeats", "warmup", "height", "width"),
+    *("guidance", "dtype", "local_files_only"),
+)  # options of `compare` that pictures which are there already do not take
+SMALL_SCALE = 0.2  # of `bench`, where a CPU runs a published model
 
 
 @app.callback(invoke_without_command=True)
@@ -110,11 +115,18 @@ def plan(
 
 @app.command()
 def compare(
-    prompts: Annotated[
-        list[str],
-        typer.Option(help="How many of the bundled world, a file as of generate, or a text (may be given again)."),
-    ],
+    context: typer.Context,
     out: Annotated[Path, typer.Option(help="Folder for the results: new, empty, or of an earlier comparison.")],
+    prompts: Annotated[
+        list[str] | None,
+        typer.Option(help="How many of the bundled world, a file as of generate, or a text (may be given again)."),
+    ] = None,
+    pictures: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME=DIR or DIR, of dita generate: compare what is there already (repeatable; one is plain=DIR)."
+        ),
+    ] = None,
     model: Annotated[str, typer.Option(help="A bundled name, a local diffusers folder, or a hub id.")] = "shapes-flux",
     methods: Annotated[
         str, typer.Option(help="Short forms or JSON files, with commas between; or all. Plain is always there.")
@@ -142,12 +154,21 @@ def compare(
         list[str] | None, typer.Option(help="NAME=PATH or NAME=HUB_ID of a metric's network (repeatable).")
     ] = None,
 ) -> None:
-    """Make the same pictures with every method, and report.
+    """Make the same pictures with every method, and report; or compare those of folders (--pictures).
 
     Prints a table, and writes a page with the pictures, Markdown, JSON and the pictures themselves into a folder.
     Results of an earlier comparison in --out are replaced, once the new ones are complete.
     """
     with _one_line_errors():
+        if pictures:
+            stray = [name for name in MAKING if _was_given(context, name)]
+            if stray:
+                option = stray[0].replace("_", "-")
+                raise ValueError(f"--{option} belongs to making pictures; --pictures compares those that are there")
+            _compare_folders(pictures, out, overwrite, metrics, reference, weights, network or [], device or "cpu")
+            return
+        if not prompts:
+            raise ValueError("give --prompts to make pictures, or --pictures to compare those of folders")
         every = methods.strip() == "all"
         chosen = [] if every else [_method(text) for text in methods.split(",") if text.strip()]
         texts = _prompts(prompts, model)
@@ -193,6 +214,47 @@ def compare(
             reference=reference,
             console=progress,
         )
+    _report_comparison(result, out, networks)
+
+
+def _compare_folders(
+    given: list[str],
+    out: Path,
+    overwrite: bool,
+    metrics: str | None,
+    reference: Path | None,
+    weights: Path | None,
+    network: list[str],
+    device: str,
+) -> None:
+    """`dita compare` of pictures that are there."""
+    from dita.compare_folders import compare_folders
+    from dita.metrics import catalogue
+
+    columns = catalogue.parse(metrics) if metrics is not None else []
+    _silence_libraries()
+    networks = _networks(weights, network, device=device)
+    named = [entry.rpartition("=") if not Path(entry).exists() else ("", "", entry) for entry in given]
+    result = compare_folders(
+        [(name, Path(path)) for name, _, path in named],
+        out=out,
+        overwrite=overwrite,
+        metrics=columns,
+        networks=networks,
+        reference=reference,
+    )
+    _report_comparison(result, out, networks)
+
+
+def _was_given(context: typer.Context, name: str) -> bool:
+    """Whether an option stood on the command line."""
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
+def _report_comparison(result: Any, out: Path, networks: Any) -> None:
+    from dita import report
+
     if networks is not None and networks.bundled:
         typer.echo(networks.stand_ins())
     console = Console()
@@ -201,11 +263,12 @@ def compare(
     typer.echo("")
     for name in (report.PAGE, report.MARKDOWN, report.RESULTS):
         typer.echo(f"wrote {out / name}")
-    typer.echo(f"wrote {out / report.IMAGES}{os.sep} ({len(texts)} pictures of each method)")
+    typer.echo(f"wrote {out / report.IMAGES}{os.sep} ({len(result.prompts)} pictures of each method)")
 
 
 @app.command()
 def study(
+    context: typer.Context,
     name: Annotated[str, typer.Argument(help=f"The question: {', '.join(STUDIES)}.")],
     model: Annotated[str, typer.Option(help="A bundled name, a local diffusers folder, or a hub id.")] = "shapes-flux",
     prompts: Annotated[
@@ -241,6 +304,7 @@ def study(
         if metrics is None:
             metrics = _reward(weights, device)
     compare(
+        context,
         prompts=prompts or ["64"],
         out=out or Path(f"study-{name}"),
         model=model,
@@ -301,8 +365,12 @@ def generate(
         arguments = _call_arguments(call or [])
         given = {"height": height, "width": width, "guidance_scale": guidance}
         from dita import models
+        from dita.asking import check_classes
         from dita.generation import job, runner
 
+        names = models.class_names(model)
+        if names is not None:
+            check_classes(model, names, [text.text for text in texts])
         defaults = models.default_call(model)
         defaults |= {name: value for name, value in given.items() if value is not None}
         own_steps = defaults.pop("num_inference_steps", DEFAULT_STEPS)
@@ -338,6 +406,84 @@ def generate(
     if outcome.failures:
         typer.echo(f"{len(outcome.failures)} failed: {out / 'failures.jsonl'}", err=True)
         raise typer.Exit(SOME_FAILED)
+
+
+@app.command()
+def bench(
+    shape: Annotated[
+        str, typer.Option(help="cpu-flux, cpu-pixart, cpu-opensora, or a published model as of dita plan --model.")
+    ] = "cpu-flux",
+    scale: Annotated[
+        float | None,
+        typer.Option(help="Multiplies layers, heads and image tokens; 1 on CUDA and for cpu-*, else 0.2."),
+    ] = None,
+    methods: Annotated[
+        str | None, typer.Option(help="Short forms or JSON files, with commas between; ToCa and FORA by default.")
+    ] = None,
+    rivals: Annotated[
+        str, typer.Option(help="diffusers, cache-dit, single ones such as diffusers:magcache, or none; with commas.")
+    ] = "none",
+    steps: Annotated[int | None, typer.Option(help="Denoising steps; 50 for FLUX and DiT, 20, 30 for videos.")] = None,
+    repeats: Annotated[int, typer.Option(help="Timed runs of each; one more warms up.")] = 3,
+    batch: Annotated[int, typer.Option(help="Pictures made at once.")] = 1,
+    text_tokens: Annotated[int | None, typer.Option(help="Of a prompt with its padding.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="bfloat16 on CUDA and float32 elsewhere by default.")] = None,
+    device: Annotated[str | None, typer.Option(help="cuda where there is one, else cpu, by default.")] = None,
+    compile: Annotated[str, typer.Option(help="none, blocks or model: by torch.compile, before it is timed.")] = "none",
+    threads: Annotated[int | None, typer.Option(help="Of the CPU; all cores by default.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs, and nothing else.")] = False,
+) -> None:
+    """Measure how fast methods and rivals really are, on a model of random weights.
+
+    Everything is interleaved in one run, after a warm-up and after each was seen to skip what it claims. Latency does
+    not depend on the weights; how good the pictures are does: that is for dita compare.
+    """
+    with _one_line_errors():
+        from dita import models
+
+        place = _device(device) if device else models.default_device()
+        chosen_dtype = dtype or models.default_dtype(place)
+        if chosen_dtype not in models.DTYPES:
+            raise ValueError(f"unknown dtype {chosen_dtype!r}; known: {', '.join(models.DTYPES)}")
+        _silence_libraries()
+        import torch
+
+        from dita.bench import job, table
+        from dita.bench import rivals as caches
+        from dita.bench.workloads import DEFAULTS, SMALL_SHAPES, workload
+
+        if threads is not None:
+            if threads < 1:
+                raise ValueError(f"threads must be at least 1, got {threads}")
+            torch.set_num_threads(threads)
+        if scale is None:
+            scale = 1.0 if place.startswith("cuda") or shape in SMALL_SHAPES else SMALL_SCALE
+        kind = getattr(torch, chosen_dtype)
+        work = workload(shape, scale=scale, batch=batch, text_tokens=text_tokens, dtype=kind)
+        usual = DEFAULTS[work.shape.family]
+        console = Console(stderr=True)
+        with console.status("measuring") as status:
+            result = job.bench(
+                work,
+                [_method(text) for text in (methods or usual.methods).split(",") if text.strip()],
+                rivals=caches.chosen(rivals),
+                steps=usual.steps if steps is None else steps,
+                repeats=repeats,
+                dtype=kind,
+                device=place,
+                compile=compile,
+                tell=status.update,
+            )
+    if as_json:
+        typer.echo(json.dumps(table.as_json(result), indent=1))
+        return
+    typer.echo(f"{table.heading(result)}\n")
+    shown = Console(width=max(Console().width, 120))
+    shown.print(table.table(result))
+    typer.echo("")
+    for label, reason in result.refused:
+        typer.echo(f"{label} is left out: {reason}")
+    shown.print(f"[dim]{table.LEGEND}[/dim]", highlight=False)
 
 
 @app.command()
@@ -464,13 +610,18 @@ def evaluate(
     as_json: Annotated[Path | None, typer.Option("--json", help="Write everything to this file.")] = None,
     batch: Annotated[int, typer.Option(help="Pictures read at a time.")] = 32,
     device: Annotated[str, typer.Option(help="cpu or cuda.")] = "cpu",
+    engine: Annotated[str, typer.Option(help="local (one process, torchrun, accelerate launch) or ray.")] = "local",
+    workers: Annotated[str, typer.Option(help="Of --engine ray: a number, or 1..8 to scale between.")] = "1",
     download: Annotated[bool, typer.Option(help="Fetch networks from the hub where they are nowhere else.")] = False,
 ) -> None:
     """Measure how good pictures are: FID, CLIP score, ImageReward, and how close they are to the plain pipeline's.
 
-    Pictures, prompts and plain pictures are paired by id and seed. Pictures that cannot be used are named.
+    Pictures, prompts and plain pictures are paired by id and seed. Pictures that cannot be used are named. Under
+    torchrun or accelerate launch the processes share the pictures, and the first one reports.
     """
-    with _one_line_errors():
+    with _one_line_errors(), _opened(engine, workers) as team:
+        if team is None:  # this process has measured for the first one
+            return
         from dita.metrics import catalogue, picture_sets
 
         chosen = catalogue.parse(metrics) if metrics is not None else None
@@ -484,7 +635,8 @@ def evaluate(
         from dita import evaluation_report
 
         _silence_libraries()
-        networks = _networks(weights, network or [], resize=resize, device=device, download=download)
+        place = team.device(_device(device))
+        networks = _networks(weights, network or [], resize=resize, device=place, download=download)
         if chosen is None:
             chosen = job.available(made, networks, reference, beside)
             if not chosen:
@@ -500,6 +652,7 @@ def evaluate(
             plain=beside,
             save_statistics=save_statistics,
             batch=batch,
+            workers=team,
             console=Console(stderr=True),
         )
         if as_json is not None:
@@ -670,6 +823,13 @@ def _family(pipe: Any) -> str:
     from dita.caching.attachment import transformer_of
 
     return adapter_for(transformer_of(pipe)).family
+
+
+def _opened(engine: str, actors: str) -> Any:
+    """Who measures, as `dita.sharing.opened`."""
+    from dita import sharing
+
+    return sharing.opened(engine, _workers(actors))
 
 
 @contextmanager

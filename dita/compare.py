@@ -18,14 +18,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 import dita
 from dita import models, report
 from dita.asking import asking
+from dita.clips import is_clip
 from dita.measurement import (
+    NO_PAIRS,
     Result,
     measure,
     measure_pairs,
@@ -39,7 +40,9 @@ from dita.metrics import Average, average, psnr, ssim
 from dita.metrics.catalogue import Metric, Need
 from dita.metrics.distribution import Sample
 from dita.metrics.efficiency import Meter
-from dita.metrics.picture_sets import from_memory
+from dita.metrics.fidelity import Pictures, Values
+from dita.metrics.picture_sets import PictureSet, from_memory
+from dita.metrics.video import per_frame, temporal_flicker
 from dita.miniature import judging
 from dita.miniature.judge.tally import Tally
 from dita.miniature.judge.tally import from_json as tally_from_json
@@ -47,6 +50,7 @@ from dita.networks import Networks
 from dita.version import __version__
 
 ENGINE_FREE = (Plain, FewerSteps)  # timed with nothing attached to the pipeline
+ALWAYS = ("psnr", "ssim")  # columns of their own
 
 
 @dataclass(frozen=True)
@@ -86,6 +90,12 @@ class MethodResult:
     pictures are identical. `images` are paths relative to the results, in the order of the prompts. `judge` tells how
     many pictures show what their prompts say; only bundled models have it, for prompts of the shapes world. `metrics`
     are the further ones that were asked for.
+
+    Of clips, PSNR and SSIM are means over the frames, `flicker` is `dita.metrics.video.temporal_flicker`, `images` are
+    film strips and `previews` animations.
+
+    Of pictures that were there already (`Comparison.folders`), nobody counted steps, FLOPs and bytes: they are None,
+    and seconds are those that the folder's manifest notes.
     """
 
     label: str
@@ -94,11 +104,11 @@ class MethodResult:
     step_kinds: tuple[str, ...]
     seconds_per_image: Spread
     speedup: Spread
-    tflops: float
-    tflops_scores: float
-    flops_ratio: float
-    token_share: float
-    cache_bytes: int
+    tflops: float | None
+    tflops_scores: float | None
+    flops_ratio: float | None
+    token_share: float | None
+    cache_bytes: int | None
     seconds_by_kind: dict[str, float]
     psnr: Average | None
     ssim: Average | None
@@ -108,6 +118,8 @@ class MethodResult:
     timings: tuple[Timing, ...]
     judge: Tally | None = None
     metrics: tuple[Result, ...] = ()
+    flicker: Average | None = None
+    previews: tuple[str, ...] = ()
 
     @property
     def images_per_second(self) -> float:
@@ -134,7 +146,13 @@ class MethodResult:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Everything that one comparison measured, plain pipeline first: data that goes to JSON and comes back."""
+    """Everything that one comparison measured, plain pipeline first: data that goes to JSON and comes back.
+
+    `frames` is 0 for a pipeline that makes pictures, and the number of frames of its clips for one that makes videos,
+    where an "image" of the other fields is a clip.
+    `folders` are those that the pictures were read from, in the order of the results; empty where the comparison made
+    them itself. Then `prompts` and `seeds` are of the pictures that the report shows, out of `count` of each method.
+    """
 
     model: str
     prompts: tuple[str, ...]
@@ -152,6 +170,25 @@ class Comparison:
     results: tuple[MethodResult, ...]
     reference: str | None = None
     bundled: tuple[str, ...] = ()
+    frames: int = 0
+    folders: tuple[str, ...] = ()
+    count: int | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def pictures(self) -> int:
+        """Of each method."""
+        return len(self.prompts) if self.count is None else self.count
+
+    @property
+    def makes(self) -> str:
+        """What one call makes of a prompt: `image` or `clip`."""
+        return "clip" if self.frames else "image"
+
+    @property
+    def a_picture(self) -> str:
+        """`makes` with its article."""
+        return "a clip" if self.frames else "an image"
 
     def as_json(self) -> dict[str, Any]:
         """JSON-ready data; `from_json` reads it back."""
@@ -162,7 +199,7 @@ def from_json(data: Mapping[str, Any]) -> Comparison:
     """The comparison that `Comparison.as_json` wrote."""
     fields = dict(data)
     fields["results"] = tuple(_result_from_json(result) for result in data["results"])
-    for key in ("prompts", "seeds", "bundled"):
+    for key in ("prompts", "seeds", "bundled", "folders", "notes"):
         fields[key] = tuple(data.get(key, ()))
     return Comparison(**fields)
 
@@ -228,14 +265,16 @@ def compare(
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
 
-    measuring = _measuring(metrics, networks, reference)
+    measured_by = measuring([m for m in metrics if m.name not in ALWAYS], networks, reference)
     started = datetime.now(timezone.utc).isoformat(timespec="seconds")
     job = _Job(model, prompts, seeds, steps, batch, arguments)
     calls = _run(job, chosen, repeats, warmup, clock, console or Console(stderr=True))
     name = name or getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__
     pictures = {numbered_label(method): _pictures(calls[method]) for method in chosen}
     tallies = judging.tallies(pictures, prompts) if models.is_bundled(name) else {}
-    measured = measuring([(numbered_label(m), _pictures(calls[m])) for m in chosen], prompts, seeds)
+    stills = {label: [_still(one) for one in group] for label, group in pictures.items()}
+    measured = measured_by([from_memory(label, group, prompts, seeds) for label, group in stills.items()])
+    first = pictures[numbered_label(chosen[0])][0]
     comparison = Comparison(
         model=name,
         prompts=prompts,
@@ -256,40 +295,40 @@ def compare(
         ),
         reference=os.fspath(reference) if reference is not None else None,
         bundled=tuple(networks.bundled) if networks else (),
+        frames=len(first) if is_clip(first) else 0,
     )
     report.write(comparison, pictures, out)
     return comparison
 
 
-Measuring = Callable[[Sequence[tuple[str, list[np.ndarray]]], Sequence[str], Sequence[int]], list[tuple[Result, ...]]]
+Measuring = Callable[[Sequence[PictureSet]], list[tuple[Result, ...]]]
 
 
-def _measuring(
+def measuring(
     metrics: Sequence[Metric], networks: Networks | None, reference: str | os.PathLike[str] | None
 ) -> Measuring:
-    """What measures the pictures of all methods, plain first, once everything that it needs is known to be there."""
-    chosen = [metric for metric in metrics if metric.name not in ("psnr", "ssim")]
+    """What measures the pictures of all methods, plain first, once everything that it needs is known to be there.
+
+    Raises `ValueError` where a network is nowhere, or a metric of distributions has no reference.
+    """
     networks = networks or Networks()
-    networks.locate(chosen)
-    needing = [metric.name for metric in chosen if metric.kind == "distribution"]
+    networks.locate(metrics)
+    needing = [metric.name for metric in metrics if metric.kind == "distribution"]
     if needing and reference is None:
         raise ValueError(f"{needing[0]} needs --reference: a folder of real pictures, or a .npz with mu and sigma")
     references: dict[Need, Sample] = {}
     if needing and reference is not None:
-        references, _ = references_of(*open_reference(Path(reference)), chosen, networks)
+        references, _ = references_of(*open_reference(Path(reference)), metrics, networks)
 
-    def measured(
-        methods: Sequence[tuple[str, list[np.ndarray]]], prompts: Sequence[str], seeds: Sequence[int]
-    ) -> list[tuple[Result, ...]]:
-        if not chosen:
-            return [()] * len(methods)
-        sets = [from_memory(label, pictures, prompts, seeds) for label, pictures in methods]
-        plain = measure(sets[0], chosen, networks)
-        alone = [metric for metric in chosen if metric.kind != "paired"]
-        results = [results_of(alone, plain, None, {}, references, networks)]
+    def measured(sets: Sequence[PictureSet]) -> list[tuple[Result, ...]]:
+        if not metrics:
+            return [()] * len(sets)
+        plain = measure(sets[0], metrics, networks)
+        alone = [metric for metric in metrics if metric.kind != "paired"]
+        results = [results_of(alone, plain, None, NO_PAIRS, references)]
         for one in sets[1:]:
-            pairs = measure_pairs(one, sets[0], chosen, networks)
-            results.append(results_of(chosen, measure(one, chosen, networks), plain, pairs, references, networks))
+            pairs = measure_pairs(one, sets[0], metrics, networks)
+            results.append(results_of(metrics, measure(one, metrics, networks), plain, pairs, references))
         return results
 
     return measured
@@ -311,8 +350,8 @@ class _Job:
 
 @dataclass(frozen=True)
 class _Call:
-    """One pipeline call: its pictures as uint8 (H, W, 3) in the first timed repeat, and the summary of the engine
-    where it was attached."""
+    """One pipeline call: its pictures as uint8 (H, W, 3), or clips (T, H, W, 3), in the first timed repeat, and the
+    summary of the engine where it was attached."""
 
     timing: Timing
     pictures: list[np.ndarray]
@@ -369,21 +408,24 @@ def _timed_call(job: _Job, method: Method, timing: Timing, clock: Callable[[], f
     finally:
         if attach:
             dita.disable(job.pipe)
-    images = made.images if hasattr(made, "images") else [_film(frames) for frames in made.frames]
-    kept = images if timing.repeat == 0 else []
+    if hasattr(made, "images"):
+        pictures = [np.asarray(image.convert("RGB")) for image in made.images]
+    else:
+        pictures = [np.stack([np.asarray(frame.convert("RGB")) for frame in clip]) for clip in made.frames]
     timing = dataclasses.replace(
-        timing, images=len(images), seconds=seconds, peak_bytes=meter.peak_bytes, joules=meter.joules
+        timing, images=len(pictures), seconds=seconds, peak_bytes=meter.peak_bytes, joules=meter.joules
     )
-    return _Call(timing, [np.asarray(image.convert("RGB")) for image in kept], summary)
+    return _Call(timing, pictures if timing.repeat == 0 else [], summary)
 
 
-def _film(frames: Sequence[Image.Image]) -> Image.Image:
-    """The frames of a clip side by side: what is kept of it, compared and shown."""
-    width, height = frames[0].size
-    strip = Image.new("RGB", (len(frames) * width, height))
-    for i, frame in enumerate(frames):
-        strip.paste(frame, (i * width, 0))
-    return strip
+def _still(picture: np.ndarray) -> np.ndarray:
+    """A picture itself; of a clip the frame in its middle, for metrics of pictures."""
+    return picture[len(picture) // 2] if is_clip(picture) else picture
+
+
+def _fidelity(metric: Callable[[Pictures, Pictures], Values], made: np.ndarray, plain: np.ndarray) -> float:
+    """`metric` of a picture with the plain one; of clips, the mean over their frames."""
+    return float(per_frame(made, plain, metric).mean() if is_clip(made) else metric(made, plain))
 
 
 def _synchronise() -> None:
@@ -417,15 +459,16 @@ def _result(method: Method, calls: Mapping[Method, Sequence[_Call]], job: _Job) 
     plain_flops = sum(_flops_per_image(calls[plain][0]))
     compared = method != plain
     pairs = list(zip(_pictures(calls[method]), _pictures(calls[plain]), strict=True)) if compared else []
-    psnr_each = [float(psnr(picture, original)) for picture, original in pairs]
-    ssim_each = [float(ssim(picture, original)) for picture, original in pairs]
+    psnr_each = [_fidelity(psnr, picture, original) for picture, original in pairs]
+    ssim_each = [_fidelity(ssim, picture, original) for picture, original in pairs]
+    clips = [picture for picture in _pictures(calls[method]) if is_clip(picture) and len(picture) > 1]
     return MethodResult(
         label=numbered_label(method),
-        role=_role(method, job.steps),
+        role=role(method, job.steps),
         method=method.as_json(),
         step_kinds=tuple(kind.value for kind in summary.kinds),
-        seconds_per_image=_spread([t.seconds / t.images for t in timed]),
-        speedup=_spread([reference[t.repeat, t.batch] / t.seconds for t in timed]),
+        seconds_per_image=spread([t.seconds / t.images for t in timed]),
+        speedup=spread([reference[t.repeat, t.batch] / t.seconds for t in timed]),
         tflops=(flops + score_flops) / 1e12,
         tflops_scores=score_flops / 1e12,
         flops_ratio=plain_flops / (flops + score_flops),
@@ -438,6 +481,8 @@ def _result(method: Method, calls: Mapping[Method, Sequence[_Call]], job: _Job) 
         ssim_each=tuple(ssim_each),
         images=report.image_paths(numbered_label(method), len(job.prompts)),
         timings=tuple(timed),
+        flicker=average([temporal_flicker(clip) for clip in clips]) if clips else None,
+        previews=report.image_paths(numbered_label(method), len(job.prompts), "gif") if clips else (),
     )
 
 
@@ -454,7 +499,7 @@ def _pictures(calls: Sequence[_Call]) -> list[np.ndarray]:
 
 
 def numbered_label(method: Method) -> str:
-    """The short form with all leading numbers, which `Method.label` leaves out where they are the defaults."""
+    """What a comparison calls a method: the short form with all leading numbers, defaults too."""
     if isinstance(method, Composition):
         return "+".join(numbered_label(part) for part in method.methods)
     name, *parts = method.label().split(":")
@@ -463,7 +508,7 @@ def numbered_label(method: Method) -> str:
     return ":".join([name, *given, *numbers[len(given) :], *parts[len(given) :]])
 
 
-def _role(method: Method, steps: int) -> str:
+def role(method: Method, steps: int) -> str:
     """What part a method plays in the comparison, where it is not one of the caches under test."""
     if isinstance(method, Plain):
         return "the reference"
@@ -472,7 +517,8 @@ def _role(method: Method, steps: int) -> str:
     return "random-selection baseline" if getattr(method.caching, "score", None) == "random" else ""
 
 
-def _spread(values: Sequence[float]) -> Spread:
+def spread(values: Sequence[float]) -> Spread:
+    """The median of `values`, at least one, between their quartiles."""
     low, median, high = (float(q) for q in np.quantile(values, (0.25, 0.5, 0.75)))
     return Spread(median, low, high, len(values))
 
@@ -525,10 +571,10 @@ def _processor() -> str:
 
 def _result_from_json(data: Mapping[str, Any]) -> MethodResult:
     fields = dict(data)
-    for key in ("step_kinds", "psnr_each", "ssim_each", "images"):
-        fields[key] = tuple(data[key])
-    for key in ("psnr", "ssim"):
-        fields[key] = Average(**data[key]) if data[key] else None
+    for key in ("step_kinds", "psnr_each", "ssim_each", "images", "previews"):
+        fields[key] = tuple(data.get(key, ()))
+    for key in ("psnr", "ssim", "flicker"):
+        fields[key] = Average(**data[key]) if data.get(key) else None
     for key in ("seconds_per_image", "speedup"):
         fields[key] = Spread(**data[key])
     fields["timings"] = tuple(Timing(**timing) for timing in data["timings"])

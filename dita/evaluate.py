@@ -18,9 +18,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from dita.measurement import (
     BATCH,
     KERNEL_DISTANCES,
-    Measured,
+    NO_PAIRS,
     Result,
-    Tick,
+    check_same_prompts,
     first_problems,
     key_text,
     measure,
@@ -32,9 +32,11 @@ from dita.measurement import (
     results_of,
 )
 from dita.metrics.catalogue import METRICS, Metric
-from dita.metrics.picture_sets import Key, PictureSet, Problem, without_odd_sizes
+from dita.metrics.distribution import Sample
+from dita.metrics.picture_sets import PictureSet, Problem, without_odd_sizes
 from dita.metrics.statistics_file import write_statistics
 from dita.networks import Networks
+from dita.sharing import Tick, Workers
 from dita.version import __version__
 
 
@@ -77,6 +79,7 @@ def evaluate(
     plain: PictureSet | None = None,
     save_statistics: str | Path | None = None,
     batch: int = BATCH,
+    workers: Workers | None = None,
     console: Console | None = None,
 ) -> Evaluation:
     """Measures `pictures` with `metrics`.
@@ -89,6 +92,7 @@ def evaluate(
         plain: the plain pipeline's pictures, paired by id and seed; by default `reference`, where it shares them.
         save_statistics: a file for the statistics of `pictures`, to be a `reference` later.
         batch: pictures read at a time; memory does not grow with their number, but for the features of KID and CMMD.
+        workers: who share the pictures (`dita.sharing.opened`), this process alone by default; figures are the same.
         console: where progress bars go; None is the standard error stream.
 
     Raises `ValueError` where a metric lacks what it compares with, no picture can be used, or sets do not fit.
@@ -120,18 +124,19 @@ def evaluate(
             return lambda count: progress.advance(bar, count)
 
         tick = stage("reference")
-        references, more = references_of(reference_set, reference_file, metrics, networks, batch=batch, tick=tick)
-        measured = measure(pictures, metrics, networks, batch=batch, tick=stage("pictures"))
+        how: dict[str, Any] = {"batch": batch, "workers": workers}
+        references, more = references_of(reference_set, reference_file, metrics, networks, **how, tick=tick)
+        measured = measure(pictures, metrics, networks, **how, tick=stage("pictures"))
         if not measured.entries:
             raise ValueError(f"no picture of {pictures.name!r} can be used: {first_problems(measured.problems)}")
-        beside, pairs = None, dict[str, dict[Key, float]]()
+        beside, pairs = None, NO_PAIRS
         if plain_set is not None:
-            beside = measure(plain_set, of_plain, networks, batch=batch, tick=stage("plain pictures"))
-            pairs = measure_pairs(pictures, plain_set, metrics, networks, batch=batch, tick=stage("pairs"))
+            beside = measure(plain_set, of_plain, networks, **how, tick=stage("plain pictures"))
+            pairs = measure_pairs(pictures, plain_set, metrics, networks, **how, tick=stage("pairs"))
         progress.update(bar, description="distances", completed=total)
-        results = results_of(metrics, measured, beside, pairs, references, networks)
+        results = results_of(metrics, measured, beside, pairs, references)
     if save_statistics is not None:
-        _save(measured, networks, save_statistics)
+        _save(measured.samples["inception"], save_statistics)
     problems = [*measured.problems, *(beside.problems if beside else ()), *more]
     notes += _pairing_notes(pictures, plain_set)
     return Evaluation(
@@ -197,16 +202,8 @@ def _check_needs(
             )
         if metric.kind == "distribution" and len(pictures) < 2:
             raise ValueError(f"{metric.name} needs at least 2 pictures, got {len(pictures)} in {pictures.name!r}")
-    if plain is None:
-        return
-    prompts = {entry.key: entry.prompt for entry in plain.entries}
-    for entry in pictures.entries:
-        other = prompts.get(entry.key)
-        if other is not None and entry.prompt is not None and other != entry.prompt:
-            raise ValueError(
-                f"picture {key_text(entry.key)} has the prompt {entry.prompt!r} in {pictures.name!r} and {other!r} in"
-                f" {plain.name!r}: they are not pairs"
-            )
+    if plain is not None:
+        check_same_prompts(pictures, plain)
 
 
 def _pairing_notes(pictures: PictureSet, plain: PictureSet | None) -> list[str]:
@@ -223,9 +220,9 @@ def _pairing_notes(pictures: PictureSet, plain: PictureSet | None) -> list[str]:
     return notes
 
 
-def _save(measured: Measured, networks: Networks, path: str | Path) -> None:
-    sample = measured.samples["inception"]
-    write_statistics(path, sample.statistics, networks.features("inception").identity)
+def _save(sample: Sample, path: str | Path) -> None:
+    assert sample.identity is not None  # only files of others lack it
+    write_statistics(path, sample.statistics, sample.identity)
 
 
 def _versions() -> dict[str, str]:

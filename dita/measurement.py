@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,20 +20,16 @@ from dita.metrics.distribution import Collector, Distance, Sample
 from dita.metrics.features import Identity
 from dita.metrics.fidelity import psnr, ssim
 from dita.metrics.frechet import FeatureStatistics
-from dita.metrics.images import Picture
+from dita.metrics.images import MISSING, Picture
 from dita.metrics.lpips import lpips
 from dita.metrics.picture_sets import Entry, Key, PictureSet, Problem, batches, open_pictures
 from dita.networks import Networks
+from dita.sharing import Alone, Tick, Workers
 
 BATCH = 32  # pictures in memory at a time
-# pictures in memory at a time
 KERNEL_DISTANCES = ("kid", "cmmd")
 
 _FEATURES_OF: dict[str, Need] = {"kid": "inception", "fid": "inception", "cmmd": "cmmd", "fd-dinov2": "dino"}
-
-
-Tick = Callable[[int], None]
-"""Told how many pictures are done."""
 
 
 @dataclass(frozen=True)
@@ -90,17 +87,39 @@ class Measured:
 
 
 def measure(
-    pictures: PictureSet, metrics: Sequence[Metric], networks: Networks, *, batch: int = BATCH, tick: Tick | None = None
+    pictures: PictureSet,
+    metrics: Sequence[Metric],
+    networks: Networks,
+    *,
+    batch: int = BATCH,
+    tick: Tick | None = None,
+    workers: Workers | None = None,
 ) -> Measured:
-    """Everything that needs no second picture: features for distributions, scores for prompts."""
-    problems = list(pictures.problems)
+    """Everything that needs no second picture: features for distributions, scores for prompts.
+
+    `workers` share the pictures, this process alone by default; the result is the same but for the order in which the
+    statistics of batches are added, in float64. Raises `ValueError` where a worker lacks files that are there.
+    """
+    work = partial(_measure_share, tuple(metrics), batch)
+    measured = _joined(list((workers or Alone()).shares(work, networks, pictures.entries, batch, tick)))
+    _check_all_see(measured.problems)
+    problems = [*pictures.problems, *measured.problems]
+    if of_kind(metrics, "text"):
+        problems += [Problem(e.name, "has no prompt") for e in measured.entries if e.prompt is None]
+    return dataclasses.replace(measured, problems=tuple(problems))
+
+
+def _measure_share(
+    metrics: Sequence[Metric], batch: int, networks: Networks, share: Sequence[Entry], tick: Tick
+) -> Measured:
+    problems: list[Problem] = []
     collectors = _collectors(metrics, networks)
-    texts = [metric for metric in metrics if metric.kind == "text"]
+    texts = of_kind(metrics, "text")
     scores: dict[str, dict[Key, float]] = {metric.name: {} for metric in texts}
     truncated = {metric.name: 0 for metric in texts}
     identities = {metric.name: _text_identity(metric, networks) for metric in texts}
     entries: list[Entry] = []
-    for chosen, images in batches(pictures.entries, batch, problems):
+    for chosen, images in batches(share, batch, problems):
         for collector in collectors.values():
             collector.add(images)
         told = [(entry, image) for entry, image in zip(chosen, images, strict=True) if entry.prompt is not None]
@@ -109,12 +128,49 @@ def measure(
             truncated[metric.name] += cut
             scores[metric.name].update({e.key: float(v) for (e, _), v in zip(told, values, strict=True)})
         entries += chosen
-        if tick:
-            tick(len(images))
-    if texts:
-        problems += [Problem(e.name, "has no prompt") for e in entries if e.prompt is None]
+        tick(len(images))
     samples = {need: collector.sample() for need, collector in collectors.items()}
     return Measured(tuple(entries), samples, scores, truncated, identities, tuple(problems))
+
+
+def _joined(parts: Sequence[Measured]) -> Measured:
+    """What workers found in shares of one set, put together."""
+    first = parts[0]
+    if len(parts) == 1:
+        return first
+    return Measured(
+        entries=tuple(entry for part in parts for entry in part.entries),
+        samples={need: distribution.joined([part.samples[need] for part in parts]) for need in first.samples},
+        scores={name: {k: v for part in parts for k, v in part.scores[name].items()} for name in first.scores},
+        truncated={name: sum(part.truncated[name] for part in parts) for name in first.truncated},
+        identities=first.identities,
+        problems=tuple(problem for part in parts for problem in part.problems),
+    )
+
+
+def _check_all_see(problems: Sequence[Problem]) -> None:
+    """Raises `ValueError` where a worker on another machine did not find a file that is here."""
+    for problem in problems:
+        if problem.reason == MISSING and Path(problem.name).exists():
+            raise ValueError(
+                f"a worker found no file {problem.name!r}, which is here: the folders must lie on a disk that all"
+                " machines share"
+            )
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Values of paired metrics by picture, and the networks that gave them (None where none is needed).
+
+    `misfits` are the sizes in pixels of pairs that could not be compared.
+    """
+
+    values: dict[str, dict[Key, float]]
+    identities: dict[str, Identity | None]
+    misfits: frozenset[tuple[str, str]] = frozenset()
+
+
+NO_PAIRS = Pairs({}, {})
 
 
 def measure_pairs(
@@ -125,35 +181,58 @@ def measure_pairs(
     *,
     batch: int = BATCH,
     tick: Tick | None = None,
-) -> dict[str, dict[Key, float]]:
+    workers: Workers | None = None,
+) -> Pairs:
     """Paired metrics of every picture that has a counterpart of the same id, seed and size; unusable ones are left out,
-    as they are named elsewhere. Raises `ValueError` where no pair has one size, and where prompts differ."""
-    chosen = of_kind(metrics, "paired")
-    values: dict[str, dict[Key, float]] = {metric.name: {} for metric in chosen}
+    as they are named elsewhere. `workers` as for `measure`. Raises `ValueError` where no pair has one size."""
+    chosen = tuple(of_kind(metrics, "paired"))
     if not chosen:
-        return values
+        return NO_PAIRS
     counterparts = {entry.key: entry for entry in plain.entries}
+    shared = [(entry, counterparts[entry.key]) for entry in pictures.entries if entry.key in counterparts]
+    work = partial(_measure_pairs_share, chosen, batch)
+    parts = list((workers or Alone()).shares(work, networks, shared, batch, tick))
+    values = {m.name: {k: v for part in parts for k, v in part.values[m.name].items()} for m in chosen}
+    misfits = frozenset(sizes for part in parts for sizes in part.misfits)
+    if misfits and not values[chosen[0].name]:
+        one, other = sorted(misfits)[0]
+        raise ValueError(
+            f"pictures of {pictures.name!r} are {one} pixels, those of {plain.name!r} {other}: no pair fits"
+        )
+    return Pairs(values, parts[0].identities, misfits)
+
+
+def _measure_pairs_share(
+    metrics: Sequence[Metric], batch: int, networks: Networks, share: Sequence[tuple[Entry, Entry]], tick: Tick
+) -> Pairs:
+    values: dict[str, dict[Key, float]] = {metric.name: {} for metric in metrics}
+    counterparts = {entry.key: other for entry, other in share}
     unusable: list[Problem] = []
-    shared = [entry for entry in pictures.entries if entry.key in counterparts]
-    sizes: set[tuple[str, str]] = set()
-    for entries, images in batches(shared, batch, unusable):
+    misfits: set[tuple[str, str]] = set()
+    for entries, images in batches([entry for entry, _ in share], batch, unusable):
         others: dict[Key, Picture] = {}
         for beside, found in batches([counterparts[entry.key] for entry in entries], batch, unusable):
             others.update({entry.key: picture for entry, picture in zip(beside, found, strict=True)})
         both = [(e.key, i, others[e.key]) for e, i in zip(entries, images, strict=True) if e.key in others]
-        sizes |= {(_pixels(mine), _pixels(theirs)) for _, mine, theirs in both if mine.shape != theirs.shape}
+        misfits |= {(_pixels(mine), _pixels(theirs)) for _, mine, theirs in both if mine.shape != theirs.shape}
         both = [pair for pair in both if pair[1].shape == pair[2].shape]
-        for metric in chosen if both else []:
+        for metric in metrics if both else []:
             scores = _paired_values(metric, networks, [a for _, a, _ in both], [b for _, _, b in both])
             values[metric.name].update({key: value for (key, _, _), value in zip(both, scores, strict=True)})
-        if tick:
-            tick(len(images))
-    if sizes and not values[chosen[0].name]:
-        one, other = sorted(sizes)[0]
-        raise ValueError(
-            f"pictures of {pictures.name!r} are {one} pixels, those of {plain.name!r} {other}: no pair fits"
-        )
-    return values
+        tick(len(images))
+    return Pairs(values, {metric.name: _paired_identity(metric, networks) for metric in metrics}, frozenset(misfits))
+
+
+def check_same_prompts(pictures: PictureSet, plain: PictureSet) -> None:
+    """Raises `ValueError` where two pictures of one id and seed have different prompts: they are not pairs."""
+    prompts = {entry.key: entry.prompt for entry in plain.entries}
+    for entry in pictures.entries:
+        other = prompts.get(entry.key)
+        if other is not None and entry.prompt is not None and other != entry.prompt:
+            raise ValueError(
+                f"picture {key_text(entry.key)} has the prompt {entry.prompt!r} in {pictures.name!r} and {other!r} in"
+                f" {plain.name!r}: they are not pairs"
+            )
 
 
 def open_reference(
@@ -181,11 +260,13 @@ def references_of(
     *,
     batch: int = BATCH,
     tick: Tick | None = None,
+    workers: Workers | None = None,
 ) -> tuple[dict[Need, Sample], list[Problem]]:
     """The reference samples by network, from pictures or from a statistics file, and problems of the pictures.
 
-    A file's statistics stand for every network of `metrics`. Mixed sizes are no problem in a reference: they are
-    resized anyway. Raises `ValueError` for statistics of another width, and where no picture can be used.
+    `workers` share the pictures, as for `measure`. A file's statistics stand for every network of `metrics`. Mixed
+    sizes are no problem in a reference: they are resized anyway. Raises `ValueError` for statistics of another width,
+    and where no picture can be used.
     """
     if file is not None:
         needs = {_FEATURES_OF[metric.name] for metric in of_kind(metrics, "distribution")}
@@ -196,7 +277,7 @@ def references_of(
         return dict.fromkeys(needs, sample), []
     if pictures is None or not of_kind(metrics, "distribution"):
         return {}, []
-    found = measure(pictures, of_kind(metrics, "distribution"), networks, batch=batch, tick=tick)
+    found = measure(pictures, of_kind(metrics, "distribution"), networks, batch=batch, tick=tick, workers=workers)
     if not found.entries:
         raise ValueError(f"no picture of the reference {pictures.name!r} can be used: {first_problems(found.problems)}")
     return found.samples, list(found.problems)
@@ -206,9 +287,8 @@ def results_of(
     metrics: Sequence[Metric],
     measured: Measured,
     plain: Measured | None,
-    pairs: Mapping[str, Mapping[Key, float]],
+    pairs: Pairs,
     references: Mapping[Need, Sample],
-    networks: Networks,
 ) -> tuple[Result, ...]:
     """What was measured, put together: one result a metric, in their order."""
     results = []
@@ -218,7 +298,7 @@ def results_of(
         elif metric.kind == "text":
             results.append(_text_result(metric, measured, plain))
         else:
-            results.append(_paired_result(metric, pairs[metric.name], _paired_identity(metric, networks)))
+            results.append(_paired_result(metric, pairs.values[metric.name], pairs.identities[metric.name]))
     return tuple(results)
 
 

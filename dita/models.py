@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from dita import miniature
+from dita import asking, miniature
 from dita.shapes import (
     NAMED_SHAPES,
     AnyShape,
@@ -24,6 +24,7 @@ from dita.shapes import (
 
 DTYPES = ("float32", "bfloat16", "float16")
 VIDEO_PIPELINES = ("OpenSoraPipeline",)
+CLASS_PIPELINES = ("DiTPipeline",)
 _END = 2**20  # bytes
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
@@ -255,9 +256,23 @@ def default_call(model: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def makes_videos(model: str | os.PathLike[str]) -> bool:
-    """Whether `model` is a local folder of a video pipeline; hub models are known once they are loaded."""
-    source = _resolve(model)
-    return isinstance(source, Path) and _read_config(source, "model_index.json").get("_class_name") in VIDEO_PIPELINES
+    """Whether `model` is a video pipeline, bundled or in a local folder; hub models are known once they are loaded.
+
+    Raises `ValueError` for a name that `load` does not know, `FileNotFoundError` for a bundled model that is not there.
+    """
+    return _index(model).get("_class_name") in VIDEO_PIPELINES
+
+
+def class_names(model: str | os.PathLike[str]) -> list[str] | None:
+    """The names of the classes that `model` draws, bundled or in a local folder; None where it takes prompts, and for
+    hub models, which are known once they are loaded.
+
+    Raises as `makes_videos` does.
+    """
+    index = _index(model)
+    if index.get("_class_name") not in CLASS_PIPELINES:
+        return None
+    return asking.class_names(index.get("id2label") or {})
 
 
 def default_device() -> str:
@@ -294,6 +309,14 @@ def revision(model: str | os.PathLike[str]) -> str:
                 file.seek(-_END, os.SEEK_END)
             digest.update(file.read(_END))
     return f"files-{digest.hexdigest()[:16]}"
+
+
+def _index(model: str | os.PathLike[str]) -> dict[str, Any]:
+    """`model_index.json` of a bundled model or of a local folder; empty for a hub id."""
+    source = _resolve(model)
+    if isinstance(source, str) and not is_bundled(source):
+        return {}
+    return _read_config(miniature.folder(source) if isinstance(source, str) else source, "model_index.json")
 
 
 def is_bundled(model: str | os.PathLike[str]) -> bool:

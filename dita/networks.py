@@ -5,6 +5,7 @@ Nothing is downloaded unless it is asked for.
 
 from __future__ import annotations
 
+import copy
 import json
 import os
 from collections.abc import Callable, Iterable, Mapping
@@ -127,6 +128,17 @@ class Networks:
         self.device, self.resize, self.download = torch.device(device), resize, download
         self._found: dict[Need, Found] = {}
         self._loaded: dict[str, Any] = {}
+
+    def on(self, device: str | torch.device) -> Networks:
+        """The same networks for another device, not loaded yet; found where these were."""
+        other = copy.copy(self)
+        other.device = torch.device(device)
+        other._found, other._loaded = dict(self._found), {}
+        return other
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What travels to another process: where they are, not what is loaded."""
+        return {**self.__dict__, "_loaded": {}}
 
     def locate(self, metrics: Iterable[Metric]) -> dict[Need, Found]:
         """Where the networks of `metrics` are.

@@ -19,8 +19,11 @@ import numpy as np
 from PIL import Image
 from rich.table import Table
 
+from dita.clips import PREVIEW_SIDE, animation, film_strip, is_clip
 from dita.metrics.catalogue import METRICS
 from dita.metrics.picture_sets import picture_id, write_manifest
+from dita.quality_plot import METRICS as PLOTTED
+from dita.quality_plot import SERIES, quality_plot
 
 if TYPE_CHECKING:
     from dita.compare import Comparison, MethodResult, Spread
@@ -29,7 +32,7 @@ if TYPE_CHECKING:
 RESULTS, MARKDOWN, PAGE, IMAGES = "results.json", "report.md", "report.html", "images"
 PIXELATED_BELOW = 160  # pictures with fewer pixels a side are shown enlarged, each pixel as a square
 EMBEDDED_SIDE = 512  # pixels a side, at most, inside the page; larger pictures are scaled down and link to their file
-SERIES = 8  # colours that the page's style sheet defines
+STRIP = (8192, 96)  # pixels of a film strip, at most, inside the page
 
 NOTES = (
     (
@@ -57,6 +60,22 @@ NOTES = (
 )
 """What the columns mean, as (term, rest of the sentence)."""
 
+FOLDER_NOTES = (
+    (
+        "Speed-up, as noted,",
+        "is from the seconds that `dita generate` noted for each picture: its share of the pipeline call. The folders"
+        " were made one after another, perhaps in other batches or on other machines, and first calls are slow: nothing"
+        " was interleaved, so this is no measurement of speed. It is the median over pairs. Beside it: the quartiles.",
+    ),
+    *NOTES[3:4],
+    (
+        "Not here:",
+        "the steps that ran, their FLOPs and the cache are counted while pictures are made; `dita plan` works them out,"
+        " and `dita compare` without --pictures measures.",
+    ),
+)
+"""The same where the pictures were read from folders."""
+
 JUDGE_NOTE = (
     "Judge right",
     "is the share of pictures that show all that their prompts say: shapes, colours, count, relation, said sizes, sign"
@@ -64,6 +83,20 @@ JUDGE_NOTE = (
     " Beside it: Wilson's 95 % interval.",
 )
 """Stands among the notes where pictures were judged."""
+
+CLIP_NOTES = (
+    (
+        "Of clips",
+        "PSNR and SSIM are compared frame by frame, and a clip's value is the mean over its frames. Further metrics are"
+        " those of the frame in the middle.",
+    ),
+    (
+        "Steadiness",
+        "is VBench's temporal flickering, 1 - the mean difference of neighbouring frames: 1 is a still picture. Larger"
+        " is steadier, not better: read it beside the plain pipeline's.",
+    ),
+)
+"""Stand among the notes where clips were made."""
 
 _templates = jinja2.Environment(
     loader=jinja2.PackageLoader("dita", "report_template"),
@@ -117,12 +150,12 @@ def rows(comparison: Comparison) -> list[Row]:
         Row(
             label=result.label,
             role=result.role,
-            steps=result.steps,
+            steps=result.steps or "–",
             seconds=_spread_cell(result.seconds_per_image),
             speedup=_spread_cell(result.speedup, "×") if result.psnr else Cell("1.00×"),
-            tflops=_three_digits(result.tflops),
-            flops_ratio=f"{result.flops_ratio:.2f}",
-            cache_mb=_three_digits(result.cache_bytes / 1e6),
+            tflops="–" if result.tflops is None else _three_digits(result.tflops),
+            flops_ratio="–" if result.flops_ratio is None else f"{result.flops_ratio:.2f}",
+            cache_mb="–" if result.cache_bytes is None else _three_digits(result.cache_bytes / 1e6),
             psnr=_average_cell(result.psnr, ".1f"),
             ssim=_average_cell(result.ssim, ".3f"),
             judge=_share_cell(result.judge.correct if result.judge else None),
@@ -135,7 +168,7 @@ def rows(comparison: Comparison) -> list[Row]:
 
 def extra_heads(comparison: Comparison) -> list[str]:
     """Heads of the columns that not every comparison has: memory and energy where measured, metrics as asked for."""
-    fixed = {"memory": "peak MB", "energy": "J / image"}
+    fixed = {"memory": "peak MB", "energy": f"J / {comparison.makes}", "flicker": "steadiness of frames"}
     return [fixed.get(name) or METRICS[name].title for name in _extra_names(comparison)]
 
 
@@ -143,9 +176,13 @@ def terminal_table(comparison: Comparison) -> Table:
     """The table for a terminal, a line a method; 80 characters wide where the labels are short."""
     table = Table(header_style="bold", box=None, padding=(0, 1, 0, 0), pad_edge=False, caption_justify="left")
     table.add_column("method", overflow="fold")
-    heads = ("steps\nthat ran", "s / image\nmedian", "speed-up\nin s", "TFLOPs\n/image", "FLOPs\nratio")
+    made = comparison.makes
     judged = _is_judged(comparison)
-    for head in (*heads, "cache\nMB", "PSNR\ndB", "SSIM\n", *(["judge\nright"] if judged else [])):
+    counted = not comparison.folders
+    heads = [f"s / {made}\nmedian", "speed-up\nin s"] if counted else [f"s / {made}\nas noted", "speed-up\nas noted"]
+    if counted:
+        heads = ["steps\nthat ran", *heads, f"TFLOPs\n/{made}", "FLOPs\nratio", "cache\nMB"]
+    for head in (*heads, "PSNR\ndB", "SSIM\n", *(["judge\nright"] if judged else [])):
         table.add_column(head, justify="right", no_wrap=True)
     metrics = len(_metric_names(comparison))
     for head in extra_heads(comparison)[-metrics:] if metrics else ():
@@ -153,14 +190,20 @@ def terminal_table(comparison: Comparison) -> Table:
     for row, result in zip(rows(comparison), comparison.results, strict=True):
         time = result.seconds_per_image
         spread = f" ±{50 * (time.high - time.low) / time.median:.0f}%" if time.count > 1 else ""
-        numbers = [row.speedup.value, row.tflops, row.flops_ratio, row.cache_mb, row.psnr.value, row.ssim.value]
-        more = [row.judge.value] if judged else []
-        more += [cell.value for cell in row.extra[-metrics:]] if metrics else []
-        table.add_row(row.label, row.steps, row.seconds.value + spread, *numbers, *more)
+        cells = [row.seconds.value + spread, row.speedup.value]
+        if counted:
+            cells = [row.steps, *cells, row.tflops, row.flops_ratio, row.cache_mb]
+        cells += [row.psnr.value, row.ssim.value]
+        cells += [row.judge.value] if judged else []
+        cells += [cell.value for cell in row.extra[-metrics:]] if metrics else []
+        table.add_row(row.label, *cells)
     remarks = ["± is half the distance between the quartiles"]
+    if not counted:
+        remarks.append("seconds are those noted in the folders: not interleaved, so no measurement of speed")
     remarks += [
         f"{row.label}: {remark}" for row in rows(comparison) for remark in (row.role, row.psnr.remark) if remark
     ]
+    remarks += comparison.notes
     remarks += [fact for _, fact in _metric_notes(comparison, warnings_only=True)]
     table.caption = "\n" + "\n".join(remarks)
     return table
@@ -168,9 +211,10 @@ def terminal_table(comparison: Comparison) -> Table:
 
 def title(comparison: Comparison) -> str:
     """What was compared, in a line."""
-    methods, prompts = len(comparison.results), len(comparison.prompts)
+    methods, count = len(comparison.results), comparison.pictures
+    what = "picture" if comparison.folders else "prompt"
     return (
-        f"{comparison.model}: {methods} method{'s'[: methods != 1]}, {prompts} prompt{'s'[: prompts != 1]},"
+        f"{comparison.model}: {methods} method{'s'[: methods != 1]}, {count} {what}{'s'[: count != 1]},"
         f" {comparison.steps} steps, {comparison.device} in {comparison.dtype}"
     )
 
@@ -183,16 +227,21 @@ def markdown(comparison: Comparison) -> str:
 def page(comparison: Comparison, pictures: Mapping[str, Sequence[np.ndarray]]) -> str:
     """The report as one HTML page that needs nothing else: style, plots and pictures are inside.
 
-    `pictures` holds the uint8 (H, W, 3) pictures of each method by its label, in the order of the prompts.
+    `pictures` holds the uint8 (H, W, 3) pictures, or clips (T, H, W, 3), of each method by its label, in the order of
+    the prompts. Clips move, and their frames stand beside each other in a contact sheet.
     """
-    largest = max(max(picture.shape[:2]) for group in pictures.values() for picture in group)
-    plots = [quality_plot(comparison, "psnr"), quality_plot(comparison, "ssim")]
+    largest = max(max(picture.shape[-3:-1]) for group in pictures.values() for picture in group)
+    plots = [quality_plot(comparison, metric) for metric in PLOTTED]
     return _templates.get_template("report.html.j2").render(
         _content(comparison),
         sources={label: [_data_uri(picture) for picture in group] for label, group in pictures.items()},
+        strips={
+            label: [_data_uri(film_strip(clip), STRIP) for clip in group if is_clip(clip)]
+            for label, group in pictures.items()
+        },
         plots=[plot for plot in plots if plot],
         pixelated=largest < PIXELATED_BELOW,
-        scaled_down=largest > EMBEDDED_SIDE,
+        scaled_down=largest > (PREVIEW_SIDE if comparison.frames else EMBEDDED_SIDE),
         series=SERIES,
     )
 
@@ -229,122 +278,10 @@ def check_folder(out: Path, overwrite: bool = False) -> Path:
     return out
 
 
-def image_paths(label: str, count: int) -> tuple[str, ...]:
-    """Where the pictures of a method are, relative to the results."""
+def image_paths(label: str, count: int, extension: str = "png") -> tuple[str, ...]:
+    """Where the pictures of a method are, relative to the results; or, with `gif`, the animations of its clips."""
     folder = re.sub(r"[^\w.=+-]+", "-", label)
-    return tuple(f"{IMAGES}/{folder}/{index:04d}.png" for index in range(count))
-
-
-def quality_plot(comparison: Comparison, metric: str) -> str:
-    """Quality against latency as an SVG element: `metric` (`psnr` or `ssim`) over seconds an image.
-
-    Colours are the page's variables, so the plot follows its light or dark style. Empty where there is nothing to plot.
-    """
-    import matplotlib
-
-    # Stand-ins for the page's colours: matplotlib takes no CSS variables.
-    ink, soft, line = "#010201", "#010202", "#010203"
-    series = [f"#0101{i:02x}" for i in range(SERIES)]
-    style: dict[Any, Any] = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": metric,
-        "font.family": "sans-serif",
-        "font.size": 10,
-        "text.color": ink,
-        "axes.labelcolor": soft,
-        "axes.edgecolor": line,
-        "xtick.color": soft,
-        "ytick.color": soft,
-        "grid.color": line,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-    }
-    drawn = [(i, r, getattr(r, metric)) for i, r in enumerate(comparison.results)]
-    drawn = [(i, r, average) for i, r, average in drawn if average and average.mean is not None]
-    if not drawn:
-        return ""
-    with matplotlib.rc_context(style):
-        from matplotlib.figure import Figure
-
-        figure = Figure(figsize=(5.6, 3.9), layout="constrained")
-        axes = figure.subplots()
-        axes.grid(True, linewidth=0.6)
-        axes.set_axisbelow(True)
-        for i, result, average in drawn:
-            time, colour = result.seconds_per_image, series[i % SERIES]
-            axes.errorbar(
-                time.median,
-                average.mean,
-                xerr=[[time.median - time.low], [time.high - time.median]],
-                yerr=[[average.mean - average.low], [average.high - average.mean]],
-                fmt="osD^vPX*"[i % SERIES],
-                markersize=7,
-                color=colour,
-                elinewidth=1.2,
-            )
-        plain = comparison.results[0].seconds_per_image.median
-        axes.axvline(plain, color=series[0], linewidth=1.2, linestyle=(0, (4, 3)))
-        axes.set_xlim(0, 1.12 * max(result.seconds_per_image.high for result in comparison.results))
-        axes.margins(y=0.18)
-        at_top: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "ha": "right", "va": "top"}
-        axes.annotate("plain", (plain, 1), (-5, -3), textcoords="offset points", color=series[0], **at_top)
-        axes.set_xlabel("seconds an image, median (left is faster)")
-        axes.set_ylabel({"psnr": "PSNR to plain, dB", "ssim": "SSIM to plain"}[metric] + " (up is closer)")
-        figure.canvas.draw()  # settles the layout, without which nothing can be placed
-        names = [(r.label, r.seconds_per_image.median, average, series[i % SERIES]) for i, r, average in drawn]
-        _label_points(axes, names, plain)
-        buffer = io.StringIO()
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    return _as_page_element(buffer.getvalue(), {ink: "ink", soft: "soft", line: "line"} | _series_names(series), metric)
-
-
-def _series_names(series: Sequence[str]) -> dict[str, str]:
-    return {colour: f"series-{i}" for i, colour in enumerate(series)}
-
-
-def _label_points(axes: Any, points: Sequence[tuple[str, float, Average, str]], line: float) -> None:
-    """Names every point (label, x, y with its interval, colour) beside it, at the first place that is still free.
-
-    `line` is the x of a vertical line that names keep clear of.
-    """
-    from matplotlib.transforms import Bbox
-
-    def interval(x: float, average: Average) -> Bbox:
-        (left, bottom), (right, top) = axes.transData.transform([(x, average.low), (x, average.high)])
-        return Bbox([[left - 5, bottom - 4], [right + 5, top + 4]])
-
-    frame = axes.get_window_extent()
-    line_x = axes.transData.transform((line, 0))[0]
-    taken = [interval(x, average) for _, x, average, _ in points]
-    taken.append(Bbox([[line_x - 2, frame.y0], [line_x + 2, frame.y1]]))
-    places = [(9, 5), (9, -13), (-9, 5), (-9, -13), (9, 17), (-9, 17), (9, -25), (-9, -25), (9, 29), (-9, 29)]
-    for label, x, average, colour in sorted(points, key=lambda point: -float(point[2].mean or 0)):
-        best: tuple[int, Any] | None = None
-        for dx, dy in places:
-            side = "left" if dx > 0 else "right"
-            name = axes.annotate(label, (x, average.mean), (dx, dy), textcoords="offset points", ha=side, color=colour)
-            box = name.get_window_extent()
-            outside = not (frame.x0 <= box.x0 and box.x1 <= frame.x1 and frame.y0 <= box.y0 and box.y1 <= frame.y1)
-            faults = sum(box.overlaps(other) for other in taken) + 3 * outside
-            if best is None or faults < best[0]:
-                if best:
-                    best[1].remove()
-                best = (faults, name)
-            else:
-                name.remove()
-        if best:
-            taken.append(best[1].get_window_extent())
-
-
-def _as_page_element(svg: str, colours: Mapping[str, str], metric: str) -> str:
-    """Matplotlib's file as an element of a page: no prologue, namespaces or fixed size, colours as CSS variables."""
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
-    svg = re.sub(r' (xmlns(:\w+)?|version|width|height)="[^"]*"', "", svg[: svg.index(">")]) + svg[svg.index(">") :]
-    for colour, name in colours.items():
-        svg = svg.replace(colour, f"var(--{name})")
-    names = {"psnr": "PSNR", "ssim": "SSIM"}
-    return svg.replace("<svg", f'<svg role="img" aria-label="{names[metric]} against seconds an image"', 1)
+    return tuple(f"{IMAGES}/{folder}/{index:04d}.{extension}" for index in range(count))
 
 
 def _content(comparison: Comparison) -> dict[str, Any]:
@@ -353,12 +290,20 @@ def _content(comparison: Comparison) -> dict[str, Any]:
         "comparison": comparison,
         "title": title(comparison),
         "rows": table,
-        "notes": (*NOTES, *([JUDGE_NOTE] if _is_judged(comparison) else []), *_metric_notes(comparison)),
+        "notes": (
+            *(FOLDER_NOTES if comparison.folders else NOTES),
+            *(CLIP_NOTES if comparison.frames else ()),
+            *([JUDGE_NOTE] if _is_judged(comparison) else ()),
+            *_metric_notes(comparison),
+        ),
         "judged": _is_judged(comparison),
         "extra_heads": extra_heads(comparison),
         "findings": _findings(comparison, table),
         "version": comparison.versions["dita"],
-        "hardware": comparison.machine["gpu" if comparison.device.startswith("cuda") else "processor"],
+        "hardware": comparison.machine.get("gpu" if comparison.device.startswith("cuda") else "processor")
+        or comparison.device,
+        "counted": not comparison.folders,
+        "noted": ", as noted" if comparison.folders else "",
         "machine": {key: value for key, value in comparison.machine.items() if value},
     }
 
@@ -369,7 +314,8 @@ def _findings(comparison: Comparison, table: Sequence[Row]) -> list[tuple[str, s
     if not compared:
         return []
     fastest, row = max(compared, key=lambda pair: pair[0].speedup.median)
-    found = [("Fastest", f"{fastest.label}: {row.speedup.value} the speed of plain, PSNR {row.psnr.value} dB")]
+    how = ", as noted" if comparison.folders else ""
+    found = [("Fastest" + how, f"{fastest.label}: {row.speedup.value} the speed of plain, PSNR {row.psnr.value} dB")]
     means = [(r.psnr.mean, r.label, row) for r, row in compared if r.psnr and r.psnr.mean is not None]
     if means:
         _, closest, row = max(means, key=lambda entry: entry[0])
@@ -385,7 +331,8 @@ def _metric_names(comparison: Comparison) -> list[str]:
 def _extra_names(comparison: Comparison) -> list[str]:
     memory = any(result.peak_bytes is not None for result in comparison.results)
     energy = any(result.joules_per_image is not None for result in comparison.results)
-    return ["memory"] * memory + ["energy"] * energy + _metric_names(comparison)
+    flicker = any(result.flicker is not None for result in comparison.results)
+    return ["memory"] * memory + ["energy"] * energy + ["flicker"] * flicker + _metric_names(comparison)
 
 
 def _extra_cell(result: MethodResult, name: str) -> Cell:
@@ -393,6 +340,8 @@ def _extra_cell(result: MethodResult, name: str) -> Cell:
         return Cell("–" if result.peak_bytes is None else _three_digits(result.peak_bytes / 1e6))
     if name == "energy":
         return Cell("–" if result.joules_per_image is None else _three_digits(result.joules_per_image))
+    if name == "flicker":
+        return _average_cell(result.flicker, ".4f")
     found = next((metric for metric in result.metrics if metric.metric == name), None)
     if found is None:
         return Cell("–")
@@ -463,13 +412,15 @@ def _share_cell(share: Share | None) -> Cell:
     return Cell(f"{100 * share.share:.0f} %", between, f"{share.right} of {share.count}")
 
 
-def _data_uri(picture: np.ndarray) -> str:
-    """The picture inside the page: PNG as it is, or a smaller JPEG of a large one."""
+def _data_uri(picture: np.ndarray, most: tuple[int, int] = (EMBEDDED_SIDE, EMBEDDED_SIDE)) -> str:
+    """The picture inside the page: PNG as it is, or a smaller JPEG of a large one; GIF of a clip."""
+    if is_clip(picture):
+        return "data:image/gif;base64," + base64.b64encode(animation(picture)).decode()
     image, buffer = Image.fromarray(picture), io.BytesIO()
-    if max(image.size) <= EMBEDDED_SIDE:
+    if image.width <= most[0] and image.height <= most[1]:
         image.save(buffer, "PNG", optimize=True)
         return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-    image.thumbnail((EMBEDDED_SIDE, EMBEDDED_SIDE), Image.Resampling.LANCZOS)
+    image.thumbnail(most, Image.Resampling.LANCZOS)
     image.save(buffer, "JPEG", quality=90)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
@@ -483,7 +434,9 @@ def _write_images(comparison: Comparison, pictures: Mapping[str, Sequence[np.nda
             for path, picture in zip(result.images, pictures[result.label], strict=True):
                 target = fresh / Path(path).relative_to(IMAGES)
                 target.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(picture).save(target, "PNG")
+                Image.fromarray(film_strip(picture) if is_clip(picture) else picture).save(target, "PNG")
+                if is_clip(picture):
+                    target.with_suffix(".gif").write_bytes(animation(picture))
             _write_manifest(comparison, result, fresh / Path(result.images[0]).relative_to(IMAGES).parent)
         if (out / IMAGES).exists():
             os.replace(out / IMAGES, stale)

@@ -242,7 +242,7 @@ class FluxShape:
         if site.module not in ("mlp", "single"):
             return 0.0
         joint = self.tokens("attn")
-        queries = {"attention": joint, "attention-sampled": min(joint, SAMPLED_QUERIES)}.get(score, 0)
+        queries = {"attention": joint, "attention-sampled": sampled_queries(joint)}.get(score, 0)
         per_sample = 2 * queries * joint * self.width
         if score in (
             "v-norm",
@@ -455,7 +455,7 @@ class DiTShape:
         if site.module != "mlp":
             return 0.0
         n = self.image_tokens
-        queries = {"attention": n, "attention-sampled": min(n, SAMPLED_QUERIES)}.get(score, 0)
+        queries = {"attention": n, "attention-sampled": sampled_queries(n)}.get(score, 0)
         return float(2 * queries * n * self.width * self.rows)
 
     def feature_bytes(self, site: Site, kinds: frozenset[Kind]) -> int:
@@ -625,8 +625,13 @@ def _patch_flops(tokens: int, patch: int, channels: int, width: int) -> int:
     return 2 * tokens * patch * patch * channels * width
 
 
-SAMPLED_QUERIES = 256
-"""Queries that the score `attention-sampled` looks at (spec: 256 of 4608 cost under 1 % of a step)."""
+def sampled_queries(tokens: int) -> int:
+    """How many queries the score `attention-sampled` looks at: a sixteenth of the tokens, within 128 and 256, or all.
+
+    256 of the 4608 tokens of a large picture cost under 1 % of a step. 256 of a small one would cost several.
+    """
+    return min(tokens, max(128, min(256, tokens // 16)))
+
 
 AnyShape = FluxShape | PixArtShape | DiTShape | OpenSoraShape
 

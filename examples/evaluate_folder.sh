@@ -1,5 +1,6 @@
 #!/bin/sh
-# The same prompts and seeds plain and accelerated, then how far and how good: pairs are found by id and seed.
+# The same prompts and seeds plain and accelerated, then how far and how good, as figures and as a page with pictures:
+# pairs are found by id and seed.
 set -eu
 out=${1:-folders}
 for method in plain toca:4:0.9; do
@@ -7,3 +8,4 @@ for method in plain toca:4:0.9; do
         --prompt "a small blue square on a grey background" --seeds 0..3 --out "$out/$(echo $method | tr : -)"
 done
 dita evaluate "$out/toca-4-0.9" --plain "$out/plain" --metrics psnr,ssim
+dita compare --pictures "$out/plain" --pictures "$out/toca-4-0.9" --out "$out/report"

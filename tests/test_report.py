@@ -12,6 +12,7 @@ from dita import report
 from dita.compare import Comparison, MethodResult, Spread, Timing
 from dita.metrics import Average, share
 from dita.miniature.judge.tally import Tally
+from dita.quality_plot import FRONT, quality_plot
 
 PROMPTS = ("a red circle", "a <b>bold</b> & blue | star")
 
@@ -162,25 +163,31 @@ def test_the_terminal_table_has_a_column_for_the_judge_only_where_pictures_were_
 
 @pytest.mark.parametrize("metric", ["psnr", "ssim"])
 def test_the_plot_names_every_method_and_follows_the_colours_of_the_page(comparison, metric):
-    plot = report.quality_plot(comparison, metric)
+    plot = quality_plot(comparison, metric)
     for label in ("plain", "steps:0.5", "toca:4:0.9"):
         assert f">{label}<" in plot
     assert "var(--ink)" in plot or "var(--soft)" in plot
     assert "var(--series-2)" in plot
     assert "#0101" not in plot and "#0102" not in plot
-    assert plot == report.quality_plot(comparison, metric)
+    assert plot == quality_plot(comparison, metric)
+
+
+def test_judged_pictures_have_a_plot_with_plain_and_its_front(judged):
+    plot = quality_plot(judged, "judge")
+    assert f'id="{FRONT}"' in plot and 'aria-label="Judge against' in plot
+    assert quality_plot(dataclasses.replace(judged, results=judged.results[:1]), "judge") == ""
 
 
 def test_the_plot_leaves_out_methods_that_draw_identical_pictures(comparison):
     same = dataclasses.replace(comparison.results[2], psnr=Average(None, None, None, 0, 2))
     only = dataclasses.replace(comparison, results=(comparison.results[0], same))
-    assert report.quality_plot(only, "psnr") == ""
+    assert quality_plot(only, "psnr") == ""
     assert "identical" in report.page(only, pictures(only))
 
 
 def test_names_in_the_plot_do_not_lie_on_each_other(comparison):
     close = [result(f"toca:{n}:0.9", 0.4 + n / 1000, psnr=27 + n / 100) for n in range(4)]
-    plot = report.quality_plot(dataclasses.replace(comparison, results=(comparison.results[0], *close)), "psnr")
+    plot = quality_plot(dataclasses.replace(comparison, results=(comparison.results[0], *close)), "psnr")
     places = re.findall(r'<text style="[^"]*" (?:x|transform)="[^"]*"[^>]*>toca:\d:0.9<', plot)
     assert len(set(places)) == 4
 

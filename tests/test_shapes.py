@@ -2,7 +2,7 @@ import dataclasses
 
 import pytest
 
-from dita.shapes import NAMED_SHAPES, FluxShape, Kind, Site, named_shape
+from dita.shapes import NAMED_SHAPES, FluxShape, Kind, Site, named_shape, sampled_queries
 
 # 2 text and 3 image tokens of width 4: every number below can be worked by hand.
 SMALL = FluxShape(
@@ -110,6 +110,13 @@ def test_exact_attention_scores_cost_a_second_pass_over_queries_and_keys():
     assert per_step["attention-sampled"] == pytest.approx(0.41e12, rel=0.01)
     assert per_step["k-norm"] == per_step["random"] == 0
     assert per_step["v-norm"] == 57 * 2 * 4608 * 3072**2
+
+
+@pytest.mark.parametrize(
+    ("tokens", "queries"), [(5, 5), (128, 128), (1152, 128), (3200, 200), (4608, 256), (17000, 256)]
+)
+def test_a_sixteenth_of_the_queries_is_sampled_within_bounds(tokens: int, queries: int):
+    assert sampled_queries(tokens) == queries
 
 
 def test_sampled_queries_are_never_more_than_there_are():

@@ -13,6 +13,7 @@ from diffusers import DiffusionPipeline
 from torch import nn
 
 from dita.caching.adapters import Adapter, UnsupportedModelError, adapter_for
+from dita.caching.calls import Surrounded
 from dita.caching.class_swap import check_free_of_other_caches, restore, swap
 from dita.caching.run import Run
 from dita.caching.state import BlockState
@@ -177,7 +178,7 @@ class PipelineAttachment(_Attachment):
         run: Run | None = None
         earlier: list[Summary] = []
 
-        def before(_: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        def before(args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any] | None:
             nonlocal run
             if run is not None and run.step >= run.steps:  # a call that samples several times, such as clip after clip
                 self.last = run.finish().after(earlier.pop() if earlier else None)
@@ -195,11 +196,13 @@ class PipelineAttachment(_Attachment):
                     memory_limit=self.memory_limit,
                     guidance=guidance,
                     timesteps=timesteps,
+                    compiled=_is_compiled(outer, adapter),
                 )
-            changed = run.before_call(_named(model, args, kwargs))
-            return None if changed is None else ((), changed)
+            return run.before_call(_named(model, args, kwargs))
 
-        def after(_: nn.Module, __: Any, output: Any) -> Any:
+        def after(output: Any) -> Any:
+            if output is None:  # the forward raised
+                return None
             assert run is not None
             return run.after_call(output)
 
@@ -211,7 +214,7 @@ class PipelineAttachment(_Attachment):
 
         scheduler = self.pipe.scheduler
         stock_step = scheduler.step
-        handles = (outer.register_forward_pre_hook(before, with_kwargs=True), outer.register_forward_hook(after))
+        calls = Surrounded(outer, before, after)
         model.__dict__["_dita_running"] = True
         scheduler.__dict__["step"] = functools.wraps(stock_step)(step)
         try:
@@ -219,8 +222,7 @@ class PipelineAttachment(_Attachment):
         finally:
             del scheduler.__dict__["step"]
             model.__dict__.pop("_dita_running", None)
-            for handle in handles:
-                handle.remove()
+            calls.remove()
             if run is not None:
                 self.last = run.finish().after(earlier.pop() if earlier else None)
 
@@ -246,23 +248,20 @@ class TransformerAttachment(_Attachment):
         self.calls_per_step = calls_per_step
         self.timesteps = timesteps
         self.run: Run | None = None
-        self._handles: tuple[Any, ...] = ()
+        self._calls: Surrounded | None = None
 
     def attach(self, adapter: Adapter) -> None:
         _attach_sites(self.model, adapter, self)
         self.adapter = adapter
-        self._handles = (
-            self.outer.register_forward_pre_hook(self._before, with_kwargs=True),
-            self.outer.register_forward_hook(self._after, always_call=True),
-        )
+        self._calls = Surrounded(self.outer, self._before, self._after)
 
     def detach(self) -> None:
         self._finish()
-        for handle in self._handles:
-            handle.remove()
+        if self._calls is not None:
+            self._calls.remove()
         _detach_sites(self.model, self)
 
-    def _before(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any] | None:
         inputs = _named(self.model, args, kwargs)
         if self.run is not None and self.run.resized(inputs):
             self._finish()
@@ -276,15 +275,15 @@ class TransformerAttachment(_Attachment):
                 record=self.record,
                 memory_limit=self.memory_limit,
                 timesteps=self.timesteps,
+                compiled=_is_compiled(self.outer, self.adapter),
             )
         try:
-            changed = self.run.before_call(inputs)
+            return self.run.before_call(inputs)
         except BaseException:
             self._finish()
             raise
-        return None if changed is None else ((), changed)
 
-    def _after(self, _: nn.Module, __: Any, output: Any) -> Any:
+    def _after(self, output: Any) -> Any:
         if self.run is None:
             return None
         if output is None:  # the forward raised
@@ -301,6 +300,13 @@ class TransformerAttachment(_Attachment):
         if self.run is not None:
             self.last = self.run.finish()
             self.run = None
+
+
+def _is_compiled(outer: nn.Module, adapter: Adapter) -> bool:
+    """Whether `torch.compile` is on a transformer, or on its blocks."""
+    model = transformer_of(outer)
+    modules = (outer, model, *(block for _, _, block in adapter.blocks(model)))
+    return outer is not model or any(module._compiled_call_impl is not None for module in modules)
 
 
 def _users(model: nn.Module) -> list[object]:

@@ -5,15 +5,17 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, cast
 
 import psutil
 import torch
 from torch import Tensor, nn
 
+from dita.caching import cuda_graphs
 from dita.caching.adapters import Adapter
 from dita.caching.attention import check_backend
+from dita.caching.cuda_graphs import Rescue
 from dita.caching.forecast import Stored, as_weights
 from dita.caching.guidance import first_half, twice
 from dita.caching.live import LiveSelection
@@ -67,6 +69,15 @@ class Branch:
             self.mergers[group] = Merger(cells, cells.removed(merging.ratio), merging.proportional)
         return self.mergers[group]
 
+    def tensors(self) -> Iterator[Tensor]:
+        """Everything that blocks have put out and later steps need."""
+        for state in self.states:
+            yield from state.tensors()
+            if state.probe.scores is not None:
+                yield state.probe.scores
+        for holder in (*self.spans.values(), *self.mergers.values()):
+            yield from holder.tensors()
+
     def held_bytes(self) -> int:
         slots = [slot for state in self.states for slot in state.slots.values()]
         tensors = [tensor for state in self.states for tensor in state.tensors()]
@@ -99,6 +110,7 @@ class Run:
         memory_limit: int | None = None,
         guidance: bool = True,
         timesteps: Sequence[float] | None = None,
+        compiled: bool = False,
     ) -> None:
         self.adapter = adapter
         self.model = model
@@ -109,6 +121,7 @@ class Run:
         self.memory_limit = memory_limit
         self.guidance = guidance
         self.timesteps = timesteps
+        self.compiled = compiled
         self.step = 0
         self.call = 0
         self.branches: list[Branch] = []
@@ -120,6 +133,7 @@ class Run:
         self._number = {(stack, layer): i for i, (stack, layer, _) in enumerate(self._blocks)}
         self._bound: Branch | None = None
         self._clock = _Clock()
+        self._rescue: Rescue | None = None
 
     # ------------------------------------------------------------------------------------------ one transformer call
 
@@ -138,6 +152,10 @@ class Run:
         self._instruct(branch, self._actions(branch))
         self.summary.shape, self.summary.plan = self.branches[0].shape, self.branches[0].plan
         latents = self.adapter.tokens_in(inputs)
+        if cuda_graphs.may_own_outputs(latents.device, self.compiled):
+            self._rescue = self._rescue or Rescue()
+            if self.call == 0:
+                self._rescue.begin_step()
         self._clock.start(latents.device)
         return first_half(inputs, len(latents)) if branch.joined else None
 
@@ -147,6 +165,8 @@ class Run:
         Returns what shall stand for the call's `output`, None for itself.
         """
         branch = self.branches[self.call]
+        if self._rescue is not None:
+            self._rescue.keep(branch.tensors())
         actions = self._actions(branch)
         kind = step_kind(actions)
         self.summary.executed.append(self._executed(branch, actions, kind))

@@ -52,7 +52,7 @@ def _cpu_multiplies_bfloat16() -> bool:
     return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
 
 
-def sampled_queries(count: int, tokens: int, device: torch.device) -> Tensor:
+def evenly_spaced(count: int, tokens: int, device: torch.device) -> Tensor:
     """`count` token numbers at even distances over `tokens`."""
     count = min(count, tokens)
     return torch.arange(count, device=device) * tokens // count
@@ -143,7 +143,7 @@ def cluster_score(features: Tensor, clusters: int = CLUSTERS, rounds: int = CLUS
     tokens = features.shape[1]
     clusters = min(clusters, tokens)
     features = features - features.mean(dim=1, keepdim=True)  # distances stay, and lose fewer digits
-    centres = features[:, sampled_queries(clusters, tokens, features.device)]
+    centres = features[:, evenly_spaced(clusters, tokens, features.device)]
     for _ in range(rounds):
         members = F.one_hot(_nearest(features, centres), clusters).to(features.dtype).mT  # (B, K, N)
         count = members.sum(dim=-1, keepdim=True)
@@ -170,7 +170,7 @@ def novelty(features: Tensor, pivots: int = PIVOTS) -> Tensor:
     The idea of DART (arXiv 2502.11494): what is unlike the pivots is kept, what they stand for already is not.
     """
     unit = F.normalize(features, dim=-1)
-    index = sampled_queries(pivots, features.shape[1], features.device)
+    index = evenly_spaced(pivots, features.shape[1], features.device)
     scores = _coarse(1 - (unit @ unit[:, index].mT).amax(dim=-1))
     return scores.index_fill(-1, index, 2.0)
 

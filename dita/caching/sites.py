@@ -63,6 +63,12 @@ def key_norm_forward(stock: Forward) -> Forward:
     return forward
 
 
+def modulated(normed: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
+    """normed (1 + scale) + shift, to the bit as the blocks' own forwards have it; a fused product would round otherwise
+    for another batch."""
+    return (normed * (1 + scale)).add_(shift)
+
+
 def fill_from_store(slot: Slot, tokens: Tensor, compute: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """The output of a cached site for all tokens, (B, N, C), before the gate.
 

@@ -93,6 +93,18 @@ def join_manifests(folder: Path) -> dict[Key, dict[str, Any]]:
     return there
 
 
+def read_manifest(folder: Path) -> tuple[dict[Key, dict[str, Any]], Settings]:
+    """What a job made so far, by key, and its settings; a last line that was cut is left out, and nothing is changed.
+
+    Raises `FileNotFoundError` where the folder is not of `dita generate`, and `ValueError` for a damaged manifest.
+    """
+    for name in (MANIFEST, JOB):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"folder {str(folder)!r} has no {name}: it is not one that dita generate made")
+    entries, _ = _read_lines(folder / MANIFEST)
+    return {(str(entry["id"]), int(entry["seed"])): entry for entry in entries}, _read_job(folder)
+
+
 class Manifest:
     """The manifest of one worker, open for appending. What `append` was given is on the disk when it returns."""
 

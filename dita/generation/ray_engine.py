@@ -7,9 +7,6 @@ starts more of them while items wait, and lets them wait while files are being w
 from __future__ import annotations
 
 import json
-import logging
-import os
-import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -20,6 +17,7 @@ from dita.generation import folder as folders
 from dita.generation.job import Item, Settings, settings_from_json
 from dita.generation.progress import Progress
 from dita.generation.runner import GIVE_UP, Failure, File, JobFailed, Load, Outcome, Worker, write_all
+from dita.workers import cluster
 
 BLOCKS = 1000
 """Portions that the work is divided into, at most: what a dead worker had begun is made again by portions."""
@@ -39,9 +37,9 @@ def run(
     """Makes what `out` lacks of `items` on the Ray cluster of the environment (`RAY_ADDRESS`), else on a local one.
 
     `workers` are the fewest and the most actors; each takes a GPU where the settings' device is `cuda`, else a CPU.
-    Raises what `folder.opened` raises, `ImportError` without Ray, and `JobFailed`.
+    Raises what `folder.opened` raises, `ValueError` without Ray, and `JobFailed`.
     """
-    ray = _ray(workers)
+    ray = cluster.connected(workers)
     progress = progress or Progress()
     with folders.opened(out, settings, items) as done:
         missing = [item for item in items if item.key not in done]
@@ -83,24 +81,6 @@ class Actor:
         return rows
 
 
-def _ray(workers: tuple[int, int]) -> Any:
-    try:
-        import ray
-        import ray.data
-    except ImportError:
-        raise ValueError("--engine ray needs Ray: pip install 'dita[ray]'") from None
-    if not ray.is_initialized():
-        alone = "RAY_ADDRESS" not in os.environ
-        cpus = max(os.cpu_count() or 1, workers[1] + 1)
-        local = {"address": "local", "num_cpus": cpus, "include_dashboard": False}
-        ray.init(log_to_driver=False, logging_level="warning", **(local if alone else {}))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # of Ray's own settings, which it reads here
-        ray.data.DataContext.get_current().enable_progress_bars = False
-    logging.getLogger("ray.data").setLevel(logging.WARNING)
-    return ray
-
-
 def _rows(
     ray: Any,
     missing: Sequence[Item],
@@ -116,11 +96,7 @@ def _rows(
         .flat_map(
             Actor,
             fn_constructor_args=constructor,
-            compute=ray.data.ActorPoolStrategy(
-                min_size=workers[0], max_size=workers[1], max_tasks_in_flight_per_actor=2
-            ),
-            num_cpus=1,
-            num_gpus=1 if cuda else 0,
+            **cluster.mapping(workers, cuda=cuda),
         )
         .iter_rows()
     )

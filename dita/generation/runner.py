@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from dita import models
+from dita.asking import asking
 from dita.generation import folder as folders
 from dita.generation.files import encoded, write_whole
 from dita.generation.job import Item, Settings, file_of
-from dita.generation.processes import Processes
 from dita.generation.progress import Progress
 from dita.generation.sampling import Made, Sampler
 from dita.version import __version__
+from dita.workers.processes import Processes
 
 ATTEMPTS = 2
 """How often an item is tried before it is listed as failed."""
@@ -102,6 +103,7 @@ def run(
                 share = _share(missing, batch_size, processes)
                 chosen = processes.device(device or settings.device)
                 worker = Worker(settings, batch_size, local_files_only, chosen, progress.say, load)
+                asking(worker.sampler.pipe, [item.prompt for item in missing])  # refuses the name of no class
                 if processes.rank == 0:
                     folders.record_revision(out, worker.settings)
                 progress.start(len(share), processes.rank, processes.count)
@@ -177,6 +179,10 @@ class Worker:
 
     def make(self, items: Sequence[Item]) -> Iterator[File | Failure]:
         """A file or a failure of each of `items`, the failures last. Raises `JobFailed` where nothing succeeds."""
+        with self.sampler.held():
+            yield from self._make(items)
+
+    def _make(self, items: Sequence[Item]) -> Iterator[File | Failure]:
         failed: list[Failure] = []
         succeeded = False
         for start in range(0, len(items), self.batch_size):

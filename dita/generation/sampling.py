@@ -6,7 +6,7 @@ import gc
 import inspect
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
+from dita.asking import asking, can_be_asked
 from dita.caching.attachment import disable, enable
 from dita.generation.alone import samples_alone
 from dita.generation.job import Item, items
@@ -90,6 +91,7 @@ def generate(
     if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds must be different numbers, at least one, got {list(seeds)}")
     sampler = Sampler(pipe, method, steps=steps, call=call, batch_size=batch_size, exact=exact, say=say)
+    asking(pipe, [prompt.text for prompt in own])  # refuses what is the name of no class
     todo = items(own, seeds)
     return (made for start in range(0, len(todo), batch_size) for made in sampler(todo[start : start + batch_size]))
 
@@ -97,7 +99,7 @@ def generate(
 class Sampler:
     """Makes items, any number at a time; `size` is how many go into one pipeline call.
 
-    `size` is halved when memory runs out, for good. Between calls the pipeline is as it was.
+    `size` is halved when memory runs out, for good. Between calls the pipeline is as it was, unless `held`.
     """
 
     def __init__(
@@ -116,8 +118,8 @@ class Sampler:
         if steps is not None and steps < 1:
             raise ValueError(f"steps must be at least 1, got {steps}")
         takes = inspect.signature(pipe.__call__).parameters
-        if "prompt" not in takes:
-            raise ValueError(f"{type(pipe).__name__} takes no prompts")
+        if not can_be_asked(pipe):
+            raise ValueError(f"{type(pipe).__name__} takes neither prompts nor names of classes")
         unknown = [name for name in call or {} if name not in takes]
         if unknown:
             raise ValueError(f"{type(pipe).__name__} takes no {unknown[0]!r}; it takes {', '.join(takes)}")
@@ -133,6 +135,7 @@ class Sampler:
         self.size = 1 if self.video else batch_size
         self.exact = exact and not self.video  # a video is alone anyway
         self._say = say or (lambda _: None)
+        self._held = False
 
     def __call__(self, some: Sequence[Item]) -> Iterator[Made]:
         """Makes `some`, in their order. Raises whatever the pipeline raises, and `OutOfMemory`."""
@@ -158,9 +161,9 @@ class Sampler:
     def _call(self, part: Sequence[Item]) -> list[Made]:
         generators = [torch.Generator("cpu").manual_seed(item.noise_seed) for item in part]
         started = time.perf_counter()
-        with self._prepared():
+        with nullcontext() if self._held else self._prepared():
             output = self.pipe(
-                prompt=[item.prompt for item in part],
+                **asking(self.pipe, [item.prompt for item in part]),
                 generator=generators,
                 output_type="np" if self.video else "pil",
                 **self.arguments,
@@ -169,6 +172,16 @@ class Sampler:
         if self.video:
             return [Made(item, seconds, frames=_as_uint8(clip)) for item, clip in zip(part, output.frames, strict=True)]
         return [Made(item, seconds, picture=image) for item, image in zip(part, output.images, strict=True)]
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Within it the pipeline stays prepared between calls, which saves the work of preparing it for each."""
+        with self._prepared():
+            self._held = True
+            try:
+                yield
+            finally:
+                self._held = False
 
     @contextmanager
     def _prepared(self) -> Iterator[None]:

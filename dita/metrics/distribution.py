@@ -58,7 +58,7 @@ class Collector:
 
     def sample(self) -> Sample:
         """What was gathered so far."""
-        kept = self._kept[: self._count] if self.keep else None
+        kept = self._kept[: self._count].clone() if self.keep else None  # a view would travel with all of the block
         return Sample(self.network.identity, self._statistics, kept)
 
     @property
@@ -80,6 +80,20 @@ def collect(network: FeatureNetwork, batches: Iterable[Sequence[Picture]], *, ke
     for batch in batches:
         collector.add(batch)
     return collector.sample()
+
+
+def joined(samples: Sequence[Sample]) -> Sample:
+    """The sample of all pictures of `samples`, which are of one network, in their order.
+
+    Statistics are added (Chan, Golub and LeVeque 1983): to rounding in float64 what one collector would have gathered.
+    """
+    first, *rest = samples
+    features = [sample.features for sample in samples if sample.features is not None]
+    return Sample(
+        first.identity,
+        sum((sample.statistics for sample in rest), start=first.statistics),
+        torch.cat(features) if len(features) == len(samples) else None,
+    )
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,9 @@ from PIL import Image, UnidentifiedImageError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
+MISSING = "there is no such file"
+"""Why a picture that is not there cannot be used."""
+
 Fit = Literal["crop", "squash", "letterbox"]
 Picture = NDArray[np.uint8]
 
@@ -42,7 +45,7 @@ def read(path: str | os.PathLike[str]) -> Picture:
         with Image.open(path) as image:
             return _as_rgb(image, name)
     except FileNotFoundError:
-        raise UnusablePicture(f"{name}: there is no such file") from None
+        raise UnusablePicture(f"{name}: {MISSING}") from None
     except UnidentifiedImageError:
         raise UnusablePicture(f"{name}: is not a picture that Pillow knows") from None
     except UnusablePicture:

@@ -17,7 +17,7 @@ from typing import Any
 from PIL import Image
 
 from dita.metrics import statistics_file
-from dita.metrics.images import SUFFIXES, Picture, UnusablePicture, read
+from dita.metrics.images import MISSING, SUFFIXES, Picture, UnusablePicture, read
 
 MANIFEST = "manifest.json"
 MANIFEST_LINES = "manifest.jsonl"
@@ -191,7 +191,7 @@ def _size(entry: Entry) -> tuple[int, int]:
         with Image.open(entry.name) as image:
             return image.size
     except FileNotFoundError:
-        raise UnusablePicture("there is no such file") from None
+        raise UnusablePicture(MISSING) from None
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
         raise UnusablePicture("is damaged, or not a picture") from None
 
@@ -245,12 +245,17 @@ def _from_adm(path: Path) -> PictureSet:
 
 
 class _Stream:
+    """Pictures of one file, read on from where it is. A copy in another process starts anew."""
+
     def __init__(self, path: Path) -> None:
         self._path = path
         self._next = 0
         self._pictures = statistics_file.read_pictures(path)
         height, width = statistics_file.picture_size(path)
         self.size = (width, height)
+
+    def __reduce__(self) -> tuple[type[_Stream], tuple[Path]]:
+        return _Stream, (self._path,)
 
     def picture(self, index: int) -> Picture:
         if index < self._next:

@@ -54,7 +54,7 @@ _DEFAULTS: dict[str, dict[str, Any]] = {
         "height": 64,
         "width": 64,
         "num_inference_steps": 20,
-        "guidance_scale": 4.5,
+        "guidance_scale": 2.0,
         "max_sequence_length": 32,
         "use_resolution_binning": False,  # its table begins at 256 pixels
         "clean_caption": False,  # it is for captions of the web

@@ -113,11 +113,11 @@ VIDEO_VAE: dict[str, Any] = dict(
     temporal_block_out_channels=(16, 32, 32),
     temporal_layers_per_block=1,
     temporal_norm_num_groups=8,
-    temporal_downsample=(True, True),
+    temporal_downsample=(False, True),
 )
 
 FRAMES = 16
-"""Frames of a clip, which are 4 latent frames."""
+"""Frames of a clip, which are 8 latent frames."""
 
 PICTURE = 64
 """Native side of a picture in pixels: 32x32 latents, 16x16 = 256 image tokens."""

@@ -138,7 +138,7 @@ def dit(
 def opensora(
     steps: Steps = 40000,
     minutes: Minutes = None,
-    batch: Annotated[int, typer.Option(help="Clips a step.")] = 16,
+    batch: Annotated[int, typer.Option(help="Clips a step.")] = 8,
     rate: Rate = 1e-3,
     vae: Vae = HERE / "shapes-flux",
     vae_steps: Annotated[int, typer.Option(help="Steps of the temporal autoencoder's training.")] = 3000,

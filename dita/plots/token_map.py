@@ -154,7 +154,7 @@ def _draw_heat(figure: Figure, axes: Axes, share: NDArray[np.float32], theme: Th
     bar = figure.colorbar(ScalarMappable(norm, colours), ax=axes, fraction=0.05, pad=0.02)
     bar.set_ticks([0, 0.05, 0.25, 0.5, 1], labels=["0", "5 %", "25 %", "50 %", "100 %"])
     bar.ax.tick_params(colors=theme.soft, labelsize=8, length=3)
-    bar.outline.set_edgecolor(theme.line)  # type: ignore[operator]
+    bar.outline.set_edgecolor(theme.line)
     bar.set_label("of the sites computed the token", color=theme.soft, fontsize=8)
 
 

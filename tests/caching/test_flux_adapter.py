@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dita.caching.adapters.flux import _rejoin
+from dita.caching.adapters.flux import _joint, _rejoin, _rows_of_joint
+from dita.caching.scores import evenly_spaced
 
 
 @pytest.mark.parametrize("batch", [1, 3])
@@ -30,3 +31,13 @@ def test_a_sequence_that_was_split_is_rejoined_without_a_copy(batch: int) -> Non
 def test_other_pairs_are_joined_by_a_copy(parts) -> None:
     text, hidden = parts(torch.randn(2, 7, 4))
     assert torch.equal(_rejoin(text, hidden), torch.cat([text, hidden], dim=1))
+
+
+@pytest.mark.parametrize("text", [0, 1, 6, 7, 12, 39])
+@pytest.mark.parametrize("count", [1, 5, 13, 40])
+def test_sampled_rows_of_two_streams_are_those_of_the_joint_sequence(text: int, count: int) -> None:
+    streams = {"main": torch.randn(2, 40 - text, 3)}
+    if text:
+        streams["text"] = torch.randn(2, text, 3)
+    sample = evenly_spaced(count, 40, torch.device("cpu"))
+    assert torch.equal(_rows_of_joint(streams, sample), _joint(streams).index_select(1, sample))

@@ -28,7 +28,7 @@ def test_sampled_queries_estimate_the_exact_score() -> None:
     query = common + torch.randn(1, 2048, 4, 16)
     key = torch.randn(1, 2048, 4, 16)
     exact = scores.received_attention(query, key)[0]
-    sample = scores.sampled_queries(256, 2048, query.device)
+    sample = scores.evenly_spaced(256, 2048, query.device)
     estimate = scores.received_attention(query[:, sample], key)[0]
     ranks = torch.stack([exact.argsort().argsort(), estimate.argsort().argsort()]).float()
     assert torch.corrcoef(ranks)[0, 1] > 0.95
@@ -45,7 +45,7 @@ def test_coarse_products_keep_the_ranking_of_an_estimate() -> None:
 
 
 def test_sampling_as_many_queries_as_tokens_is_exact() -> None:
-    assert scores.sampled_queries(256, 70, torch.device("cpu")).tolist() == list(range(70))
+    assert scores.evenly_spaced(256, 70, torch.device("cpu")).tolist() == list(range(70))
 
 
 def test_mean_length_by_hand() -> None:

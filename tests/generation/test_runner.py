@@ -1,9 +1,7 @@
 import errno
 import json
-import multiprocessing
 import os
 import signal
-import socket
 
 import pytest
 
@@ -21,9 +19,9 @@ from tests.generation.stand_in import (
     settings,
     some_items,
 )
+from tests.launched import FORK, launched
 
 QUIET = Progress(quiet=True)
-FORK = multiprocessing.get_context("fork")
 
 
 def run(out, pipe=None, count=6, batch_size=2, **options):
@@ -300,34 +298,16 @@ def test_formats_must_fit_the_pipeline(tmp_path):
         run(tmp_path / "video", VideoStandIn())
 
 
-def free_port():
-    with socket.socket() as free:
-        free.bind(("localhost", 0))
-        return free.getsockname()[1]
+def group(out, **options):
+    """The exit codes of two processes that torchrun would have started."""
 
-
-def group(out, count=2, **options):
-    """The exit codes of `count` processes that torchrun would have started."""
-    port = free_port()
-
-    def child(rank):
-        os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(count), "LOCAL_RANK": str(rank)}
-        os.environ |= {"MASTER_ADDR": "localhost", "MASTER_PORT": str(port)}
+    def job():
         try:
             run(out, **options)
         except OtherJobError:
-            os._exit(9)
+            return 9
 
-    processes = [FORK.Process(target=child, args=(rank,)) for rank in range(count)]
-    for process in processes:
-        process.start()
-    for process in processes:  # as torchrun does: when one dies, the others are ended
-        while process.is_alive():
-            process.join(0.05)
-            if any(other.exitcode not in (None, 0) for other in processes):
-                process.join(5)
-                process.kill()
-    return [process.exitcode for process in processes]
+    return launched(job)
 
 
 def test_two_processes_share_the_work(tmp_path, reference):

@@ -6,10 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import dita
 from dita import judge, miniature, models
-from dita.compare import compare
+from dita.compare import compare, from_json
 from dita.methods import Plain
 from dita.miniature import autoencoder, opensora, recipe, text, video_autoencoder, world
 from dita.miniature.layout import COLOURS, FIGURES
@@ -96,8 +97,8 @@ def test_latents_of_the_pool_are_those_of_the_pipeline(micro: None, tmp_path: Pa
         raw = vae.encode(given, sample_frames=False).latent_dist.mode()
     mean, std = opensora.pipeline(opensora.build(), vae)._latent_statistics(raw)
     assert float((pool.latents - (raw - mean) / std).abs().mean()) < 0.05  # the pool is made in bfloat16
-    assert pool.latents.shape == (2, 4, 4, 32, 32)
-    assert pool.layout.figure.shape == (2, 4 * 64)
+    assert pool.latents.shape == (2, 4, 8, 32, 32)
+    assert pool.layout.figure.shape == (2, 8 * 64)
 
 
 def test_fidelity_is_that_of_whole_clips(micro: None, tmp_path: Path) -> None:
@@ -207,7 +208,7 @@ def test_the_pipeline_makes_clips_from_the_folder_and_dita_accelerates_it(folder
 
 def test_the_package_plans_judges_and_compares_the_model_by_its_name(bundled: None, tmp_path: Path) -> None:
     shape = models.shape("shapes-opensora")
-    assert (shape.layers, shape.frames, shape.grid) == (1, 4, (8, 8))
+    assert (shape.layers, shape.frames, shape.grid) == (1, 8, (8, 8))
     pipe, call = models.load("shapes-opensora", "float32", device="cpu")
     found = judge.judge_model(pipe, Plain(), prompts=2, steps=2, call=call, name="shapes-opensora")
     assert "motion" in found.all.attributes
@@ -215,3 +216,12 @@ def test_the_package_plans_judges_and_compares_the_model_by_its_name(bundled: No
     compared = compare("shapes-opensora", ["fora:2"], prompts, out=tmp_path / "out", steps=4, batch=2)
     assert [result.label for result in compared.results] == ["plain", "fora:2"]
     assert "motion" in compared.results[0].judge.attributes
+    assert compared.frames == 16 and compared.results[-1].flicker.count == 2
+    strip, moving = (
+        tmp_path / "out" / paths[0] for paths in (compared.results[1].images, compared.results[1].previews)
+    )
+    with Image.open(strip) as sheet, Image.open(moving) as animation:
+        assert sheet.size == (16 * 64, 64) and animation.size == (64, 64) and animation.n_frames > 1
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert page.count("data:image/gif") == 4 and "All 16 frames" in page and "seconds a clip" in page
+    assert "image/gif" not in json.dumps(compared.as_json()) and from_json(compared.as_json()) == compared

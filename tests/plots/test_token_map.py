@@ -132,7 +132,7 @@ def test_a_video_shows_one_frame_over_the_picture_of_its_time(video) -> None:
 
 
 def test_groups_of_a_video_are_coloured_across_its_frames() -> None:
-    record = record_of(tiny_opensora, "tome:0.4:force=true:stride=2x1x1")
+    record = record_of(tiny_opensora, "tome:0.5:force=true:stride=2x1x1")
     block = next(block for block in record.merging_blocks(0) if block[0] == "temporal")
     groups = record.groups(0, block)
     sizes = np.bincount(groups.ravel(), minlength=groups.size)[groups]

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from dita.caching.attention import attend, attention_bias, is_spelt_out, projections
 from dita.caching.class_swap import Forward, MakeForward
-from dita.caching.scores import attention_entropy, mean_length, received_attention, sampled_queries
-from dita.caching.sites import fill_from_store, keeping_forward
+from dita.caching.scores import attention_entropy, evenly_spaced, mean_length, received_attention
+from dita.caching.sites import fill_from_store, keeping_forward, modulated
 from dita.caching.state import BlockState, Slot, scatter_rows
 from dita.merging.merger import Merger, unmerged_numbers
-from dita.shapes import SAMPLED_QUERIES, Kind
+from dita.shapes import Kind, sampled_queries
 
 ENTROPY = "entropy"
 """The probe's score in a block that attends to text: s2 in place of s1."""
@@ -146,9 +146,10 @@ def token_scores(score: str, query: Tensor, key: Tensor, value: Tensor) -> Tenso
         return mean_length(value)
     if score == "kv-norm":
         return 1 - mean_length(value)
-    estimate = score == "attention-sampled" and query.shape[1] > SAMPLED_QUERIES
+    tokens = query.shape[1]
+    estimate = score == "attention-sampled" and tokens > sampled_queries(tokens)
     if estimate:
-        query = query.index_select(1, sampled_queries(SAMPLED_QUERIES, query.shape[1], query.device))
+        query = query.index_select(1, evenly_spaced(sampled_queries(tokens), tokens, query.device))
     return received_attention(query, key, estimate)
 
 
@@ -178,7 +179,7 @@ def cached_block(
     x = torch.addcmul(x, m.gate_attn, attended)
     if "cross_attn" in slots:
         x += _site(slots["cross_attn"], x, lambda chosen: block.attn2(chosen, text, text_mask, **extra))
-    out = _site(slots["mlp"], x, lambda chosen: block.ff(norm_mlp(chosen) * (1 + m.scale_mlp) + m.shift_mlp))
+    out = _site(slots["mlp"], x, lambda chosen: block.ff(modulated(norm_mlp(chosen), m.shift_mlp, m.scale_mlp)))
     return x.addcmul_(m.gate_mlp, out)
 
 

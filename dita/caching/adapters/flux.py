@@ -12,12 +12,12 @@ from torch import Tensor, nn
 
 from dita.caching.class_swap import Forward, MakeForward
 from dita.caching.probe import Probe
-from dita.caching.scores import mean_length, received_attention, sampled_queries
-from dita.caching.sites import fill_from_store, keeping_forward, key_norm_forward, query_norm_forward
+from dita.caching.scores import evenly_spaced, mean_length, received_attention
+from dita.caching.sites import fill_from_store, keeping_forward, key_norm_forward, modulated, query_norm_forward
 from dita.caching.spans import in_spans_of_two_streams
 from dita.caching.state import BlockState, gather_rows
 from dita.merging.merger import Merger
-from dita.shapes import SAMPLED_QUERIES, FluxShape, Kind
+from dita.shapes import FluxShape, Kind, sampled_queries
 
 MODULES = {"double": ("attn", "mlp", "text_mlp"), "single": ("single",)}
 
@@ -225,14 +225,16 @@ def token_scores(
             values["text"] = _values(attn, text, added=True)
         lengths = {stream: mean_length(value.unflatten(-1, (attn.heads, -1))) for stream, value in values.items()}
         return _joint(lengths) if probe.score == "v-norm" else 1 - _joint(lengths)
-    query, key = _joint(probe.query), _joint(probe.key)
-    query_rotary = rotary
-    estimate = probe.score == "attention-sampled" and query.shape[1] > SAMPLED_QUERIES
+    key, query_rotary = _joint(probe.key), rotary
+    tokens = key.shape[1]
+    estimate = probe.score == "attention-sampled" and tokens > sampled_queries(tokens)
     if estimate:
-        sample = sampled_queries(SAMPLED_QUERIES, query.shape[1], query.device)
-        query = query.index_select(1, sample)
+        sample = evenly_spaced(sampled_queries(tokens), tokens, key.device)
+        query = _rows_of_joint(probe.query, sample)
         if rotary is not None:
             query_rotary = (rotary[0].index_select(-2, sample), rotary[1].index_select(-2, sample))
+    else:
+        query = _joint(probe.query)
     if rotary is not None and query_rotary is not None:
         query, key = rotate(query, query_rotary), rotate(key, rotary)
     return received_attention(query, key, estimate)
@@ -250,6 +252,16 @@ def rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
 
 def _joint(streams: dict[str, Tensor]) -> Tensor:
     return torch.cat([streams["text"], streams["main"]], dim=1) if "text" in streams else streams["main"]
+
+
+def _rows_of_joint(streams: dict[str, Tensor], sample: Tensor) -> Tensor:
+    """Of `_joint`, the tokens `sample`, evenly spaced: without the whole of it."""
+    if "text" not in streams:
+        return streams["main"].index_select(1, sample)
+    text, tokens = streams["text"].shape[1], sum(stream.shape[1] for stream in streams.values())
+    of_text = -(-text * len(sample) // tokens)  # i tokens // len(sample) is below `text` for so many i
+    parts = (streams["text"], sample[:of_text]), (streams["main"], sample[of_text:] - text)
+    return torch.cat([stream.index_select(1, index) for stream, index in parts], dim=1)
 
 
 def _values(attn: Any, hidden: Tensor, added: bool) -> Tensor:
@@ -297,7 +309,7 @@ def _stream(norm1: Any, norm2: Any, mlp: Any, slot: Any, x: Tensor, attended: Te
     # the attention is not computed: its shift and scale, the first two of six, are not wanted
     gate_attn, shift, scale, gate_mlp = last_chunks(norm1.linear, norm1.silu(temb)[:, None], 4, of=6)
     x = torch.addcmul(x, gate_attn, attended)
-    out = fill_from_store(slot, x, lambda _, chosen: mlp(norm2(chosen) * (1 + scale) + shift))
+    out = fill_from_store(slot, x, lambda _, chosen: mlp(modulated(norm2(chosen), shift, scale)))
     return x.addcmul_(gate_mlp, out)
 
 
@@ -374,7 +386,7 @@ def _cached_single(block: Any, slot: Any, joint: Tensor, temb: Tensor) -> Tensor
 
     def compute(rows: Tensor, chosen: Tensor) -> Tensor:
         shift, scale = shift_scale
-        normed = block.norm.norm(chosen) * (1 + scale) + shift
+        normed = modulated(block.norm.norm(chosen), shift, scale)
         mlp = block.act_mlp(block.proj_mlp(normed))
         return block.proj_out(torch.cat([gather_rows(slot.inner, rows), mlp], dim=2))
 

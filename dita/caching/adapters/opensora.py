@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from dita.caching.adapters.basic_block import ENTROPY, halves_are_equal
 from dita.caching.class_swap import Forward, MakeForward
 from dita.caching.scores import attention_entropy, mean_length
-from dita.caching.sites import fill_from_store, keeping_forward
+from dita.caching.sites import fill_from_store, keeping_forward, modulated
 from dita.caching.spans import in_spans
 from dita.caching.state import BlockState, scatter_rows
 from dita.merging.merger import Merger, unmerged_numbers
@@ -253,7 +253,7 @@ def cached_block(
 
     def chosen_mlp(rows: Tensor, chosen: Tensor) -> Tensor:
         shift, scale = (_of_rows(values, rows, x) for values in (shift_mlp, scale_mlp))
-        return block.ff(block.norm2(chosen) * (1 + scale) + shift)
+        return block.ff(modulated(block.norm2(chosen), shift, scale))
 
     slot = slots["mlp"]
     if slot.kind is Kind.FULL:

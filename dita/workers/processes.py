@@ -1,6 +1,6 @@
 """The group of processes that torchrun or `accelerate launch` started, known from the environment.
 
-Only facts that are small go between them, over gloo, whatever the devices are: who does what, and what became of it.
+What goes between them goes over gloo, whatever the devices are: who does what, and what became of it.
 """
 
 from __future__ import annotations
@@ -65,6 +65,19 @@ class Processes:
         if answer[1] is not None:
             raise answer[1]
         return answer[0]
+
+    def dealt(self, everyone: list[T] | None) -> T:
+        """What the first process has for this one: `everyone` there is one for each process, elsewhere None."""
+        mine: list[Any] = [None]
+        dist.scatter_object_list(mine, everyone, src=0, group=self._group)
+        dealt: T = mine[0]
+        return dealt
+
+    def collected(self, mine: T) -> list[T]:
+        """What every process hands in, by number, in the first process; nothing in the others."""
+        everyone: list[Any] | None = [None] * self.count if self.rank == 0 else None
+        dist.gather_object(mine, everyone, dst=0, group=self._group)
+        return everyone or []
 
     def gathered(self, mine: T) -> list[T]:
         """What every process hands in, by number."""

@@ -1,0 +1,117 @@
+"""One timed run of the sampling loop round a bare transformer, and what must hold for timings to mean something."""
+
+from __future__ import annotations
+
+import ctypes
+import time
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from dita.bench.workloads import Inputs, Workload
+
+
+class Sampled(Protocol):
+    """What is run: a transformer, plain or under some cache."""
+
+    model: Any
+    steps: int
+
+    def before_run(self) -> None:
+        """Forgets what an earlier run left; not timed."""
+        ...
+
+    def before_step(self, step: int) -> None:
+        """Told the number of the coming step."""
+        ...
+
+    def context(self) -> AbstractContextManager[Any]:
+        """What surrounds each transformer call."""
+        ...
+
+
+@dataclass(frozen=True)
+class Timed:
+    """One run: seconds of the whole loop and of each of its steps, page faults meanwhile, and the latents at its end.
+
+    `faults` is None where the system does not count them.
+    """
+
+    seconds: float
+    step_seconds: tuple[float, ...]
+    faults: int | None
+    latents: Tensor
+
+
+def sample(workload: Workload, sampled: Sampled, inputs: Inputs) -> Timed:
+    """Runs the loop of `sampled.steps` transformer calls, each on the latents that the last one led to."""
+    sampled.before_run()
+    inputs, steps = dict(inputs), sampled.steps
+    device: torch.device = inputs["hidden_states"].device
+    clock = _Clock(device)
+    faults = _page_faults()
+    clock.tick()
+    for s in range(steps):
+        sampled.before_step(s)
+        with sampled.context():
+            prediction = workload.predict(sampled.model, inputs, s / steps)
+        inputs["hidden_states"] = inputs["hidden_states"] - prediction / steps
+        clock.tick()
+    seconds = clock.seconds()
+    after = _page_faults()
+    found = after - faults if after is not None and faults is not None else None
+    return Timed(sum(seconds), seconds, found, inputs["hidden_states"])
+
+
+class _Clock:
+    """Seconds between ticks. On CUDA, events are recorded and read at the end, so that no step waits for the device."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._cuda = device.type == "cuda"
+        self._ticks: list[Any] = []
+        if self._cuda:
+            torch.cuda.synchronize(device)
+
+    def tick(self) -> None:
+        if not self._cuda:
+            self._ticks.append(time.perf_counter())
+            return
+        event = torch.cuda.Event(enable_timing=True)
+        event.record()
+        self._ticks.append(event)
+
+    def seconds(self) -> tuple[float, ...]:
+        pairs = zip(self._ticks, self._ticks[1:], strict=False)
+        if not self._cuda:
+            return tuple(after - before for before, after in pairs)
+        self._ticks[-1].synchronize()
+        return tuple(before.elapsed_time(after) / 1000 for before, after in pairs)
+
+
+def keep_freed_memory() -> bool:
+    """Tells glibc to keep what it frees, for all that is measured alike; False where there is no glibc.
+
+    By default it hands memory back to the system and takes it again, page by page, in some steps and not in others.
+    Those page faults are a tenth of a run, and have nothing to do with what is measured. Servers avoid them in the same
+    way, or with another allocator.
+    """
+    try:
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    except (OSError, TypeError):  # Windows has no such library
+        return False
+    if mallopt is None:
+        return False
+    trim_threshold, top_pad, mmap_threshold = -1, -2, -3  # M_* of malloc.h
+    settings = ((trim_threshold, 2**31 - 1), (top_pad, 2**27), (mmap_threshold, 2**30))
+    return all(mallopt(parameter, value) for parameter, value in settings)
+
+
+def _page_faults() -> int | None:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt

@@ -1,0 +1,1 @@
+"""Other processes that take a share of the work: those that a launcher started, or the actors of a Ray cluster."""
