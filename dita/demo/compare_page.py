@@ -60,7 +60,7 @@ class ComparePage:
                 with gr.Accordion("Picture", open=False, elem_id="compare-picture"):
                     self.seed = gr.Number(0, label="Seed", precision=0, minimum=0, elem_id="compare-seed")
                     self.steps = gr.Slider(
-                        1, limits.steps, loaded.steps, step=1, label="Steps", elem_id="compare-steps"
+                        loaded.least_steps, limits.steps, loaded.steps, step=1, label="Steps", elem_id="compare-steps"
                     )
                     self.guidance = gr.Slider(
                         0, limits.guidance, loaded.guidance, step=0.5, label="Guidance", elem_id="compare-guidance"

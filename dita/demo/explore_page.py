@@ -67,7 +67,9 @@ class ExplorePage:
                     max_lines=10, max_length=4 * limits.prompts * limits.prompt, elem_id="explore-prompts",
                     elem_classes="dita-prompt",
                 )  # fmt: skip
-                self.steps = gr.Slider(1, limits.steps, loaded.steps, step=1, label="Steps", elem_id="explore-steps")
+                self.steps = gr.Slider(
+                    loaded.least_steps, limits.steps, loaded.steps, step=1, label="Steps", elem_id="explore-steps"
+                )
                 self.seed = gr.Number(
                     0, label="Seed", precision=0, minimum=0, info="Of the first prompt; the next ones count up",
                     elem_id="explore-seed",

@@ -95,7 +95,8 @@ def explore(
     iterator stops the work. Raises as `Studio.compare` does.
     """
     check_grid(studio.limits, methods, requests)
-    rivals = [rival for rival in RIVALS if rival.run_steps(requests[0].steps) < requests[0].steps]
+    steps, least = requests[0].steps, studio.loaded.least_steps
+    rivals = [rival for rival in RIVALS if least <= rival.run_steps(steps) < steps]
     every = [Plain(), *rivals, *(method for method in methods if method not in rivals)]
     drawn: dict[Method, list[_Drawn]] = {method: [] for method in every}
     turns = [(request, method) for request in requests for method in every]

@@ -53,6 +53,11 @@ class Loaded:
         return int(self.call.get("num_inference_steps", FALLBACK_STEPS))
 
     @property
+    def least_steps(self) -> int:
+        """The fewest that the sampler takes: PixArt's pipeline takes one step to be a distilled model's, and fails."""
+        return 2 if self.family == "pixart" else 1
+
+    @property
     def guidance(self) -> float:
         return float(self.call.get("guidance_scale", 3.5 if self.family == "flux" else 4.5))
 

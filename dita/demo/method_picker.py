@@ -20,7 +20,7 @@ from dita.methods import METHODS, Method, Plain
 CUSTOM = "custom"
 NONE = ""
 SLIDER_TOP = 12  # of whole numbers without a bound that are small by default
-NUMBER_STEP = 0.05
+NUMBER_STEP = 0.01
 
 
 class MethodPicker:

@@ -100,7 +100,7 @@ def checked(
     request = Request(
         prompt=text,
         seed=_whole("The seed", 0 if seed is None else seed, 0, LARGEST_SEED),
-        steps=_whole("The number of steps", loaded.steps if steps is None else steps, 1, limits.steps),
+        steps=_whole("The number of steps", loaded.steps if steps is None else steps, loaded.least_steps, limits.steps),
         guidance=_number("Guidance", loaded.guidance if guidance is None else guidance, 0.0, limits.guidance),
         height=_side("The height", own_height if height is None else height, loaded, limits),
         width=_side("The width", own_width if width is None else width, loaded, limits),

@@ -18,6 +18,7 @@ from torch import Tensor
 
 import dita
 from dita.caching.summary import Summary
+from dita.compare import numbered_label
 from dita.demo.loaded import Loaded
 from dita.demo.previews import clean_latents, decoded
 from dita.demo.request import Request
@@ -81,6 +82,10 @@ def sample(
     pipe = loaded.pipe
     free = isinstance(method, ENGINE_FREE) and not record
     steps = method.run_steps(request.steps) if free else request.steps
+    if method.run_steps(request.steps) < loaded.least_steps:
+        raise ValueError(
+            f"{numbered_label(method)} leaves 1 step, and {loaded.name} takes at least {loaded.least_steps}"
+        )
     if not free:
         dita.enable(pipe, method, record=record)
     try:

@@ -45,6 +45,11 @@ def test_what_is_out_of_range_is_refused_by_name(flux, changes, words):
         checked(flux, Limits(), **{"prompt": "a red circle", **changes})
 
 
+def test_what_the_sampler_cannot_do_is_refused():
+    with pytest.raises(Refused, match="between 2 and 100, got 1"):
+        checked(small("pixart"), Limits(), "a red circle", steps=1)
+
+
 def test_long_values_are_quoted_in_short(flux):
     with pytest.raises(Refused) as refused:
         checked(flux, Limits(), "a red circle", seed="9" * 10_000)

@@ -117,6 +117,11 @@ def test_fewer_steps_are_fewer(loaded):
     assert made.summary is None
 
 
+def test_too_few_steps_are_refused():
+    with pytest.raises(ValueError, match="leaves 1 step, and tiny-pixart takes at least 2"):
+        make(small("pixart"), FewerSteps(0.2))
+
+
 def test_a_recorded_run_keeps_its_tokens():
     loaded = small("flux")
     made = make(loaded, FORA(2), record=True)
