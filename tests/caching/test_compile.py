@@ -78,15 +78,19 @@ def kinds(family: ModuleType, method: str, steps: int) -> set[object]:
     run(family, model, steps)
     plan = dita.summary(model, show=False).plan
     return {
-        frozenset(
-            (
-                site,
-                action.kind,
-                action.kind is Kind.PARTIAL and action.tokens == 1,
-                site in plan.kept[s],
-                action.kind is Kind.FULL and any(plan.cycle_tokens(s, site)),
-            )
-            for site, action in step.items()
+        (
+            plan.skips.get(s),
+            frozenset(span for span in plan.spans if plan.holds_span(s, span)),
+            frozenset(
+                (
+                    site,
+                    action.kind,
+                    action.kind is Kind.PARTIAL and action.tokens == 1,
+                    site in plan.kept[s],
+                    action.kind is Kind.FULL and any(plan.cycle_tokens(s, site)),
+                )
+                for site, action in step.items()
+            ),
         )
         for s, step in enumerate(plan.steps)
     }
