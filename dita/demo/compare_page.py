@@ -66,9 +66,10 @@ class ComparePage:
                         0, limits.guidance, loaded.guidance, step=0.5, label="Guidance", elem_id="compare-guidance"
                     )
                     unit, (height, width) = loaded.token_pixels, loaded.side
+                    least = min(4 * unit, height, width)
                     sizes: dict[str, Any] = {"step": unit, "visible": not loaded.fixed_size}
-                    self.width = gr.Slider(4 * unit, limits.side, width, label="Width, pixels", **sizes)
-                    self.height = gr.Slider(4 * unit, limits.side, height, label="Height, pixels", **sizes)
+                    self.width = gr.Slider(least, limits.side, width, label="Width, pixels", **sizes)
+                    self.height = gr.Slider(least, limits.side, height, label="Height, pixels", **sizes)
             with gr.Column(scale=5, min_width=320):
                 self.status = gr.HTML(figures.status(IDLE), elem_id="compare-status")
                 with gr.Row(elem_classes="dita-cards"):

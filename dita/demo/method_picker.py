@@ -123,10 +123,12 @@ class MethodPicker:
             spec = [
                 [part.name, [[c.name, c.default, c.optional] for c in controls(type(part))]] for part in parts(method)
             ]
-            js = f"(...values) => [window.ditaShort({json.dumps(spec)}, values), {CUSTOM!r}]"
+            held = json.dumps([spec, [one.value for one in shown], form])[1:-1]
+            js = f"(...values) => window.ditaControls({held}, values)"  # in the browser alone: it cannot lag behind
             here: dict[str, Any] = {"js": js, "show_progress": "hidden", "api_visibility": "private"}
-            for one in shown:
-                one.input(None, shown, [self.text, self.choice], **here)  # in the browser alone: it cannot lag behind
+            for one in shown:  # a text field tells of what is typed by `input`, of what is erased or pasted by `change`
+                told = one.change if isinstance(one, gr.Textbox) else one.input
+                told(None, [*shown, self.choice], [self.text, self.choice], **here)
 
 
 def component(control: Control, now: Any, key: str) -> Any:
