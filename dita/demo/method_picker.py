@@ -64,11 +64,13 @@ class MethodPicker:
 
     def connect(self, steps: gr.Slider, load: Callable[..., Any]) -> None:
         """The events: `steps` is the Compare page's, `load` the page's own load event."""
-        quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
-        chosen = self.choice.input(self._chosen, [self.choice, self.form], [self.text, self.form], **quiet)
+        quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+        forms = {**quiet, "queue": True, "concurrency_limit": None}  # unqueued, a State's change draws no controls
+        chosen = self.choice.input(self._chosen, [self.choice, self.form], [self.text, self.form], **forms)
         self.draws(chosen.then, steps)
         typed = [self.text.submit, self.text.blur]
-        gr.on(typed, self._typed, [self.text, self.form], [self.form, self.choice], **quiet)
+        gr.on(typed, self._typed, [self.text, self.form], [self.form, self.choice], **forms)
+        quiet["queue"] = False
         gr.on([self.text.change, steps.release, load], self._planned, [self.text, steps], self.strip, **quiet)
 
     def draws(self, event: Callable[..., Any], steps: gr.Slider) -> None:
