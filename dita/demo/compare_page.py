@@ -53,7 +53,7 @@ class ComparePage:
                     self.run = gr.Button("Compare", variant="primary", elem_id="compare-run", scale=2)
                     self.stop = gr.Button("Stop", interactive=False, elem_id="compare-stop", scale=1, min_width=80)
                 if not loaded.labels:
-                    with gr.Accordion("Examples", open=False):
+                    with gr.Accordion("Examples", open=False, elem_id="compare-examples"):
                         self._examples(examples)
                 self.first = MethodPicker(studio, SLOTS[1], "toca:4:0.9", optional=False, key="a")
                 self.second = MethodPicker(studio, SLOTS[2], "steps:0.5", optional=True, key="b")
@@ -66,9 +66,10 @@ class ComparePage:
                         0, limits.guidance, loaded.guidance, step=0.5, label="Guidance", elem_id="compare-guidance"
                     )
                     unit, (height, width) = loaded.token_pixels, loaded.side
+                    least = min(4 * unit, height, width)
                     sizes: dict[str, Any] = {"step": unit, "visible": not loaded.fixed_size}
-                    self.width = gr.Slider(4 * unit, limits.side, width, label="Width, pixels", **sizes)
-                    self.height = gr.Slider(4 * unit, limits.side, height, label="Height, pixels", **sizes)
+                    self.width = gr.Slider(least, limits.side, width, label="Width, pixels", **sizes)
+                    self.height = gr.Slider(least, limits.side, height, label="Height, pixels", **sizes)
             with gr.Column(scale=5, min_width=320):
                 self.status = gr.HTML(figures.status(IDLE), elem_id="compare-status")
                 with gr.Row(elem_classes="dita-cards"):
@@ -117,9 +118,9 @@ class ComparePage:
         return prompt
 
     def _examples(self, examples: list[str]) -> None:
-        gr.Examples(
-            [[one] for one in examples], self.prompt, label="", elem_id="compare-examples", example_labels=examples
-        )
+        for one in examples:
+            button = gr.Button(one, size="sm", elem_classes="dita-example")
+            button.click(None, None, self.prompt, js=f"() => {json.dumps(one)}", api_visibility="private")
 
     def connect(self, load: Any) -> None:
         """The events of the page."""
@@ -173,7 +174,7 @@ class ComparePage:
             texts = [text.strip() for text in (first, second) if text.strip()]
             methods = checked_methods(self.studio.loaded, self.studio.limits, list(texts))
         except Refused as refused:
-            gr.Warning(str(refused), title="Not possible")
+            gr.Warning(str(refused))
             yield {self.status: figures.status(str(refused)), **ready}
             return
         labels = [numbered_label(method) for method in methods]
@@ -196,11 +197,11 @@ class ComparePage:
         except (Stopped, Refused, ServerError) as ended:
             said = "Stopped." if isinstance(ended, Stopped) else str(ended)
             if not isinstance(ended, Stopped):
-                gr.Warning(said, title="Not possible")
+                gr.Warning(said)
             yield {self.status: figures.status(said), **self._broken_off(cards), **ready}
         except Exception:
             logger.exception("a comparison failed")
-            gr.Warning(FAILED, title="Server")
+            gr.Warning(FAILED)
             yield {self.status: figures.status(FAILED), **self._broken_off(cards), **ready}
 
     def _events(self, last: Comparison, methods: Any, cards: list[Card], session: str) -> Iterator[dict[Any, Any]]:

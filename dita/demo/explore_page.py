@@ -166,11 +166,11 @@ class ExplorePage:
         except (Stopped, Refused, ServerError) as ended:
             said = f"Stopped after {len(found)} methods." if isinstance(ended, Stopped) else str(ended)
             if not isinstance(ended, Stopped):
-                gr.Warning(said, title="Not possible")
+                gr.Warning(said)
             yield {self.progress: figures.progress(0, 1, said), **self._ended(found), **ready}
         except Exception:
             logger.exception("an exploration failed")
-            gr.Warning(FAILED, title="Server")
+            gr.Warning(FAILED)
             yield {self.progress: figures.progress(0, 1, FAILED), **ready}
 
     def _found(self, found: Sequence[Point], quality: Quality, dark: bool) -> dict[Any, Any]:

@@ -15,6 +15,14 @@ window.ditaShort = (parts, values) => {
   }).join("+");
 };
 
+// [the method in short, what the choice above it shows] of controls that hold `values`; as they were drawn, for `form`,
+// they change neither.
+window.ditaControls = (parts, drawn, form, values) => {
+  const choice = values.pop();
+  const short = window.ditaShort(parts, values);
+  return short === window.ditaShort(parts, drawn) ? [form, choice] : [short, "custom"];
+};
+
 // Clips play in step: what is done to one is done to all that are as long.
 (() => {
   let leading = null;

@@ -64,11 +64,13 @@ class MethodPicker:
 
     def connect(self, steps: gr.Slider, load: Callable[..., Any]) -> None:
         """The events: `steps` is the Compare page's, `load` the page's own load event."""
-        quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}
-        chosen = self.choice.input(self._chosen, [self.choice, self.form], [self.text, self.form], **quiet)
+        quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+        forms = {**quiet, "queue": True, "concurrency_limit": None}  # unqueued, a State's change draws no controls
+        chosen = self.choice.input(self._chosen, [self.choice, self.form], [self.text, self.form], **forms)
         self.draws(chosen.then, steps)
         typed = [self.text.submit, self.text.blur]
-        gr.on(typed, self._typed, [self.text, self.form], [self.form, self.choice], **quiet)
+        gr.on(typed, self._typed, [self.text, self.form], [self.form, self.choice], **forms)
+        quiet["queue"] = False
         gr.on([self.text.change, steps.release, load], self._planned, [self.text, steps], self.strip, **quiet)
 
     def draws(self, event: Callable[..., Any], steps: gr.Slider) -> None:
@@ -123,10 +125,12 @@ class MethodPicker:
             spec = [
                 [part.name, [[c.name, c.default, c.optional] for c in controls(type(part))]] for part in parts(method)
             ]
-            js = f"(...values) => [window.ditaShort({json.dumps(spec)}, values), {CUSTOM!r}]"
+            held = json.dumps([spec, [one.value for one in shown], form])[1:-1]
+            js = f"(...values) => window.ditaControls({held}, values)"  # in the browser alone: it cannot lag behind
             here: dict[str, Any] = {"js": js, "show_progress": "hidden", "api_visibility": "private"}
-            for one in shown:
-                one.input(None, shown, [self.text, self.choice], **here)  # in the browser alone: it cannot lag behind
+            for one in shown:  # a text field tells of what is typed by `input`, of what is erased or pasted by `change`
+                told = one.change if isinstance(one, gr.Textbox) else one.input
+                told(None, [*shown, self.choice], [self.text, self.choice], **here)
 
 
 def component(control: Control, now: Any, key: str) -> Any:

@@ -111,11 +111,11 @@ class TimePage:
         except (Stopped, Refused, ServerError) as ended:
             said = "Stopped." if isinstance(ended, Stopped) else str(ended)
             if not isinstance(ended, Stopped):
-                gr.Warning(said, title="Not possible")
+                gr.Warning(said)
             yield {self.status: figures.status(said), **ready}
         except Exception:
             logger.exception("a recorded run failed")
-            gr.Warning(FAILED, title="Server")
+            gr.Warning(FAILED)
             yield {self.status: figures.status(FAILED), **ready}
 
     def _shown(self, recorded: Recorded, dark: bool) -> dict[Any, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import time
@@ -21,7 +22,7 @@ from dita.methods import parse  # noqa: E402
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-WAIT = 240_000  # milliseconds: a busy machine must not fail a test by being slow
+WAIT = 30_000 * float(os.environ.get("DITA_PATIENCE", "1"))  # milliseconds for anything: more on a slow machine
 PROMPT = "a red circle on a white background"
 
 pytestmark = [
@@ -185,9 +186,9 @@ def test_controls_write_the_method_and_the_plan_follows(visit):
     page.locator("#a-strip", has_text="6 full").wait_for()
     page.locator("#a-parameters button", has_text="More of toca").click()
     warmup = page.locator("#a-toca-warmup input")
-    warmup.fill("5")
+    warmup.fill("5")  # at once, as a paste does: no key is pressed
     playwright.expect(text).to_have_value("toca:cycle=7:warmup=5")
-    warmup.fill("")
+    warmup.press("Backspace")
     playwright.expect(text).to_have_value("toca:cycle=7")
     choose(page, "a", "fora:2")
     page.locator("#a-fora-cycle").wait_for()  # its controls are those of the method now
@@ -206,9 +207,8 @@ def test_what_is_no_method_is_said_below_it(visit):
 def test_an_empty_prompt_is_refused_in_words(visit):
     page = visit()
     compare(page, "   ")
-    page.get_by_text("Not possible").first.wait_for()  # before it fades
     status(page, "The prompt is empty")
-    assert page.locator("#compare-run").is_enabled()
+    playwright.expect(page.locator("#compare-run")).to_be_enabled()
 
 
 def test_stopping_stops_the_sampler_and_the_next_run_works(visit, studio):
@@ -287,7 +287,7 @@ def test_exploring_fills_the_plot_point_by_point(visit):
     steps.fill("6")
     steps.press("Enter")
     for name in ("4", "6"):
-        page.locator("#explore-n label", has_text=re.compile(f"^{name}$")).click()
+        page.locator("#explore-n").get_by_label(name, exact=True).uncheck()
     page.locator("#explore-run").click()
     page.locator("#explore-progress", has_text="done").wait_for()
     rows = page.locator("#explore-table tbody tr")
@@ -327,7 +327,7 @@ def test_a_phone_shows_all_of_it(visit, scheme):
 
 def test_examples_are_captions_that_the_model_knows(visit):
     page = visit()
-    page.get_by_text("Examples", exact=True).click()
+    page.locator("#compare-examples button").first.click()
     wanted = miniature.prompts("shapes-flux", 6)[1]
-    page.get_by_text(wanted).first.click()
+    page.locator("#compare-examples").get_by_role("button", name=wanted).click()
     playwright.expect(page.locator("#compare-prompt textarea")).to_have_value(wanted)
