@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 from rich.table import Table
 
-from dita.clips import PREVIEW_SIDE, animation, film_strip, is_clip
+from dita.clips import PREVIEW_SIDE, animation, film_strip, is_clip, light_animation
 from dita.metrics.catalogue import METRICS
 from dita.metrics.picture_sets import picture_id, write_manifest
 from dita.quality_plot import METRICS as PLOTTED
@@ -236,7 +236,7 @@ def page(comparison: Comparison, pictures: Mapping[str, Sequence[np.ndarray]]) -
         _content(comparison),
         sources={label: [_data_uri(picture) for picture in group] for label, group in pictures.items()},
         strips={
-            label: [_data_uri(film_strip(clip), STRIP) for clip in group if is_clip(clip)]
+            label: [_strip_uri(film_strip(clip)) for clip in group if is_clip(clip)]
             for label, group in pictures.items()
         },
         plots=[plot for plot in plots if plot],
@@ -412,15 +412,23 @@ def _share_cell(share: Share | None) -> Cell:
     return Cell(f"{100 * share.share:.0f} %", between, f"{share.right} of {share.count}")
 
 
-def _data_uri(picture: np.ndarray, most: tuple[int, int] = (EMBEDDED_SIDE, EMBEDDED_SIDE)) -> str:
-    """The picture inside the page: PNG as it is, or a smaller JPEG of a large one; GIF of a clip."""
+def _strip_uri(strip: np.ndarray) -> str:
+    """A film strip inside the page, WebP."""
+    image, buffer = Image.fromarray(strip), io.BytesIO()
+    image.thumbnail(STRIP, Image.Resampling.LANCZOS)
+    image.save(buffer, "WEBP", quality=90)
+    return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
+
+
+def _data_uri(picture: np.ndarray) -> str:
+    """The picture inside the page: PNG as it is, or a smaller JPEG of a large one; WebP of a clip."""
     if is_clip(picture):
-        return "data:image/gif;base64," + base64.b64encode(animation(picture)).decode()
+        return "data:image/webp;base64," + base64.b64encode(light_animation(picture)).decode()
     image, buffer = Image.fromarray(picture), io.BytesIO()
-    if image.width <= most[0] and image.height <= most[1]:
+    if max(image.size) <= EMBEDDED_SIDE:
         image.save(buffer, "PNG", optimize=True)
         return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-    image.thumbnail(most, Image.Resampling.LANCZOS)
+    image.thumbnail((EMBEDDED_SIDE, EMBEDDED_SIDE), Image.Resampling.LANCZOS)
     image.save(buffer, "JPEG", quality=90)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 

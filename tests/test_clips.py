@@ -3,7 +3,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from dita.clips import PREVIEW_SIDE, animation, film_strip, is_clip
+from dita.clips import PREVIEW_SIDE, animation, film_strip, is_clip, light_animation
 
 
 def clip(frames=4, height=6, width=8):
@@ -30,3 +30,10 @@ def test_large_clips_are_scaled_down_in_the_animation_only():
     with Image.open(io.BytesIO(animation(large))) as image:
         assert image.size == (PREVIEW_SIDE // 2, PREVIEW_SIDE)
     assert is_clip(large) and not is_clip(large[0])
+
+
+def test_the_light_animation_shows_every_frame_in_fewer_bytes():
+    clip = np.random.default_rng(0).integers(0, 256, (5, 32, 32, 3), dtype=np.uint8)
+    with Image.open(io.BytesIO(light_animation(clip))) as image:
+        assert image.format == "WEBP" and image.n_frames == 5 and image.size == (32, 32)
+    assert len(light_animation(clip)) < len(animation(clip))

@@ -23,7 +23,7 @@ HEAD = (
 INTRODUCTION = """# What was measured
 
 Every method on the bundled models of pictures: `dita compare --model NAME --methods all --prompts 16 --steps 28`; on
-shapes-opensora `--methods plain,steps:0.5,fora:2,toca:3:0.85 --prompts 4 --batch 2 --steps 30`. Methods
+shapes-opensora with `--prompts 8 --batch 2 --steps 30`. Methods
 interleaved in one process, warm-up excluded. Speed-up is seconds against the plain run; the ratio of FLOPs is not
 called a speed-up. PSNR and SSIM are against the plain pictures; *right* is the share of the pictures that show all that
 their prompts say, by the bundled judge. The models are small: what a step costs besides arithmetic weighs more here

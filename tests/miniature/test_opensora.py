@@ -223,5 +223,5 @@ def test_the_package_plans_judges_and_compares_the_model_by_its_name(bundled: No
     with Image.open(strip) as sheet, Image.open(moving) as animation:
         assert sheet.size == (16 * 64, 64) and animation.size == (64, 64) and animation.n_frames > 1
     page = (tmp_path / "out" / "report.html").read_text()
-    assert page.count("data:image/gif") == 4 and "All 16 frames" in page and "seconds a clip" in page
-    assert "image/gif" not in json.dumps(compared.as_json()) and from_json(compared.as_json()) == compared
+    assert page.count("data:image/webp") == 8 and "All 16 frames" in page and "seconds a clip" in page
+    assert "image/webp" not in json.dumps(compared.as_json()) and from_json(compared.as_json()) == compared
