@@ -20,7 +20,6 @@ HERE = Path(__file__).parent
 WIDTHS = {"desktop": (1440, 900), "phone": (390, 844)}
 WAIT = 600_000  # milliseconds
 PROMPT = "a small orange square on a white and grey checkered background"
-COLOURS = 160  # of a file: a quarter of the bytes, and nothing to be seen
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome")
 
 
@@ -95,8 +94,7 @@ def save(page: Page, path: Path) -> None:
     page.evaluate("document.fonts.ready")
     page.mouse.move(0, 0)
     page.wait_for_timeout(1500)  # Gradio fades
-    shot = Image.open(io.BytesIO(page.screenshot(full_page=True))).convert("RGB")
-    shot.quantize(COLOURS, dither=Image.Dither.NONE).save(path, optimize=True)
+    Image.open(io.BytesIO(page.screenshot(full_page=True))).convert("RGB").save(path, optimize=True)
     print(path)
 
 
