@@ -61,7 +61,6 @@ def take(browser: Browser, address: str, out: Path, scheme: Any, name: str, size
     page = context.new_page()
     page.goto(f"{address}?__theme={scheme}", timeout=WAIT)
     page.locator("#b-strip .dita-strip").wait_for()
-    save(page, out / f"start-{scheme}-{name}.png")
     page.locator("#compare-prompt textarea").fill(PROMPT)
     page.locator("#compare-run").click()
     page.locator("#compare-status", has_text="Done.").wait_for()
