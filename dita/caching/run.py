@@ -703,6 +703,9 @@ def _mark_varying(slot: Slot) -> None:
     whose number is seen to change."""
     if slot.rows is not None:
         torch._dynamo.maybe_mark_dynamic(slot.rows, 0)
+    if slot.live is not None:
+        slot.room = torch.empty(slot.tokens, 0)
+        torch._dynamo.maybe_mark_dynamic(slot.room, 0)
     if slot.cut and isinstance(slot.inner, Tensor):
         torch._dynamo.maybe_mark_dynamic(slot.inner, 1)
 

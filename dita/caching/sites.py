@@ -82,7 +82,7 @@ def fill_from_store(slot: Slot, tokens: Tensor, compute: Callable[[Tensor, Tenso
     stored = slot.forecast(tensor_of(kept))
     if slot.kind is Kind.PARTIAL:
         if slot.live is not None:
-            slot.rows = slot.live.rows(slot.tokens, tokens, stored)
+            slot.rows = slot.live.rows(slot.count(), tokens, stored)
         assert slot.rows is not None
         computed = compute(slot.rows, gather_rows(tokens, slot.rows))
         if slot.weights:  # forecasts of these rows to come go on from what is computed

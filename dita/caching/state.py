@@ -27,7 +27,8 @@ class Slot(Stored):
         keep: in a full step, store the output `out`: before the gate, (B, N, C); FLUX's attention has one a stream.
         needed: a later step uses what is stored.
         keep_gate: store the gate on the output, too; `gate`: then applied to the stored output, in place of today's.
-        tokens: how many tokens of a sample a partial step computes.
+        tokens: how many tokens of a sample a partial step computes; `room`, (tokens, 0), says the same to compiled
+            blocks, which take numbers for constants and sizes not.
         inner: stored attention output in front of the output projection, (B, N, C): FLUX single-stream blocks only, and
             only if `keep_inner`, where a later step computes tokens. Once it is `cut`, of the rows of this step alone,
             (B, k, C), and `later` holds those of the cached steps to come.
@@ -45,6 +46,7 @@ class Slot(Stored):
         self.keep_gate = False
         self.gate: Tensor | None = None
         self.tokens = 0
+        self.room: Tensor | None = None
         self.inner: Kept | None = None
         self.later: list[Kept | None] = []
         self.cut = False
@@ -53,6 +55,10 @@ class Slot(Stored):
         self.live: LiveSelection | None = None
         self.merger: Merger | None = None
         self.merged_modules: frozenset[str] = frozenset()
+
+    def count(self) -> int:
+        """How many tokens of a sample this step computes."""
+        return self.tokens if self.room is None else self.room.shape[0]
 
     def tensors(self) -> Iterator[Tensor]:
         """Everything that the slot holds in memory."""
