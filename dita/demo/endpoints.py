@@ -42,7 +42,7 @@ def add(studio: Studio) -> None:
         guidance = gr.Number(loaded.guidance, label="guidance")
         high, wide = gr.Number(height, label="height", precision=0), gr.Number(width, label="width", precision=0)
         for number in (seed, steps, guidance, high, wide):
-            number.preprocess = _as_it_came  # type: ignore[method-assign]  # refused in words, by `checked`
+            number.preprocess = _as_it_came  # refused in words, by `checked`
         plain, fast = (
             gr.Video(label=label) if loaded.makes_videos else gr.Image(label=label, format="png")
             for label in ("plain", "accelerated")
