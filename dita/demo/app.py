@@ -69,6 +69,9 @@ def theme() -> gr.themes.Base:
         radius_size="md",
         font=[gr.themes.LocalFont("IBM Plex Sans", weights=weights), "ui-sans-serif", "system-ui", "sans-serif"],
         font_mono=[gr.themes.LocalFont("IBM Plex Mono", weights=weights), "ui-monospace", "Consolas", "monospace"],
+    ).set(
+        body_text_color_subdued="*neutral_500",  # Gradio's own is too pale to read on white
+        block_info_text_color="*neutral_500",
     )
 
 

@@ -41,6 +41,8 @@ def add(studio: Studio) -> None:
         steps = gr.Number(loaded.steps, label="steps", precision=0)
         guidance = gr.Number(loaded.guidance, label="guidance")
         high, wide = gr.Number(height, label="height", precision=0), gr.Number(width, label="width", precision=0)
+        for number in (seed, steps, guidance, high, wide):
+            number.preprocess = _as_it_came  # refused in words, by `checked`
         plain, fast = (
             gr.Video(label=label) if loaded.makes_videos else gr.Image(label=label, format="png")
             for label in ("plain", "accelerated")
@@ -102,6 +104,10 @@ def add(studio: Studio) -> None:
     button.click(_spoken(compare), inputs, [plain, fast, numbers], api_name="compare", **shared)
     button.click(_spoken(plan), [method, steps], numbers, api_name="plan", **shared)
     button.click(_spoken(methods), None, numbers, api_name="methods", **shared)
+
+
+def _as_it_came(payload: Any) -> Any:
+    return payload
 
 
 def _spoken(work: Callable[..., T]) -> Callable[..., T]:

@@ -206,7 +206,7 @@ def token_map(
     picture = frames if frame is not None else enlarged(frames)
     theme: ThemeName = "dark" if dark else "light"
     figure = plot_tokens(tokens, step, picture, layer=layer, module=module, frame=frame, theme=theme, width=6.0)
-    return _drawn(figure, f"tokens of step {step}")
+    return _drawn(figure, f"tokens of step {step}", wide=False)
 
 
 def grid_plot(found: Sequence[Point], quality: Quality, dark: bool) -> str:
@@ -231,10 +231,10 @@ def spent(found: Sequence[Spent]) -> str:
     return str(_figures.spent(rows))
 
 
-def _drawn(figure: Figure, alt: str) -> str:
+def _drawn(figure: Figure, alt: str, wide: bool = True) -> str:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=DOTS)
-    return str(_figures.drawing(_uri("image/png", buffer.getvalue()), alt))
+    return str(_figures.drawing(_uri("image/png", buffer.getvalue()), alt, wide))
 
 
 def refusal(message: str) -> str:

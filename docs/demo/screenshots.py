@@ -7,11 +7,13 @@ python docs/demo/screenshots.py --address http://127.0.0.1:7860/   # of an app t
 from __future__ import annotations
 
 import argparse
+import io
 import itertools
 import shutil
 from pathlib import Path
 from typing import Any
 
+from PIL import Image
 from playwright.sync_api import Browser, Page, sync_playwright
 
 HERE = Path(__file__).parent
@@ -59,7 +61,6 @@ def take(browser: Browser, address: str, out: Path, scheme: Any, name: str, size
     page = context.new_page()
     page.goto(f"{address}?__theme={scheme}", timeout=WAIT)
     page.locator("#b-strip .dita-strip").wait_for()
-    save(page, out / f"start-{scheme}-{name}.png")
     page.locator("#compare-prompt textarea").fill(PROMPT)
     page.locator("#compare-run").click()
     page.locator("#compare-status", has_text="Done.").wait_for()
@@ -92,7 +93,7 @@ def save(page: Page, path: Path) -> None:
     page.evaluate("document.fonts.ready")
     page.mouse.move(0, 0)
     page.wait_for_timeout(1500)  # Gradio fades
-    page.screenshot(path=path, full_page=True)
+    Image.open(io.BytesIO(page.screenshot(full_page=True))).convert("RGB").save(path, optimize=True)
     print(path)
 
 

@@ -70,6 +70,7 @@ def test_methods_lists_those_of_the_model(client):
     ("arguments", "words"),
     [
         (("", "fora:2", 0, 6, 3.5, 32, 32), "prompt is empty"),
+        (("a red circle", "fora:2", "x", 6, 3.5, 32, 32), "seed must be a whole number"),
         (("a red circle", "magic", 0, 6, 3.5, 32, 32), "Unknown method"),
         (("a red circle", "fora:2", 0, 10**6, 3.5, 32, 32), "between 1 and 100"),
         (("a red circle", "fora:2", 0, 6, 3.5, 10**6, 32), "between 4 and 64"),
