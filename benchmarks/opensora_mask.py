@@ -19,9 +19,9 @@ from statistics import median
 from typing import Any
 
 import torch
-from measuring import keep_freed_memory
 from torch import Tensor
 
+from dita.bench.sampling import keep_freed_memory
 from dita.pipelines.opensora import OpenSoraTransformer3DModel
 from dita.pipelines.opensora.transformer import modulate
 
