@@ -22,7 +22,8 @@ from dita.methods import parse  # noqa: E402
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 ARGUMENTS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
-WAIT = 30_000 * float(os.environ.get("DITA_PATIENCE", "1"))  # milliseconds for anything: more on a slow machine
+PATIENCE = os.environ.get("DITA_PATIENCE", "8" if "PYTEST_XDIST_WORKER" in os.environ else "1")  # workers share cores
+WAIT = 30_000 * float(PATIENCE)  # milliseconds for anything
 PROMPT = "a red circle on a white background"
 
 pytestmark = [
