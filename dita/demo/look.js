@@ -15,13 +15,18 @@ window.ditaShort = (parts, values) => {
   }).join("+");
 };
 
-// [the method in short, what the choice above it shows] of controls that hold `values`; as they were drawn, for `form`,
-// they change neither.
+// [the method in short, what the choice above it shows] of controls that hold `values`, after which comes the short form
+// as it stands. Controls also tell of being drawn: then nothing changes, as something else may be typed meanwhile. Only
+// what controls wrote goes back to `form`, for which they were drawn, when they are put back as they were.
 window.ditaControls = (parts, drawn, form, values) => {
-  const choice = values.pop();
+  const text = values.pop();
+  const unchanged = { __type__: "update" };
   const short = window.ditaShort(parts, values);
-  return short === window.ditaShort(parts, drawn) ? [form, choice] : [short, "custom"];
+  if (short === window.ditaShort(parts, drawn)) return [window.ditaWritten.has(text) ? form : unchanged, unchanged];
+  window.ditaWritten.add(short);
+  return [short, "custom"];
 };
+window.ditaWritten = new Set();
 
 // Clips play in step: what is done to one is done to all that are as long.
 (() => {

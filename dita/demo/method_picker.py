@@ -130,7 +130,7 @@ class MethodPicker:
             here: dict[str, Any] = {"js": js, "show_progress": "hidden", "api_visibility": "private"}
             for one in shown:  # a text field tells of what is typed by `input`, of what is erased or pasted by `change`
                 told = one.change if isinstance(one, gr.Textbox) else one.input
-                told(None, [*shown, self.choice], [self.text, self.choice], **here)
+                told(None, [*shown, self.text], [self.text, self.choice], **here)
 
 
 def component(control: Control, now: Any, key: str) -> Any:

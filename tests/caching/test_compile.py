@@ -157,7 +157,7 @@ class Replays:
     that stay its own from replay to replay; with the next step it is written over."""
 
     def __init__(self) -> None:
-        self.places: dict[tuple[int, int], list[tuple[torch.Tensor, torch.Tensor]]] = {}
+        self.places: dict[tuple, list[tuple[torch.Tensor, torch.Tensor]]] = {}
         self.graphs: list[torch.fx.GraphModule] = []
         self.calls = self.begun = 0
 
@@ -172,7 +172,7 @@ class Replays:
 
         def replay(*args: object) -> tuple[torch.Tensor, ...]:
             outputs = graph(*args)
-            key = (id(graph), self.calls)
+            key = (id(graph), self.calls, *(one.shape for one in outputs))  # a shape has a recording of its own
             if key not in self.places:
                 memories = [torch.empty_like(one) for one in outputs]
                 self.places[key] = [(memory, memory.detach()) for memory in memories]

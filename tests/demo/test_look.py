@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 from importlib import resources
+from typing import Any
 
 import pytest
 
@@ -36,14 +37,38 @@ def shown(method: Method) -> tuple[list, list]:
     return spec, held
 
 
-def in_the_browser(methods: list[Method]) -> list[str]:
+def of_the_page(expression: str) -> Any:
+    """What an expression is that may use the page's own code."""
     code = (resources.files("dita.demo") / "look.js").read_text()
-    calls = json.dumps([shown(method) for method in methods])
     program = (
         f"globalThis.window = globalThis; globalThis.document = {{addEventListener() {{}}}};{code}\n"
-        f"console.log(JSON.stringify({calls}.map(([parts, values]) => window.ditaShort(parts, values))))"
+        f"console.log(JSON.stringify({expression}))"
     )
     return json.loads(subprocess.run([NODE, "-e", program], capture_output=True, check=True, text=True).stdout)
+
+
+def in_the_browser(methods: list[Method]) -> list[str]:
+    calls = json.dumps([shown(method) for method in methods])
+    return of_the_page(f"{calls}.map(([parts, values]) => window.ditaShort(parts, values))")
+
+
+UNCHANGED = {"__type__": "update"}
+
+
+def told(share: float, text: str) -> str:
+    """The page's answer when controls that were drawn for steps:0.5 tell of a share, while the short form is `text`."""
+    held = json.dumps([[["steps", [["share", 1.0, False]]]], [0.5], "steps:0.5"])[1:-1]
+    return f"window.ditaControls({held}, {json.dumps([share, text])})"
+
+
+@pytest.mark.parametrize("typed", ["steps:0.5", "", "fora:3"])
+def test_controls_that_are_only_drawn_change_nothing(typed: str):
+    assert of_the_page(told(0.5, typed)) == [UNCHANGED, UNCHANGED]
+
+
+def test_controls_put_back_as_they_were_give_back_the_short_form():
+    there, back = told(0.25, "steps:0.5"), told(0.5, "steps:share=0.25")
+    assert of_the_page(f"[{there}, {back}]") == [["steps:share=0.25", "custom"], ["steps:0.5", UNCHANGED]]
 
 
 def test_untouched_controls_are_the_name_alone():
