@@ -259,6 +259,24 @@ class Plan:
         """What a site that merges tokens computes on the merged ones: of `attn`, `cross_attn` and `mlp`."""
         return self.merging.modules_at(site, self.shape) if self.merging is not None else frozenset()
 
+    def keeps_text(self, step: int) -> bool:
+        """Whether projections of the text are kept after `step`: where a later step is cached, and the text stays."""
+        return self.joined is None and self.store.device is None and step < self._last_cached
+
+    @cached_property
+    def _last_cached(self) -> int:
+        return max((s for s, kind in enumerate(self.kinds) if kind is not Kind.FULL), default=0)
+
+    @cached_property
+    def text_blocks(self) -> frozenset[Block]:
+        """The blocks whose cross-attention computes some tokens in cached steps, from the keys and values of the text."""
+        return frozenset(
+            (site.stack, site.layer)
+            for step in self.steps
+            for site, action in step.items()
+            if site.module == "cross_attn" and action.kind is Kind.PARTIAL
+        )
+
     @property
     def matched(self) -> tuple[frozenset[Block], ...]:
         """Per step: the blocks that match their tokens, for themselves and for the blocks of their group."""

@@ -47,6 +47,9 @@ CLUSTERS, CLUSTER_ROUNDS = 16, 4
 PIVOTS = 8
 """Of the score `duplication`: tokens that all others are compared with."""
 
+KEPT_TEXT = 1 / 50
+"""Text tokens for each image token from which on projections of the text are kept: of fewer, they cost little."""
+
 
 def feature_score_flops(score: str, tokens: int, width: int) -> int:
     """FLOPs of one of the scores of a module's output, (N, C), of one sample."""
@@ -164,6 +167,11 @@ class Shape(Protocol):
 
     def gate_bytes(self, site: Site) -> int:
         """Bytes of the gate on the output of `site`; 0 where it has none."""
+        ...
+
+    def text_bytes(self, blocks: int) -> int:
+        """Bytes of the text as all blocks take it, and of its keys and values in `blocks` of them; 0 where these are
+        not worth keeping."""
         ...
 
 
@@ -297,6 +305,9 @@ class FluxShape:
     def gate_bytes(self, site: Site) -> int:
         return self.width * self.element_bytes * self.batch * self.branches
 
+    def text_bytes(self, blocks: int) -> int:
+        return 0
+
 
 @dataclass(frozen=True)
 class PixArtShape:
@@ -403,6 +414,11 @@ class PixArtShape:
         gated = site.module != "cross_attn"
         return gated * self.width * self.element_bytes * self.rows * self.branches
 
+    def text_bytes(self, blocks: int) -> int:
+        one = self.text_tokens * self.width * self.element_bytes * self.rows * self.branches
+        kept = self.text_tokens >= KEPT_TEXT * self.image_tokens
+        return kept * one * (bool(self.caption_width) + 2 * blocks)
+
 
 @dataclass(frozen=True)
 class DiTShape:
@@ -495,6 +511,9 @@ class DiTShape:
     def gate_bytes(self, site: Site) -> int:
         gated = site.module != "cross_attn"
         return gated * self.width * self.element_bytes * self.rows * self.branches
+
+    def text_bytes(self, blocks: int) -> int:
+        return 0
 
 
 @dataclass(frozen=True)
@@ -629,6 +648,11 @@ class OpenSoraShape:
     def gate_bytes(self, site: Site) -> int:
         gated = site.module != "cross_attn"
         return gated * self.width * self.element_bytes * self.rows * self.branches
+
+    def text_bytes(self, blocks: int) -> int:
+        one = self.text_tokens * self.width * self.element_bytes * self.rows * self.branches
+        kept = self.text_tokens >= KEPT_TEXT * self.image_tokens
+        return kept * one * (1 + 2 * blocks)
 
 
 def _picture_cells(family: str, grid: tuple[int, int], stride: tuple[int, ...]) -> Cells:

@@ -18,6 +18,7 @@ from dita.caching.class_swap import check_free_of_other_caches, restore, swap
 from dita.caching.run import Run
 from dita.caching.state import BlockState
 from dita.caching.summary import Summary
+from dita.caching.text import IDLE, text_forward
 from dita.methods import Method, MethodLike, as_method
 from dita.stores import Store
 
@@ -343,6 +344,10 @@ def _attach_sites(model: nn.Module, adapter: Adapter, user: object) -> None:
                     swap(module, make_forward)
                     swapped.append(module)
                 adapter.bind(stack, block, BlockState(adapter.modules(stack)))
+            for _, module in adapter.text_modules(model):
+                swap(module, text_forward)
+                swapped.append(module)
+                module.__dict__["_dita"] = IDLE
         except BaseException:
             for module in swapped:
                 _restore_site(module)

@@ -30,6 +30,11 @@ def projections(attn: Any, hidden: Tensor, text: Tensor | None) -> tuple[Tensor,
     return query, key, value
 
 
+def key_value_projections(attn: Any) -> list[nn.Module]:
+    """The layers of cross-attention that project the text."""
+    return [attn.to_kv] if getattr(attn, "fused_projections", False) else [attn.to_k, attn.to_v]
+
+
 def attention_bias(attn: Any, mask: Tensor | None, keys: int, batch: int) -> Tensor | None:
     """The mask that the transformer hands to its blocks, (B, 1, T), as (B, H, 1, T)."""
     if mask is None:

@@ -28,6 +28,7 @@ from dita.caching.selection import SpatialBonus, select_cycle
 from dita.caching.spans import BlockSpans, SpanStore
 from dita.caching.state import BlockState, Slot, held_bytes, row_numbers
 from dita.caching.summary import Executed, Summary
+from dita.caching.text import IDLE, TextMemo
 from dita.caching.token_record import Geometry
 from dita.fitting import with_store
 from dita.footprint import peak_bytes
@@ -74,6 +75,7 @@ class Branch:
         self.geometry: Geometry | None = None  # where tokens are recorded
         self.device = device
         self.weights: dict[tuple[int, int], tuple[Tensor, ...]] = {}  # by distance and number of factors
+        self.text = TextMemo()
 
     def merger(self, block: Block) -> Merger:
         """What merges the tokens of `block`, and of the others of its group."""
@@ -100,7 +102,8 @@ class Branch:
         scores and the matchings."""
         slots = [slot for state in self.states for slot in state.slots.values()]
         tensors = [tensor for state in self.states for tensor in state.tensors()]
-        features = held_bytes(iter([*tensors, *(t for store in self.spans.values() for t in store.tensors())]))
+        tensors += [tensor for store in self.spans.values() for tensor in store.tensors()]
+        features = held_bytes(iter([*tensors, *self.text.tensors()]))
         numbers = [rows for queue in self.selected.values() for rows in queue]
         if not inside:
             numbers += [state.probe.scores for state in self.states]
@@ -176,6 +179,7 @@ class Run:
         self._join_halves(branch)
         branch.settled.clear()
         self._instruct(branch, self._actions(branch))
+        self._instruct_text(branch, inputs.get("encoder_hidden_states"))
         self.summary.shape, self.summary.plan = self.branches[0].shape, self.branches[0].plan
         latents = self.adapter.tokens_in(inputs)
         if cuda_graphs.may_own_outputs(latents.device, self.compiled):
@@ -205,6 +209,8 @@ class Run:
         self._select(branch, [site for site, action in actions.items() if action.kind is Kind.FULL])
         self._forget_scores(branch)
         self._forget_matchings(branch)
+        if self.step >= len(branch.plan.steps) or not branch.plan.keeps_text(self.step):
+            branch.text.forget()
         if kind is Kind.FULL:
             branch.fresh = False
         if some_full or branch.spans or self.method.selects_live(branch.shape):  # nothing else grows the store
@@ -403,8 +409,18 @@ class Run:
         if self.store.device is not None:
             self._expect(branch)
         if self._bound is not branch:
-            self._bind(branch.states)
+            self._bind(branch.states, branch)
             self._bound = branch
+
+    def _instruct_text(self, branch: Branch, text: Tensor | None) -> None:
+        """Tells whether projections of the text are stored in this step, or taken from what is stored."""
+        full = step_kind(self._actions(branch)) is Kind.FULL
+        keeps = self._keeps_text(branch) and self.step < len(branch.plan.steps)
+        branch.text.instruct(text, keep=keeps and full and branch.plan.keeps_text(self.step), use=keeps and not full)
+
+    def _keeps_text(self, branch: Branch) -> bool:
+        plan = branch.plan
+        return not self.compiled and plan.keeps_text(0) and plan.shape.text_bytes(len(plan.text_blocks)) > 0
 
     def _instruct_matching(self, branch: Branch) -> None:
         """Tells the first merging block of each group whose tokens are to be matched in this step to do so."""
@@ -485,9 +501,13 @@ class Run:
         """The calls of a step share the selections of the first one, where their tokens correspond."""
         return self.branches[0] if self.branches and self.branches[0].seen == branch.seen else branch
 
-    def _bind(self, states: list[BlockState]) -> None:
+    def _bind(self, states: list[BlockState], branch: Branch | None = None) -> None:
         for (stack, _, block), state in zip(self._blocks, states, strict=True):
             self.adapter.bind(stack, block, state)
+        keeps = branch is not None and self._keeps_text(branch)
+        for of, module in self.adapter.text_modules(self.model):
+            kept = keeps and branch is not None and (of is None or of in branch.plan.text_blocks)
+            module.__dict__["_dita"] = branch.text if kept else IDLE
 
     # ------------------------------------------------------------------------------------------------ selection
 

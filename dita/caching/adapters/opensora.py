@@ -9,12 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from dita.caching.adapters.basic_block import ENTROPY, halves_are_equal
+from dita.caching.attention import key_value_projections
 from dita.caching.class_swap import Forward, MakeForward
 from dita.caching.scores import attention_entropy, mean_length
 from dita.caching.sites import fill_from_store, keeping_forward, modulated
 from dita.caching.spans import in_spans
 from dita.caching.state import BlockState, scatter_rows
 from dita.merging.merger import Merger, unmerged_numbers
+from dita.plan import Block
 from dita.shapes import Kind, OpenSoraShape
 
 MODULES = ("attn", "cross_attn", "mlp")
@@ -88,6 +90,12 @@ class OpenSoraAdapter:
         for module in (block, block.attn1, block.attn2):
             module.__dict__["_dita"] = state
         block.ff.__dict__["_dita"] = state.slots["mlp"]
+
+    def text_modules(self, model: Any) -> list[tuple[Block | None, nn.Module]]:
+        crosses = [((stack, layer), block.attn2) for stack, layer, block in self.blocks(model)]
+        return [(None, model.caption_projection)] + [
+            (block, module) for block, attn in crosses for module in key_value_projections(attn)
+        ]
 
     def probed_score(self, score: str) -> str:
         return ENTROPY if score in ("attention", "attention-sampled") else score

@@ -1,0 +1,80 @@
+"""Projections of the text that no timestep enters: computed in full steps, and kept for the cached ones that follow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from dita.caching.class_swap import Forward
+
+
+class TextMemo:
+    """What the modules bound to it have made of the text of one call of a step, such as its keys and values.
+
+    They are computed anew in full steps, as all that is stored is, and where the call has another text.
+
+    Attributes:
+        keep: this step stores what its modules put out.
+        use: this step takes what is stored, where there is any.
+    """
+
+    def __init__(self) -> None:
+        self.keep = False
+        self.use = False
+        self._stored: dict[nn.Module, Tensor] = {}
+        self._text: Tensor | None = None  # held, so that no other one takes its place in memory
+        self._identity: tuple[Any, ...] = ()
+
+    def instruct(self, text: Tensor | None, *, keep: bool, use: bool) -> None:
+        """For the coming call, whose text is `text`: whether what it stores is needed later, and whether it may take
+        what is stored."""
+        self.keep = keep and text is not None
+        self.use = use and text is not None and _identity(text) == self._identity
+        if self.keep:
+            assert text is not None
+            self._text, self._identity = text, _identity(text)
+
+    def put_out(self, module: nn.Module, compute: Forward, *args: Any, **kwargs: Any) -> Any:
+        """What `module` makes of the text."""
+        if self.use and module in self._stored:
+            return self._stored[module]
+        out = compute(module, *args, **kwargs)
+        if self.keep:
+            self._stored[module] = out
+        return out
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Everything that it holds in memory; the text itself is the caller's."""
+        yield from self._stored.values()
+
+    def forget(self) -> None:
+        """Frees what is stored."""
+        self._stored.clear()
+        self._text, self._identity = None, ()
+
+
+IDLE = TextMemo()
+"""Of modules that keep nothing."""
+
+
+def text_forward(stock: Forward) -> Forward:
+    """The stock forward of a module that projects the text, which carries a `TextMemo`; plain in compiled graphs."""
+
+    def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
+        if torch.compiler.is_compiling():
+            return stock(self, *args, **kwargs)
+        return self._dita.put_out(self, stock, *args, **kwargs)
+
+    return forward
+
+
+def _identity(text: Tensor) -> tuple[Any, ...]:
+    """What stays the same while nothing else is at the place of `text`, and nothing was written into it.
+
+    Inference tensors do not count writes.
+    """
+    version = None if text.is_inference() else text._version
+    return version, text.device, text.dtype, text.data_ptr(), text.shape, text.stride()
