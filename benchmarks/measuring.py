@@ -41,6 +41,7 @@ def main(shape: str, description: str | None, methods: list[str], steps: int) ->
     parser.add_argument("--method", action="append", help=f"short form of a method; {' and '.join(methods)} by default")
     parser.add_argument("--steps", type=int, default=steps)
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--no-controls", action="store_true", help="plain is timed once, not thrice")
     parser.add_argument("--dtype", default="float32", choices=["float32", "bfloat16"])
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", action="store_true", help="print the whole result as JSON")
@@ -52,6 +53,7 @@ def main(shape: str, description: str | None, methods: list[str], steps: int) ->
         chosen,
         steps=options.steps,
         repeats=options.repeats,
+        controls=not options.no_controls,
         dtype=dtype,
         device=options.device,
         tell=lambda line: print(line, file=sys.stderr),

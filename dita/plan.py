@@ -269,7 +269,7 @@ class Plan:
 
     @cached_property
     def text_blocks(self) -> frozenset[Block]:
-        """The blocks whose cross-attention computes some tokens in cached steps, from the keys and values of the text."""
+        """The blocks whose cross-attention computes some tokens in cached steps, for which it needs the text."""
         return frozenset(
             (site.stack, site.layer)
             for step in self.steps

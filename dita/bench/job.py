@@ -129,12 +129,14 @@ def bench(
     rivals: Sequence[type[Rival]] = (),
     steps: int = 50,
     repeats: int = 3,
+    controls: bool = True,
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
     compile: str = "none",
     tell: Tell = lambda _: None,
 ) -> Benchmark:
-    """Measures `methods` and `rivals` beside the plain transformer, and two controls that must cost what it costs.
+    """Measures `methods` and `rivals` beside the plain transformer and, unless `controls` is False, two controls that
+    must cost what it costs.
 
     Every contender is run once with everything counted, and refused unless it executed in every step what it claims;
     once more as a warm-up; and `repeats` times with the clock, in turn with all others, in another order each time.
@@ -165,8 +167,8 @@ def bench(
         return entry
 
     plain = enter(Contender("plain", twin(model), steps))
-    enter(Control(twin(model), steps, attached=True))
-    enter(Control(twin(model), steps, attached=False))
+    for attached in (True, False) if controls else ():
+        enter(Control(twin(model), steps, attached=attached))
     for method in methods:
         if not isinstance(method, Plain):
             try:

@@ -504,10 +504,11 @@ class Run:
     def _bind(self, states: list[BlockState], branch: Branch | None = None) -> None:
         for (stack, _, block), state in zip(self._blocks, states, strict=True):
             self.adapter.bind(stack, block, state)
-        keeps = branch is not None and self._keeps_text(branch)
+        memo, blocks = IDLE, frozenset[Block]()
+        if branch is not None and self._keeps_text(branch):
+            memo, blocks = branch.text, branch.plan.text_blocks
         for of, module in self.adapter.text_modules(self.model):
-            kept = keeps and branch is not None and (of is None or of in branch.plan.text_blocks)
-            module.__dict__["_dita"] = branch.text if kept else IDLE
+            module.__dict__["_dita"] = memo if of is None or of in blocks else IDLE
 
     # ------------------------------------------------------------------------------------------------ selection
 

@@ -146,6 +146,8 @@ def test_the_command_prints_a_table_or_json() -> None:
     assert "fora" in told.stdout and "diffusers:magcache @2" in told.stdout and "efficiency" in told.stdout
     data = json.loads(CliRunner().invoke(cli.app, [*arguments, "--json"]).stdout)
     assert [row["label"] for row in data["rows"]] == ["plain", "attached, N = 1", "disabled", "fora"]
+    data = json.loads(CliRunner().invoke(cli.app, [*arguments, "--no-controls", "--json"]).stdout)
+    assert [row["label"] for row in data["rows"]] == ["plain", "fora"]
 
 
 @pytest.mark.parametrize(
