@@ -344,7 +344,7 @@ def _attach_sites(model: nn.Module, adapter: Adapter, user: object) -> None:
                     swap(module, make_forward)
                     swapped.append(module)
                 adapter.bind(stack, block, BlockState(adapter.modules(stack)))
-            for _, module in adapter.text_modules(model):
+            for module in adapter.text_modules(model):
                 swap(module, text_forward)
                 swapped.append(module)
                 module.__dict__["_dita"] = IDLE

@@ -17,22 +17,29 @@ NATIVE = AttentionBackendName.NATIVE
 SPELT_OUT = (AttnProcessor2_0, FusedAttnProcessor2_0)
 
 
-def projections(attn: Any, hidden: Tensor, text: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries of `hidden`, keys and values of `text` or of `hidden` itself: (B, N, H, D) each."""
-    if not attn.fused_projections:
-        context = hidden if text is None else text
-        parts = attn.to_q(hidden), attn.to_k(context), attn.to_v(context)
-    elif text is None:
+def projections(
+    attn: Any, hidden: Tensor, text: Tensor | None, of_text: tuple[Tensor, Tensor] | None = None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Queries of `hidden`, keys and values of `text` or of `hidden` itself: (B, N, H, D) each.
+
+    of_text: `keys_values(attn, text)`, where that is known already.
+    """
+    if text is not None:
+        parts = attn.to_q(hidden), *(of_text or keys_values(attn, text))
+    elif attn.fused_projections:
         parts = attn.to_qkv(hidden).chunk(3, dim=-1)
     else:
-        parts = attn.to_q(hidden), *attn.to_kv(text).chunk(2, dim=-1)
+        parts = attn.to_q(hidden), attn.to_k(hidden), attn.to_v(hidden)
     query, key, value = (part.unflatten(-1, (attn.heads, -1)) for part in parts)
     return query, key, value
 
 
-def key_value_projections(attn: Any) -> list[nn.Module]:
-    """The layers of cross-attention that project the text."""
-    return [attn.to_kv] if getattr(attn, "fused_projections", False) else [attn.to_k, attn.to_v]
+def keys_values(attn: Any, text: Tensor) -> tuple[Tensor, Tensor]:
+    """Keys and values of a text in cross-attention, (B, T, C) each."""
+    if attn.fused_projections:
+        key, value = attn.to_kv(text).chunk(2, dim=-1)
+        return key, value
+    return attn.to_k(text), attn.to_v(text)
 
 
 def attention_bias(attn: Any, mask: Tensor | None, keys: int, batch: int) -> Tensor | None:

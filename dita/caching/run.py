@@ -263,6 +263,8 @@ class Run:
         keeper = Keeper(self.store)
         states = [BlockState(self.adapter.modules(stack), backend, keeper) for stack, _, _ in self._blocks]
         branch = Branch(seen, shape, plan, states, latents.device, keeper)
+        for block in plan.text_blocks:
+            states[self._number[block]].text = branch.text
         if isinstance(self.method, ToCa):
             bonus, cell = self.method.spatial(shape.family)
             if bonus or self.method.score in ("uniform", "frame-uniqueness"):
@@ -504,11 +506,8 @@ class Run:
     def _bind(self, states: list[BlockState], branch: Branch | None = None) -> None:
         for (stack, _, block), state in zip(self._blocks, states, strict=True):
             self.adapter.bind(stack, block, state)
-        memo, blocks = IDLE, frozenset[Block]()
-        if branch is not None and self._keeps_text(branch):
-            memo, blocks = branch.text, branch.plan.text_blocks
-        for of, module in self.adapter.text_modules(self.model):
-            module.__dict__["_dita"] = memo if of is None or of in blocks else IDLE
+        for module in self.adapter.text_modules(self.model):
+            module.__dict__["_dita"] = branch.text if branch is not None else IDLE
 
     # ------------------------------------------------------------------------------------------------ selection
 

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from dita.caching.class_swap import Forward
 
+Made = TypeVar("Made")
+
 
 class TextMemo:
-    """What the modules bound to it have made of the text of one call of a step, such as its keys and values.
+    """What modules have made of the text of one call of a step, such as its keys and values.
 
     They are computed anew in full steps, as all that is stored is, and where the call has another text.
 
     Attributes:
-        keep: this step stores what its modules put out.
+        keep: this step stores what the modules make of it.
         use: this step takes what is stored, where there is any.
     """
 
     def __init__(self) -> None:
         self.keep = False
         self.use = False
-        self._stored: dict[nn.Module, Tensor] = {}
+        self._stored: dict[nn.Module, Any] = {}
         self._text: Tensor | None = None  # held, so that no other one takes its place in memory
         self._identity: tuple[Any, ...] = ()
 
@@ -37,18 +39,24 @@ class TextMemo:
             assert text is not None
             self._text, self._identity = text, _identity(text)
 
-    def put_out(self, module: nn.Module, compute: Forward, *args: Any, **kwargs: Any) -> Any:
-        """What `module` makes of the text."""
+    @property
+    def active(self) -> bool:
+        """Whether this step stores anything, or takes what is stored."""
+        return self.keep or self.use
+
+    def made_by(self, module: nn.Module, compute: Callable[[], Made]) -> Made:
+        """What `module` makes of the text, a tensor or several: `compute()`, or what that was in a full step."""
         if self.use and module in self._stored:
             return self._stored[module]
-        out = compute(module, *args, **kwargs)
+        made = compute()
         if self.keep:
-            self._stored[module] = out
-        return out
+            self._stored[module] = made
+        return made
 
     def tensors(self) -> Iterator[Tensor]:
         """Everything that it holds in memory; the text itself is the caller's."""
-        yield from self._stored.values()
+        for made in self._stored.values():
+            yield from (made,) if isinstance(made, Tensor) else made
 
     def forget(self) -> None:
         """Frees what is stored."""
@@ -66,7 +74,7 @@ def text_forward(stock: Forward) -> Forward:
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
         if torch.compiler.is_compiling():
             return stock(self, *args, **kwargs)
-        return self._dita.put_out(self, stock, *args, **kwargs)
+        return self._dita.made_by(self, lambda: stock(self, *args, **kwargs))
 
     return forward
 

@@ -52,20 +52,20 @@ def without(monkeypatch) -> None:
 def test_nothing_changes_but_the_work(family, monkeypatch) -> None:
     model = family.tiny_transformer()
     calls: list[bool] = []
-    stock = TextMemo.put_out
+    stock = TextMemo.made_by
 
-    def put_out(self, module, compute, *args, **kwargs):
+    def made_by(self, module, compute):
         computed: list[int] = []
-        out = stock(self, module, lambda *given, **named: (computed.append(1), compute(*given, **named))[1], *args)
+        made = stock(self, module, lambda: (computed.append(1), compute())[1])
         calls.append(bool(computed))
-        return out
+        return made
 
-    monkeypatch.setattr(TextMemo, "put_out", put_out)
+    monkeypatch.setattr(TextMemo, "made_by", made_by)
     kept = run(family, dita.enable(model, METHOD, steps=STEPS))
     full = dita.summary(model, show=False).plan.full_steps
     blocks = len(attentions(family, model))
-    assert len(calls) == STEPS * (1 + 2 * blocks)
-    assert sum(calls) == len(full) * (1 + 2 * blocks) < len(calls)
+    assert len(calls) == STEPS * (1 + blocks)
+    assert sum(calls) == len(full) * (1 + blocks) < len(calls)
     without(monkeypatch)
     assert torch.equal(kept, run(family, dita.enable(model, METHOD, steps=STEPS)))
 

@@ -8,7 +8,6 @@ from torch import Tensor, nn
 
 from dita.caching.class_swap import MakeForward
 from dita.caching.state import BlockState
-from dita.plan import Block
 from dita.shapes import Shape
 
 
@@ -53,9 +52,8 @@ class Adapter(Protocol):
         """Gives `state`, or parts of it, to the modules that `forwards` names, as their attribute `_dita`."""
         ...
 
-    def text_modules(self, model: Any) -> list[tuple[Block | None, nn.Module]]:
-        """What projects the text alone, whatever the timestep: for all blocks (None), or for the cross-attention of
-        the block (stack, layer)."""
+    def text_modules(self, model: Any) -> list[nn.Module]:
+        """What projects the text for all blocks, whatever the timestep; no linear layers."""
         ...
 
     def probed_score(self, score: str) -> str:

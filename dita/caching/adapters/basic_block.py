@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from dita.caching.attention import attend, attention_bias, is_spelt_out, projections
+from dita.caching.attention import attend, attention_bias, is_spelt_out, keys_values, projections
 from dita.caching.class_swap import Forward, MakeForward
 from dita.caching.scores import attention_entropy, evenly_spaced, mean_length, received_attention
 from dita.caching.sites import fill_from_store, keeping_forward, modulated
 from dita.caching.state import BlockState, Slot, scatter_rows
+from dita.caching.text import IDLE
 from dita.merging.merger import Merger, unmerged_numbers
 from dita.shapes import Kind, sampled_queries
 
@@ -99,10 +101,12 @@ def cross_attention_forward(stock: Forward) -> Forward:
         if merger is not None:
             hidden_states = merger.merge(hidden_states)
         scoring, spelt_out = state.probe.score == ENTROPY, is_spelt_out(self)
-        if encoder_hidden_states is None or not (scoring or (state.backend and spelt_out)):
+        memo = state.text if not torch.compiler.is_compiling() else IDLE
+        if encoder_hidden_states is None or not (scoring or (spelt_out and (state.backend or memo.active))):
             out = stock(self, hidden_states, encoder_hidden_states, attention_mask, **kwargs)
         else:
-            query, key, value = projections(self, hidden_states, encoder_hidden_states)
+            of_text = memo.made_by(self, partial(keys_values, self, encoder_hidden_states))
+            query, key, value = projections(self, hidden_states, encoder_hidden_states, of_text)
             bias = attention_bias(self, attention_mask, key.shape[1], key.shape[0])
             if spelt_out:
                 out = attend(self, query, key, value, bias, state.backend)

@@ -14,7 +14,6 @@ from dita.caching.attention import chosen_backend
 from dita.caching.class_swap import Forward, MakeForward
 from dita.caching.spans import in_spans
 from dita.caching.state import BlockState
-from dita.plan import Block
 from dita.shapes import DiTShape
 
 MODULES = ("attn", "mlp")
@@ -64,7 +63,7 @@ class DiTAdapter:
     def bind(self, stack: str, block: Any, state: BlockState) -> None:
         basic_block.bind(block, state)
 
-    def text_modules(self, model: nn.Module) -> list[tuple[Block | None, nn.Module]]:
+    def text_modules(self, model: Any) -> list[nn.Module]:
         return []
 
     def probed_score(self, score: str) -> str:

@@ -17,7 +17,6 @@ from dita.caching.sites import fill_from_store, keeping_forward, key_norm_forwar
 from dita.caching.spans import in_spans_of_two_streams
 from dita.caching.state import BlockState
 from dita.merging.merger import Merger
-from dita.plan import Block
 from dita.shapes import FluxShape, Kind, sampled_queries
 
 MODULES = {"double": ("attn", "mlp", "text_mlp"), "single": ("single",)}
@@ -83,7 +82,7 @@ class FluxAdapter:
             block.ff.__dict__["_dita"] = state.slots["mlp"]
             block.ff_context.__dict__["_dita"] = state.slots["text_mlp"]
 
-    def text_modules(self, model: nn.Module) -> list[tuple[Block | None, nn.Module]]:
+    def text_modules(self, model: Any) -> list[nn.Module]:
         return []
 
     def probed_score(self, score: str) -> str:

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from dita.caching.adapters.basic_block import ENTROPY, halves_are_equal
-from dita.caching.attention import key_value_projections
 from dita.caching.class_swap import Forward, MakeForward
 from dita.caching.scores import attention_entropy, mean_length
 from dita.caching.sites import fill_from_store, keeping_forward, modulated
 from dita.caching.spans import in_spans
 from dita.caching.state import BlockState, scatter_rows
+from dita.caching.text import IDLE
 from dita.merging.merger import Merger, unmerged_numbers
-from dita.plan import Block
 from dita.shapes import Kind, OpenSoraShape
 
 MODULES = ("attn", "cross_attn", "mlp")
-MODEL = "OpenSoraTransformer3DModel"
+MODEL, PROCESSOR = "OpenSoraTransformer3DModel", "OpenSoraAttnProcessor"
 
 
 class OpenSoraAdapter:
@@ -91,11 +91,8 @@ class OpenSoraAdapter:
             module.__dict__["_dita"] = state
         block.ff.__dict__["_dita"] = state.slots["mlp"]
 
-    def text_modules(self, model: Any) -> list[tuple[Block | None, nn.Module]]:
-        crosses = [((stack, layer), block.attn2) for stack, layer, block in self.blocks(model)]
-        return [(None, model.caption_projection)] + [
-            (block, module) for block, attn in crosses for module in key_value_projections(attn)
-        ]
+    def text_modules(self, model: Any) -> list[nn.Module]:
+        return [model.caption_projection]
 
     def probed_score(self, score: str) -> str:
         return ENTROPY if score in ("attention", "attention-sampled") else score
@@ -170,9 +167,14 @@ def cross_attention_forward(stock: Forward) -> Forward:
         slot, probe, merger = state.slots["cross_attn"], state.probe, state.slots["cross_attn"].merger
         if merger is not None:
             hidden_states = merger.merge(hidden_states)
-        if probe.score == ENTROPY:
-            query, key, value = self.processor.prepare(self, hidden_states, encoder_hidden_states, rotary)
+        memo = state.text if not torch.compiler.is_compiling() else IDLE
+        if probe.score == ENTROPY or (memo.active and type(self.processor).__name__ == PROCESSOR):
+            of_text = memo.made_by(self, partial(self.keys_values, encoder_hidden_states))
+            query, key, value = self.processor.prepare(self, hidden_states, encoder_hidden_states, rotary, of_text)
             out = self.processor.attend(self, query, key, value, attention_mask)
+        else:
+            out = stock(self, hidden_states, encoder_hidden_states, attention_mask, rotary)
+        if probe.score == ENTROPY:
             entropies = attention_entropy(query, key, _bias(attention_mask, query.dtype))
             entropies = entropies if merger is None else unmerged_numbers(merger, entropies)
             if slot.kind is Kind.FULL:
@@ -180,8 +182,6 @@ def cross_attention_forward(stock: Forward) -> Forward:
             else:  # the rows that a partial step computes anew
                 assert probe.scores is not None and slot.rows is not None
                 scatter_rows(probe.scores[..., None], slot.rows, entropies[..., None])
-        else:
-            out = stock(self, hidden_states, encoder_hidden_states, attention_mask, rotary)
         if merger is not None:
             out = merger.unmerge(out)
         if slot.keep:

@@ -10,11 +10,10 @@ from torch import Tensor, nn
 
 from dita.caching.adapters import basic_block
 from dita.caching.adapters.basic_block import Modulation, cached_block
-from dita.caching.attention import chosen_backend, key_value_projections
+from dita.caching.attention import chosen_backend
 from dita.caching.class_swap import Forward, MakeForward
 from dita.caching.spans import in_spans
 from dita.caching.state import BlockState
-from dita.plan import Block
 from dita.shapes import PixArtShape
 
 MODULES = ("attn", "cross_attn", "mlp")
@@ -68,12 +67,8 @@ class PixArtAdapter:
     def bind(self, stack: str, block: Any, state: BlockState) -> None:
         basic_block.bind(block, state)
 
-    def text_modules(self, model: Any) -> list[tuple[Block | None, nn.Module]]:
-        caption = [] if model.caption_projection is None else [model.caption_projection]
-        crosses = [((stack, layer), block.attn2) for stack, layer, block in self.blocks(model)]
-        return [(None, module) for module in caption] + [
-            (block, module) for block, attn in crosses for module in key_value_projections(attn)
-        ]
+    def text_modules(self, model: Any) -> list[nn.Module]:
+        return [] if model.caption_projection is None else [model.caption_projection]
 
     def probed_score(self, score: str) -> str:
         return basic_block.ENTROPY if score in ("attention", "attention-sampled") else score

@@ -32,10 +32,19 @@ class OpenSoraAttnProcessor:
         return self.attend(attn, *self.prepare(attn, hidden_states, encoder_hidden_states, rotary), attention_mask)
 
     def prepare(
-        self, attn: OpenSoraAttention, hidden_states: torch.Tensor, text: torch.Tensor | None, rotary: Rotary | None
+        self,
+        attn: OpenSoraAttention,
+        hidden_states: torch.Tensor,
+        text: torch.Tensor | None,
+        rotary: Rotary | None,
+        keys_values: tuple[torch.Tensor, torch.Tensor] | None = None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Queries, keys and values, `(B, L, heads, head_dim)`, as they enter the attention product."""
-        query, key, value = (states.unflatten(-1, (attn.heads, -1)) for states in attn.project(hidden_states, text))
+        """Queries, keys and values, `(B, L, heads, head_dim)`, as they enter the attention product.
+
+        keys_values: `attn.keys_values(text)`, where that is known already.
+        """
+        states = attn.project(hidden_states, text) if keys_values is None else (attn.to_q(hidden_states), *keys_values)
+        query, key, value = (projected.unflatten(-1, (attn.heads, -1)) for projected in states)
         query, key = attn.norm_q(query), attn.norm_k(key)
         if rotary is not None:
             query, key = rotate(query, rotary), rotate(key, rotary)
@@ -93,9 +102,13 @@ class OpenSoraAttention(nn.Module, AttentionModuleMixin):
             if self.fused_projections:
                 return self.to_qkv(hidden_states).chunk(3, dim=-1)
             return self.to_q(hidden_states), self.to_k(hidden_states), self.to_v(hidden_states)
+        return self.to_q(hidden_states), *self.keys_values(text)
+
+    def keys_values(self, text: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Keys and values of a text, `(B, text, dim)` each."""
         if self.fused_projections:
-            return self.to_q(hidden_states), *self.to_kv(text).chunk(2, dim=-1)
-        return self.to_q(hidden_states), self.to_k(text), self.to_v(text)
+            return self.to_kv(text).chunk(2, dim=-1)
+        return self.to_k(text), self.to_v(text)
 
     def forward(
         self,
