@@ -857,7 +857,11 @@ def _opened(engine: str, actors: str) -> Any:
 @contextmanager
 def _stoppable() -> Iterator[None]:
     """A request to end (SIGTERM) is like Ctrl-C: what is made already is written first."""
-    before = signal.signal(signal.SIGTERM, lambda *_: signal.raise_signal(signal.SIGINT))
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt  # not by SIGINT, which jobs in the background of a script ignore
+
+    before = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
     finally:

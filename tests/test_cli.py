@@ -407,7 +407,16 @@ def test_generate_refuses_bad_input(monkeypatch, tmp_path, request, arguments, m
     assert message in refused("generate", *arguments, "--out", tmp_path / "out")
 
 
+@pytest.fixture(params=[signal.default_int_handler, signal.SIG_IGN], ids=["shell", "background"])
+def interrupting(request):
+    before = signal.signal(signal.SIGINT, request.param)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("interrupting")
 def test_generate_that_is_told_to_end_keeps_what_is_made(drawing, tmp_path):
+    """Scripts start jobs in the background with SIGINT ignored."""
     before = signal.getsignal(signal.SIGTERM)
     drawing.trouble = lambda prompts: signal.raise_signal(signal.SIGTERM) if "c" in prompts else None
     prompts = [part for text in "abcd" for part in ("--prompt", text)]
