@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -309,11 +310,16 @@ def _cached_double(block: Any, state: BlockState, hidden: Tensor, text: Tensor, 
 
 
 def _stream(norm1: Any, norm2: Any, mlp: Any, slot: Any, x: Tensor, attended: Tensor, temb: Tensor) -> Tensor:
-    # the attention is not computed: its shift and scale, the first two of six, are not wanted
-    gate_attn, shift, scale, gate_mlp = last_chunks(norm1.linear, norm1.silu(temb)[:, None], 4, of=6)
+    # of shift, scale and gate of the attention, then of the MLP: those of what is not computed are not wanted
+    wanted = ((2, 6),) if slot.kind is Kind.PARTIAL else ((2, 3), (5, 6))
+    gate_attn, *shift_scale, gate_mlp = chunks(norm1.linear, norm1.silu(temb)[:, None], wanted, of=6)
+
+    def compute(_: Tensor, chosen: Tensor) -> Tensor:
+        shift, scale = shift_scale
+        return mlp(modulated(norm2(chosen), shift, scale))
+
     x = torch.addcmul(x, gate_attn, attended)
-    out = fill_from_store(slot, x, lambda _, chosen: mlp(modulated(norm2(chosen), shift, scale)))
-    return x.addcmul_(gate_mlp, out)
+    return x.addcmul_(gate_mlp, fill_from_store(slot, x, compute))
 
 
 @in_spans_of_two_streams
@@ -386,8 +392,8 @@ def _merging_single(
 
 
 def _cached_single(block: Any, slot: Any, joint: Tensor, temb: Tensor) -> Tensor:
-    wanted = 3 if slot.kind is Kind.PARTIAL else 1
-    *shift_scale, gate = last_chunks(block.norm.linear, block.norm.silu(temb)[:, None], wanted, of=3)
+    wanted = (0, 3) if slot.kind is Kind.PARTIAL else (2, 3)
+    *shift_scale, gate = chunks(block.norm.linear, block.norm.silu(temb)[:, None], (wanted,), of=3)
 
     def compute(rows: Tensor, chosen: Tensor) -> Tensor:
         shift, scale = shift_scale
@@ -399,18 +405,23 @@ def _cached_single(block: Any, slot: Any, joint: Tensor, temb: Tensor) -> Tensor
     return torch.addcmul(joint, gate, out)
 
 
-def last_chunks(linear: Any, x: Tensor, wanted: int, of: int) -> tuple[Tensor, ...]:
-    """The last `wanted` of `of` equal chunks of `linear(x)`, by only that part of its weights.
+def chunks(linear: Any, x: Tensor, wanted: Sequence[tuple[int, int]], of: int) -> tuple[Tensor, ...]:
+    """Those of `of` equal chunks of `linear(x)` whose numbers are in `wanted`, from and below, by only that part of its
+    weights.
 
     A modulation is a product of one row with a large matrix: on small pictures, reading that matrix is a tenth of a
     cached step. A module that is more than a stock linear layer (LoRA, quantised, hooked for offload) is called whole.
     """
     stock = type(linear) is nn.Linear and not ("forward" in vars(linear) or linear._forward_pre_hooks)
-    if not stock or linear._forward_hooks or wanted == of:
-        return linear(x).chunk(of, dim=-1)[of - wanted :]
-    start = linear.out_features // of * (of - wanted)
-    bias = None if linear.bias is None else linear.bias[start:]
-    return nn.functional.linear(x, linear.weight[start:], bias).chunk(wanted, dim=-1)
+    if not stock or linear._forward_hooks:
+        every = linear(x).chunk(of, dim=-1)
+        return tuple(chunk for start, stop in wanted for chunk in every[start:stop])
+    one, found = linear.out_features // of, []
+    for start, stop in wanted:
+        rows = slice(start * one, stop * one)
+        bias = None if linear.bias is None else linear.bias[rows]
+        found += nn.functional.linear(x, linear.weight[rows], bias).chunk(stop - start, dim=-1)
+    return tuple(found)
 
 
 def _rejoin(text: Tensor, hidden: Tensor) -> Tensor:
