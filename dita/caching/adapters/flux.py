@@ -416,7 +416,8 @@ def chunks(linear: Any, x: Tensor, wanted: Sequence[tuple[int, int]], of: int) -
     if not stock or linear._forward_hooks:
         every = linear(x).chunk(of, dim=-1)
         return tuple(chunk for start, stop in wanted for chunk in every[start:stop])
-    one, found = linear.out_features // of, []
+    one = linear.out_features // of
+    found: list[Tensor] = []
     for start, stop in wanted:
         rows = slice(start * one, stop * one)
         bias = None if linear.bias is None else linear.bias[rows]
