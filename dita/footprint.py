@@ -30,7 +30,8 @@ def peak_bytes(plan: Plan, compiled: bool = False) -> int:
     for s, held in enumerate(_entries(plan)):
         features = sum(sizes[one] + count * factor[one] for one, count in held.items())
         inner, later = _after(plan, s)
-        ended = int((features + inner) * plan.row_share(s)) + _text_bytes(plan, s, compiled)
+        text = _text_bytes(plan, s, compiled)
+        ended = int((features + inner) * plan.row_share(s)) + text
         more = scores[s] + int(_matching_bytes(plan, plan.matchings_kept[s]) * plan.row_share(s))
         peak = max(peak, ended + more + (live_indices[s] if live else later))
         if compiled and _forms_factors(plan, s):  # the one that differs, and the last factor, are there still
@@ -39,7 +40,7 @@ def peak_bytes(plan: Plan, compiled: bool = False) -> int:
         for inner, indices, block in () if live else _inside(plan, s, compiled):
             unstored = [one for one in held if one not in before] if block else []
             to_come = sum(sizes[one] for one in unstored if block and order[_stored_by(one)] >= order[block])
-            fullest = int((features - to_come + inner) * plan.row_share(s)) + _text_bytes(plan, s, compiled)
+            fullest = int((features - to_come + inner) * plan.row_share(s)) + text
             indices = later if shape.branches > 1 else indices  # the first call has selected for all
             peak = max(peak, (fullest + (shape.branches - 1) * ended) // shape.branches + indices)
         before = held

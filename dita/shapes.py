@@ -415,9 +415,7 @@ class PixArtShape:
         return gated * self.width * self.element_bytes * self.rows * self.branches
 
     def text_bytes(self, blocks: int) -> int:
-        one = self.text_tokens * self.width * self.element_bytes * self.rows * self.branches
-        kept = self.text_tokens >= KEPT_TEXT * self.image_tokens
-        return kept * one * (bool(self.caption_width) + 2 * blocks)
+        return _kept_text_bytes(self, bool(self.caption_width) + 2 * blocks)
 
 
 @dataclass(frozen=True)
@@ -650,9 +648,14 @@ class OpenSoraShape:
         return gated * self.width * self.element_bytes * self.rows * self.branches
 
     def text_bytes(self, blocks: int) -> int:
-        one = self.text_tokens * self.width * self.element_bytes * self.rows * self.branches
-        kept = self.text_tokens >= KEPT_TEXT * self.image_tokens
-        return kept * one * (1 + 2 * blocks)
+        return _kept_text_bytes(self, 1 + 2 * blocks)
+
+
+def _kept_text_bytes(shape: PixArtShape | OpenSoraShape, copies: int) -> int:
+    """Bytes of `copies` projections of the text, where it is long enough beside the picture."""
+    if shape.text_tokens < KEPT_TEXT * shape.image_tokens:
+        return 0
+    return copies * shape.text_tokens * shape.width * shape.element_bytes * shape.rows * shape.branches
 
 
 def _picture_cells(family: str, grid: tuple[int, int], stride: tuple[int, ...]) -> Cells:

@@ -209,7 +209,7 @@ class Run:
         self._select(branch, [site for site, action in actions.items() if action.kind is Kind.FULL])
         self._forget_scores(branch)
         self._forget_matchings(branch)
-        if self.step >= len(branch.plan.steps) or not branch.plan.keeps_text(self.step):
+        if not branch.plan.keeps_text(self.step):
             branch.text.forget()
         if kind is Kind.FULL:
             branch.fresh = False
@@ -417,7 +417,7 @@ class Run:
     def _instruct_text(self, branch: Branch, text: Tensor | None) -> None:
         """Tells whether projections of the text are stored in this step, or taken from what is stored."""
         full = step_kind(self._actions(branch)) is Kind.FULL
-        keeps = self._keeps_text(branch) and self.step < len(branch.plan.steps)
+        keeps = self._keeps_text(branch)
         branch.text.instruct(text, keep=keeps and full and branch.plan.keeps_text(self.step), use=keeps and not full)
 
     def _keeps_text(self, branch: Branch) -> bool:

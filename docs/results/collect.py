@@ -99,14 +99,13 @@ def study(found: Comparison) -> str:
     """The section of the study of selections."""
     text = SELECTION.format(study=STUDY, circumstances=circumstances(found))
     for result in found.results:
-        psnr = result.psnr and result.psnr.mean is not None and f"{interval(result.psnr, '.1f')}"
         right = result.judge.correct if result.judge else None
         reward = next((one for one in result.metrics if one.metric == "image-reward"), None)
         cells = (
             f"`{result.label}`",
             f"{result.speedup.median:.2f}",
             f"{result.flops_ratio:.2f}",
-            psnr or "",
+            interval(result.psnr, ".1f") if result.psnr and result.psnr.mean is not None else "",
             f"{right.share:.0%} ({right.low:.0%}–{right.high:.0%})" if right and right.share is not None else "",
             interval(reward.difference, "+.3f") if reward and reward.difference else "",
         )
