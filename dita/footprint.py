@@ -30,8 +30,8 @@ def peak_bytes(plan: Plan, compiled: bool = False) -> int:
     for s, held in enumerate(_entries(plan)):
         features = sum(sizes[one] + count * factor[one] for one, count in held.items())
         inner, later = _after(plan, s)
-        text = _text_bytes(plan, s, compiled)
-        ended = int((features + inner) * plan.row_share(s)) + text
+        steady = _steady_bytes(plan, s, compiled)
+        ended = int((features + inner) * plan.row_share(s)) + steady
         more = scores[s] + int(_matching_bytes(plan, plan.matchings_kept[s]) * plan.row_share(s))
         peak = max(peak, ended + more + (live_indices[s] if live else later))
         if compiled and _forms_factors(plan, s):  # the one that differs, and the last factor, are there still
@@ -40,7 +40,7 @@ def peak_bytes(plan: Plan, compiled: bool = False) -> int:
         for inner, indices, block in () if live else _inside(plan, s, compiled):
             unstored = [one for one in held if one not in before] if block else []
             to_come = sum(sizes[one] for one in unstored if block and order[_stored_by(one)] >= order[block])
-            fullest = int((features - to_come + inner) * plan.row_share(s)) + text
+            fullest = int((features - to_come + inner) * plan.row_share(s)) + steady
             indices = later if shape.branches > 1 else indices  # the first call has selected for all
             peak = max(peak, (fullest + (shape.branches - 1) * ended) // shape.branches + indices)
         before = held
@@ -159,12 +159,12 @@ def _inside(plan: Plan, step: int, compiled: bool) -> Iterator[tuple[int, int, B
     yield inner, indices, None
 
 
-def _text_bytes(plan: Plan, step: int, compiled: bool) -> int:
-    """At the end of a step: the text as all blocks take it, and its keys and values in some of them. Compiled blocks
-    compute them anew."""
-    if compiled or not plan.keeps_text(step):
+def _steady_bytes(plan: Plan, step: int, compiled: bool) -> int:
+    """At the end of a step: what no timestep enters, such as the text's keys and values. Compiled blocks compute it
+    anew."""
+    if compiled or not plan.keeps_steady(step):
         return 0
-    return plan.shape.text_bytes(len(plan.text_blocks))
+    return plan.shape.steady_bytes(len(plan.text_blocks))
 
 
 def _matching_bytes(plan: Plan, groups: frozenset[Block]) -> int:

@@ -201,6 +201,7 @@ def flux_shape_from_config(
         text_width=transformer["joint_attention_dim"],
         pooled_width=transformer["pooled_projection_dim"],
         guidance=guidance,
+        head_dim=transformer["attention_head_dim"],
         element_bytes=element_bytes,
     )
 

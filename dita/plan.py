@@ -259,8 +259,8 @@ class Plan:
         """What a site that merges tokens computes on the merged ones: of `attn`, `cross_attn` and `mlp`."""
         return self.merging.modules_at(site, self.shape) if self.merging is not None else frozenset()
 
-    def keeps_text(self, step: int) -> bool:
-        """Whether projections of the text are kept after `step`: where a later step is cached, and the text stays."""
+    def keeps_steady(self, step: int) -> bool:
+        """Whether what no timestep enters is kept after `step`: where a later step is cached, and the inputs stay."""
         return self.joined is None and self.store.device is None and step < self._last_cached
 
     @cached_property

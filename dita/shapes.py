@@ -49,6 +49,7 @@ PIVOTS = 8
 
 KEPT_TEXT = 1 / 50
 """Text tokens for each image token from which on projections of the text are kept: of fewer, they cost little."""
+FLOAT32_BYTES = 4
 
 
 def feature_score_flops(score: str, tokens: int, width: int) -> int:
@@ -169,9 +170,9 @@ class Shape(Protocol):
         """Bytes of the gate on the output of `site`; 0 where it has none."""
         ...
 
-    def text_bytes(self, blocks: int) -> int:
-        """Bytes of the text as all blocks take it, and of its keys and values in `blocks` of them; 0 where these are
-        not worth keeping."""
+    def steady_bytes(self, blocks: int) -> int:
+        """Bytes of what no timestep enters: on FLUX, the rotary embedding; on PixArt and Open-Sora, the text as all
+        blocks take it, and its keys and values in `blocks` of them, 0 where these are not worth keeping."""
         ...
 
 
@@ -202,6 +203,7 @@ class FluxShape:
     text_width: int = 4096
     pooled_width: int = 768
     guidance: bool = True
+    head_dim: int = 128
     element_bytes: int = 2
 
     @property
@@ -305,8 +307,8 @@ class FluxShape:
     def gate_bytes(self, site: Site) -> int:
         return self.width * self.element_bytes * self.batch * self.branches
 
-    def text_bytes(self, blocks: int) -> int:
-        return 0
+    def steady_bytes(self, blocks: int) -> int:
+        return 2 * FLOAT32_BYTES * self.tokens("attn") * self.head_dim * self.branches
 
 
 @dataclass(frozen=True)
@@ -414,7 +416,7 @@ class PixArtShape:
         gated = site.module != "cross_attn"
         return gated * self.width * self.element_bytes * self.rows * self.branches
 
-    def text_bytes(self, blocks: int) -> int:
+    def steady_bytes(self, blocks: int) -> int:
         return _kept_text_bytes(self, bool(self.caption_width) + 2 * blocks)
 
 
@@ -510,7 +512,7 @@ class DiTShape:
         gated = site.module != "cross_attn"
         return gated * self.width * self.element_bytes * self.rows * self.branches
 
-    def text_bytes(self, blocks: int) -> int:
+    def steady_bytes(self, blocks: int) -> int:
         return 0
 
 
@@ -647,7 +649,7 @@ class OpenSoraShape:
         gated = site.module != "cross_attn"
         return gated * self.width * self.element_bytes * self.rows * self.branches
 
-    def text_bytes(self, blocks: int) -> int:
+    def steady_bytes(self, blocks: int) -> int:
         return _kept_text_bytes(self, 1 + 2 * blocks)
 
 

@@ -12,8 +12,10 @@ from dita.shapes import FluxShape, Kind, Site, named_shape
 
 FLUX = named_shape("flux-dev")
 SMALL = FluxShape(
-    name="small", double_layers=1, single_layers=2, width=8, mlp_width=32, text_tokens=10, image_tokens=20, grid=None
-)
+    name="small", double_layers=1, single_layers=2, width=8, mlp_width=32, text_tokens=10, image_tokens=20, grid=None,
+    head_dim=4,
+)  # fmt: skip
+ANGLES = 2 * 30 * 4 * 4  # bytes of the rotary embedding: cosines and sines of 30 tokens, 4 numbers of 4 bytes each
 ATTN, MLP, TEXT_MLP = (Site("double", 0, module) for module in ("attn", "mlp", "text_mlp"))
 SINGLES = (Site("single", 0, "single"), Site("single", 1, "single"))
 CONSTANT = ToCa(cycle=3, ratio=0.8, schedule="constant", warmup=1)  # computes 2, 4 and 6 of 10, 20 and 30 tokens
@@ -80,19 +82,20 @@ def test_nothing_is_paid_for_scores_that_nobody_reads(method):
 
 def test_cache_bytes_of_toca_are_outputs_single_attention_and_the_selections_of_a_cycle():
     outputs, attention = (30 + 20 + 10 + 2 * 30) * 8 * 2, 2 * 30 * 8 * 2
-    assert CONSTANT.plan(SMALL, 9).cache_bytes == outputs + attention, "of all tokens, until the end of the full step"
+    bytes_held = outputs + attention + ANGLES
+    assert CONSTANT.plan(SMALL, 9).cache_bytes == bytes_held, "of all tokens, until the end of the full step"
     deep = FluxShape(**{**vars(SMALL), "single_layers": 17})
     outputs, one = (30 + 20 + 10 + 17 * 30) * 8 * 2, 30 * 8 * 2
     of_selected, numbers = 2 * 6 * 8 * 2, 2 * 6 * 8  # two cached steps, 6 tokens each, numbers of 8 bytes
     plan = CONSTANT.plan(deep, 9)
     storing = next(s for s, kept in enumerate(plan.kept) if kept)
     assert plan.settled(storing) == {("single", 8), ("single", 16)}
-    assert plan.cache_bytes == outputs + 8 * (of_selected + numbers) + 8 * one, "in front of the last block"
-    assert peak_bytes(plan, compiled=True) == outputs + 17 * one
+    assert plan.cache_bytes == outputs + 8 * (of_selected + numbers) + 8 * one + ANGLES, "in front of the last block"
+    assert peak_bytes(plan, compiled=True) == outputs + 17 * one, "the angles are not kept there"
 
 
 def test_cache_bytes_of_fora_are_one_output_a_site():
-    assert FORA(3).plan(SMALL, 9).cache_bytes == (30 + 20 + 10 + 2 * 30) * 8 * 2
+    assert FORA(3).plan(SMALL, 9).cache_bytes == (30 + 20 + 10 + 2 * 30) * 8 * 2 + ANGLES
 
 
 def test_cache_bytes_grow_with_the_batch_and_selections_are_shared_by_the_calls_of_a_step():
@@ -100,7 +103,7 @@ def test_cache_bytes_grow_with_the_batch_and_selections_are_shared_by_the_calls_
     outputs, attention = (30 + 20 + 10 + 2 * 30) * 8 * 2, 2 * 30 * 8 * 2
     of_selected, selections = 2 * 2 * 6 * 8 * 2, 2 * (4 + 2 + 6 + 6) * 8  # two cached steps, numbers of 8 bytes
     first, second = outputs + of_selected, outputs + attention
-    assert CONSTANT.plan(shape, 9).cache_bytes == 3 * (first + second + selections)
+    assert CONSTANT.plan(shape, 9).cache_bytes == 3 * (first + second + selections) + 2 * ANGLES
 
 
 @pytest.mark.parametrize("method", [Plain(), FewerSteps(0.5), ToCa(cycle=1), FORA(cycle=1)], ids=str)

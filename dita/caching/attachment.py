@@ -17,8 +17,8 @@ from dita.caching.calls import Surrounded
 from dita.caching.class_swap import check_free_of_other_caches, restore, swap
 from dita.caching.run import Run
 from dita.caching.state import BlockState
+from dita.caching.steady import IDLE, steady_forward
 from dita.caching.summary import Summary
-from dita.caching.text import IDLE, text_forward
 from dita.methods import Method, MethodLike, as_method
 from dita.stores import Store
 
@@ -344,8 +344,8 @@ def _attach_sites(model: nn.Module, adapter: Adapter, user: object) -> None:
                     swap(module, make_forward)
                     swapped.append(module)
                 adapter.bind(stack, block, BlockState(adapter.modules(stack)))
-            for module in adapter.text_modules(model):
-                swap(module, text_forward)
+            for module in adapter.steady_modules(model):
+                swap(module, steady_forward)
                 swapped.append(module)
                 module.__dict__["_dita"] = IDLE
         except BaseException:

@@ -27,8 +27,8 @@ from dita.caching.scores import combined, entropy_score, of_features, random_sco
 from dita.caching.selection import SpatialBonus, select_cycle
 from dita.caching.spans import BlockSpans, SpanStore
 from dita.caching.state import BlockState, Slot, held_bytes, row_numbers
+from dita.caching.steady import IDLE, SteadyMemo
 from dita.caching.summary import Executed, Summary
-from dita.caching.text import IDLE, TextMemo
 from dita.caching.token_record import Geometry
 from dita.fitting import with_store
 from dita.footprint import peak_bytes
@@ -75,7 +75,7 @@ class Branch:
         self.geometry: Geometry | None = None  # where tokens are recorded
         self.device = device
         self.weights: dict[tuple[int, int], tuple[Tensor, ...]] = {}  # by distance and number of factors
-        self.text = TextMemo()
+        self.steady = SteadyMemo()
 
     def merger(self, block: Block) -> Merger:
         """What merges the tokens of `block`, and of the others of its group."""
@@ -103,7 +103,7 @@ class Branch:
         slots = [slot for state in self.states for slot in state.slots.values()]
         tensors = [tensor for state in self.states for tensor in state.tensors()]
         tensors += [tensor for store in self.spans.values() for tensor in store.tensors()]
-        features = held_bytes(iter([*tensors, *self.text.tensors()]))
+        features = held_bytes(iter([*tensors, *self.steady.tensors()]))
         numbers = [rows for queue in self.selected.values() for rows in queue]
         if not inside:
             numbers += [state.probe.scores for state in self.states]
@@ -179,7 +179,7 @@ class Run:
         self._join_halves(branch)
         branch.settled.clear()
         self._instruct(branch, self._actions(branch))
-        self._instruct_text(branch, inputs.get("encoder_hidden_states"))
+        self._instruct_steady(branch, self.adapter.steady_inputs(inputs))
         self.summary.shape, self.summary.plan = self.branches[0].shape, self.branches[0].plan
         latents = self.adapter.tokens_in(inputs)
         if cuda_graphs.may_own_outputs(latents.device, self.compiled):
@@ -209,8 +209,8 @@ class Run:
         self._select(branch, [site for site, action in actions.items() if action.kind is Kind.FULL])
         self._forget_scores(branch)
         self._forget_matchings(branch)
-        if not branch.plan.keeps_text(self.step):
-            branch.text.forget()
+        if not branch.plan.keeps_steady(self.step):
+            branch.steady.forget()
         if kind is Kind.FULL:
             branch.fresh = False
         if some_full or branch.spans or self.method.selects_live(branch.shape):  # nothing else grows the store
@@ -264,7 +264,7 @@ class Run:
         states = [BlockState(self.adapter.modules(stack), backend, keeper) for stack, _, _ in self._blocks]
         branch = Branch(seen, shape, plan, states, latents.device, keeper)
         for block in plan.text_blocks:
-            states[self._number[block]].text = branch.text
+            states[self._number[block]].steady = branch.steady
         if isinstance(self.method, ToCa):
             bonus, cell = self.method.spatial(shape.family)
             if bonus or self.method.score in ("uniform", "frame-uniqueness"):
@@ -414,15 +414,16 @@ class Run:
             self._bind(branch.states, branch)
             self._bound = branch
 
-    def _instruct_text(self, branch: Branch, text: Tensor | None) -> None:
-        """Tells whether projections of the text are stored in this step, or taken from what is stored."""
+    def _instruct_steady(self, branch: Branch, inputs: tuple[Tensor, ...]) -> None:
+        """Tells whether what is made of the steady inputs is stored in this step, or taken from what is stored."""
         full = step_kind(self._actions(branch)) is Kind.FULL
-        keeps = self._keeps_text(branch)
-        branch.text.instruct(text, keep=keeps and full and branch.plan.keeps_text(self.step), use=keeps and not full)
+        keeps = self._keeps_steady(branch)
+        keep = keeps and full and branch.plan.keeps_steady(self.step)
+        branch.steady.instruct(inputs, keep=keep, use=keeps and not full)
 
-    def _keeps_text(self, branch: Branch) -> bool:
+    def _keeps_steady(self, branch: Branch) -> bool:
         plan = branch.plan
-        return not self.compiled and plan.keeps_text(0) and plan.shape.text_bytes(len(plan.text_blocks)) > 0
+        return not self.compiled and plan.keeps_steady(0) and plan.shape.steady_bytes(len(plan.text_blocks)) > 0
 
     def _instruct_matching(self, branch: Branch) -> None:
         """Tells the first merging block of each group whose tokens are to be matched in this step to do so."""
@@ -506,8 +507,8 @@ class Run:
     def _bind(self, states: list[BlockState], branch: Branch | None = None) -> None:
         for (stack, _, block), state in zip(self._blocks, states, strict=True):
             self.adapter.bind(stack, block, state)
-        for module in self.adapter.text_modules(self.model):
-            module.__dict__["_dita"] = branch.text if branch is not None else IDLE
+        for module in self.adapter.steady_modules(self.model):
+            module.__dict__["_dita"] = branch.steady if branch is not None else IDLE
 
     # ------------------------------------------------------------------------------------------------ selection
 

@@ -25,7 +25,7 @@ def received_attention(query: Tensor, key: Tensor, estimate: bool = False) -> Te
 
     query: (B, M, H, D), key: (B, N, H, D), both as they enter the attention product. The map is never held: queries
     go through in chunks. With M < N sampled queries this estimates the mean over all; `estimate` says that the map may
-    then be as coarse as bfloat16, where that is faster (the sums stay in float32).
+    then be as coarse as bfloat16, where that is faster, and so may each head's sum; that of the heads is float32's.
     """
     query, key = (query * query.shape[-1] ** -0.5).transpose(1, 2), key.transpose(1, 2)  # (B, H, M or N, D)
     total = torch.zeros(key.shape[0], key.shape[2], device=key.device, dtype=torch.float32)
@@ -38,7 +38,8 @@ def received_attention(query: Tensor, key: Tensor, estimate: bool = False) -> Te
         for sums, queries, keys in zip(total, query, key, strict=True):
             for some, others in zip(queries.split(heads), keys.split(heads), strict=True):
                 for chunk in some.split(QUERY_CHUNK, dim=1):
-                    sums += torch.softmax(chunk @ others.mT, dim=-1, dtype=exact).sum((0, 1), dtype=torch.float32)
+                    by_head = torch.softmax(chunk @ others.mT, dim=-1, dtype=exact).sum(1)
+                    sums += by_head.sum(0, dtype=torch.float32)
     else:
         for chunk in query.split(QUERY_CHUNK, dim=2):
             total += torch.softmax(chunk @ key.mT, dim=-1, dtype=torch.float32).sum(dim=(1, 2))

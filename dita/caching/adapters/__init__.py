@@ -52,8 +52,12 @@ class Adapter(Protocol):
         """Gives `state`, or parts of it, to the modules that `forwards` names, as their attribute `_dita`."""
         ...
 
-    def text_modules(self, model: Any) -> list[nn.Module]:
-        """What projects the text for all blocks, whatever the timestep; no linear layers."""
+    def steady_modules(self, model: Any) -> list[nn.Module]:
+        """What sees the steady inputs alone, and works for all blocks; no linear layers."""
+        ...
+
+    def steady_inputs(self, inputs: dict[str, Any]) -> tuple[Tensor, ...]:
+        """Of a call's arguments, those that usually stay the same in all steps: the text, or the places of tokens."""
         ...
 
     def probed_score(self, score: str) -> str:

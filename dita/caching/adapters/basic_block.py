@@ -14,7 +14,7 @@ from dita.caching.class_swap import Forward, MakeForward
 from dita.caching.scores import attention_entropy, evenly_spaced, mean_length, received_attention
 from dita.caching.sites import fill_from_store, keeping_forward, modulated
 from dita.caching.state import BlockState, Slot, scatter_rows
-from dita.caching.text import IDLE
+from dita.caching.steady import IDLE
 from dita.merging.merger import Merger, unmerged_numbers
 from dita.shapes import Kind, sampled_queries
 
@@ -101,7 +101,7 @@ def cross_attention_forward(stock: Forward) -> Forward:
         if merger is not None:
             hidden_states = merger.merge(hidden_states)
         scoring, spelt_out = state.probe.score == ENTROPY, is_spelt_out(self)
-        memo = state.text if not torch.compiler.is_compiling() else IDLE
+        memo = state.steady if not torch.compiler.is_compiling() else IDLE
         if encoder_hidden_states is None or not (scoring or (spelt_out and (state.backend or memo.active))):
             out = stock(self, hidden_states, encoder_hidden_states, attention_mask, **kwargs)
         else:

@@ -63,8 +63,11 @@ class DiTAdapter:
     def bind(self, stack: str, block: Any, state: BlockState) -> None:
         basic_block.bind(block, state)
 
-    def text_modules(self, model: Any) -> list[nn.Module]:
+    def steady_modules(self, model: Any) -> list[nn.Module]:
         return []
+
+    def steady_inputs(self, inputs: dict[str, Any]) -> tuple[Tensor, ...]:
+        return ()
 
     def probed_score(self, score: str) -> str:
         return score

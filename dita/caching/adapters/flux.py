@@ -49,6 +49,7 @@ class FluxAdapter:
             text_width=config.joint_attention_dim,
             pooled_width=config.pooled_projection_dim,
             guidance=config.guidance_embeds,
+            head_dim=config.attention_head_dim,
             element_bytes=latents.element_size(),
         )
 
@@ -83,8 +84,11 @@ class FluxAdapter:
             block.ff.__dict__["_dita"] = state.slots["mlp"]
             block.ff_context.__dict__["_dita"] = state.slots["text_mlp"]
 
-    def text_modules(self, model: Any) -> list[nn.Module]:
-        return []
+    def steady_modules(self, model: Any) -> list[nn.Module]:
+        return [model.pos_embed]
+
+    def steady_inputs(self, inputs: dict[str, Any]) -> tuple[Tensor, ...]:
+        return inputs["txt_ids"], inputs["img_ids"]
 
     def probed_score(self, score: str) -> str:
         return score
@@ -419,9 +423,14 @@ def chunks(linear: Any, x: Tensor, wanted: Sequence[tuple[int, int]], of: int) -
     one = linear.out_features // of
     found: list[Tensor] = []
     for start, stop in wanted:
-        rows = slice(start * one, stop * one)
-        bias = None if linear.bias is None else linear.bias[rows]
-        found += nn.functional.linear(x, linear.weight[rows], bias).chunk(stop - start, dim=-1)
+        rows, parts = slice(start * one, stop * one), stop - start
+        weight, bias = linear.weight[rows], None if linear.bias is None else linear.bias[rows]
+        if weight.device.type == "cpu":  # of one row, several products are spread over the cores, and one is not
+            out = x.transpose(0, 1).expand(parts, -1, -1) @ weight.view(parts, one, -1).mT  # (parts, B, C)
+            out = out if bias is None else out + bias.view(parts, 1, one)
+            found += out.unsqueeze(2).unbind()
+        else:
+            found += nn.functional.linear(x, weight, bias).chunk(parts, dim=-1)
     return tuple(found)
 
 

@@ -15,7 +15,7 @@ from dita.caching.scores import attention_entropy, mean_length
 from dita.caching.sites import fill_from_store, keeping_forward, modulated
 from dita.caching.spans import in_spans
 from dita.caching.state import BlockState, scatter_rows
-from dita.caching.text import IDLE
+from dita.caching.steady import IDLE
 from dita.merging.merger import Merger, unmerged_numbers
 from dita.shapes import Kind, OpenSoraShape
 
@@ -91,8 +91,11 @@ class OpenSoraAdapter:
             module.__dict__["_dita"] = state
         block.ff.__dict__["_dita"] = state.slots["mlp"]
 
-    def text_modules(self, model: Any) -> list[nn.Module]:
+    def steady_modules(self, model: Any) -> list[nn.Module]:
         return [model.caption_projection]
+
+    def steady_inputs(self, inputs: dict[str, Any]) -> tuple[Tensor, ...]:
+        return (inputs["encoder_hidden_states"],)
 
     def probed_score(self, score: str) -> str:
         return ENTROPY if score in ("attention", "attention-sampled") else score
@@ -167,7 +170,7 @@ def cross_attention_forward(stock: Forward) -> Forward:
         slot, probe, merger = state.slots["cross_attn"], state.probe, state.slots["cross_attn"].merger
         if merger is not None:
             hidden_states = merger.merge(hidden_states)
-        memo = state.text if not torch.compiler.is_compiling() else IDLE
+        memo = state.steady if not torch.compiler.is_compiling() else IDLE
         if probe.score == ENTROPY or (memo.active and type(self.processor).__name__ == PROCESSOR):
             of_text = memo.made_by(self, partial(self.keys_values, encoder_hidden_states))
             query, key, value = self.processor.prepare(self, hidden_states, encoder_hidden_states, rotary, of_text)

@@ -67,8 +67,11 @@ class PixArtAdapter:
     def bind(self, stack: str, block: Any, state: BlockState) -> None:
         basic_block.bind(block, state)
 
-    def text_modules(self, model: Any) -> list[nn.Module]:
+    def steady_modules(self, model: Any) -> list[nn.Module]:
         return [] if model.caption_projection is None else [model.caption_projection]
+
+    def steady_inputs(self, inputs: dict[str, Any]) -> tuple[Tensor, ...]:
+        return (inputs["encoder_hidden_states"],)
 
     def probed_score(self, score: str) -> str:
         return basic_block.ENTROPY if score in ("attention", "attention-sampled") else score
