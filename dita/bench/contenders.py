@@ -62,8 +62,8 @@ class Contender:
         self.model: Any = module
         self.steps = steps
 
-    def before_run(self) -> None:
-        """Forgets what an earlier run left."""
+    def reset(self) -> None:
+        """Forgets what a run left."""
 
     def before_step(self, step: int) -> None:
         """Told the number of the coming step."""

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import platform
+import time
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from statistics import median
 from typing import Any
 
 import torch
+from torch import nn
 
 import dita
 from dita.bench import rivals as rival_caches
+from dita.bench.budget import Budget, Clock, OutOfTime
 from dita.bench.contenders import Accelerated, Claim, Contender, Control, Refused, blocks_of, check, twin
 from dita.bench.counting import Counting, StepCount
 from dita.bench.rivals import FirstBlockCache, Rival, Setting
@@ -109,7 +114,7 @@ class Benchmark:
 
 @dataclass
 class _Entry:
-    """A contender with what its untimed run showed, and its timed runs."""
+    """A contender with what its first runs showed, and its timed runs. `run_seconds`: of the last of the first ones."""
 
     contender: Contender
     counts: list[StepCount]
@@ -118,6 +123,7 @@ class _Entry:
     peak_bytes: int
     flops: float | None
     cache_bytes: int | None
+    run_seconds: float
     runs: list[Timed] = field(default_factory=list)
 
 
@@ -133,6 +139,9 @@ def bench(
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
     compile: str = "none",
+    backend: str = "inductor",
+    seconds: float | None = None,
+    clock: Clock = time.monotonic,
     tell: Tell = lambda _: None,
 ) -> Benchmark:
     """Measures `methods` and `rivals` beside the plain transformer and, unless `controls` is False, two controls that
@@ -141,10 +150,15 @@ def bench(
     Every contender is run once with everything counted, and refused unless it executed in every step what it claims;
     once more as a warm-up; and `repeats` times with the clock, in turn with all others, in another order each time.
     The rivals are set to compute as many full steps as the methods do: each rival once for each such number. `compile`
-    is one of `COMPILES`: the blocks, or the whole model, without graph breaks but for rivals. `tell` is told of it all.
+    is one of `COMPILES`: the blocks, or the whole model, without graph breaks but for rivals; `backend` is that of
+    torch.compile. `tell` is told of it all.
+
+    `seconds` bounds the whole, as well as can be foreseen: rivals enter as long as all repeats of all fit; of the
+    methods, those behind the first as long as one repeat does; and there are as many repeats as then fit, at least one.
+    Who stays outside is refused.
 
     Raises `ValueError` for steps or repeats below 1, a method that the family does not have, and one that does not do
-    what its plan says.
+    what its plan says; and `OutOfTime` where `seconds` are too few for plain, the controls and the first method.
     """
     if steps < 1 or repeats < 1:
         raise ValueError(f"steps and repeats must be at least 1, got {steps} and {repeats}")
@@ -152,13 +166,27 @@ def bench(
         raise ValueError(f"unknown compile {compile!r}; known: {', '.join(COMPILES)}")
     for method in methods:
         method.check_family(workload.shape.family)
+    budget = Budget(seconds, clock)
     kept = keep_freed_memory()
     place = torch.device(device)
     peak = measured_peak(workload.shape, dtype, place)
     tell(f"peak: {peak.flops / 1e9:.4g} GFLOP/s, {peak.bytes / 1e9:.4g} GB/s")
     model, inputs = workload.build(dtype, device), workload.inputs(dtype, device)
+    plans = [(m, m.on(place.type).plan(workload.shape, steps)) for m in methods if not isinstance(m, Plain)]
+    step = step_seconds(workload, model, inputs) if budget.limited else 0.0
+    least = [1.0] * (3 if controls else 1) + [1 / plan.flops_ratio() for _, plan in plans[:1]]
+    needed = sum(_needed(step * steps * share, 1) for share in least)
+    if needed > budget.left:
+        raise OutOfTime(
+            f"{budget.too_short_for(needed)} (for plain and what must stand beside it, at {1e3 * step:.3g} ms a plain"
+            " step)"
+        )
     entries: list[_Entry] = []
     refused: list[tuple[str, str]] = []
+
+    def refuse(label: str, reason: str) -> None:
+        refused.append((label, reason))
+        tell(f"{label}: refused: {reason}")
 
     def enter(contender: Contender) -> _Entry:
         entry = _counted(workload, contender, inputs, entries[0].counts[0] if entries else None)
@@ -166,41 +194,54 @@ def bench(
         tell(f"{contender.label}: executes what it claims")
         return entry
 
+    def fits(label: str, expected: float, rounds: int, tuning: int = 0) -> bool:
+        """Whether there is time for a contender whose runs are `expected` to take so long; else it is refused."""
+        needed = _needed(expected, rounds, tuning) + (1 + rounds) * sum(entry.run_seconds for entry in entries)
+        if needed > budget.left:
+            refuse(label, budget.too_short_for(needed))
+        return needed <= budget.left
+
     plain = enter(Contender("plain", twin(model), steps))
     for attached in (True, False) if controls else ():
         enter(Control(twin(model), steps, attached=attached))
-    for method in methods:
-        if not isinstance(method, Plain):
-            try:
-                enter(Accelerated(twin(model), method, steps, method.on(place.type).plan(workload.shape, steps)))
-            except Refused as error:
-                raise ValueError(f"{method.label()}: {error}") from error
-    for setting in settings(workload, methods, steps):
-        for rival in rivals:
-            label = f"{rival.library}:{rival.name} @{len(setting.full_steps)}"
-            try:
-                contender = rival(twin(model), setting)
-                if isinstance(contender, FirstBlockCache):
-                    _tune(workload, contender, inputs, plain.counts[0])
-                enter(contender)
-            except Refused as error:
-                refused.append((label, str(error)))
-                tell(f"{label}: refused: {error}")
-    for entry in entries:
-        _compile(entry.contender, compile)
-    for repeat in range(-1, repeats):  # the first round is the warm-up
-        shift = repeat % len(entries)
-        for entry in entries[shift:] + entries[:shift]:
-            run = _clean(workload, entry.contender, inputs)
-            if repeat >= 0:
-                entry.runs.append(run)
-        last = ", ".join(f"{e.contender.label} {e.runs[-1].seconds:.3f} s" for e in entries if e.runs)
-        tell(f"run {repeat + 1} of {repeats}: {last}" if repeat >= 0 else "warmed up")
+    for number, (method, plan) in enumerate(plans):
+        if number and not fits(method.label(), step * steps / plan.flops_ratio(), 1):
+            continue
+        try:
+            enter(Accelerated(twin(model), method, steps, plan))
+        except Refused as error:
+            raise ValueError(f"{method.label()}: {error}") from error
+    for rival, setting in itertools.product(rivals, settings(workload, methods, steps)):
+        label = f"{rival.library}:{rival.name} @{len(setting.full_steps)}"
+        half = step * (steps + len(setting.full_steps)) / 2  # cached steps as half of full ones: some compute MLPs
+        if not fits(label, half, repeats, rival.tuning_runs):
+            continue
+        try:
+            contender = rival(twin(model), setting)
+            if isinstance(contender, FirstBlockCache):
+                _tune(workload, contender, inputs, plain.counts[0])
+            enter(contender)
+        except Refused as error:
+            refuse(label, str(error))
+    with _compiling(compile, len(entries)):
+        for entry in entries:
+            _compile(entry.contender, compile, backend)
+        entries = _warmed_up(workload, inputs, entries, budget, refuse)
+        tell("warmed up")
+        for repeat in range(1, repeats + 1):
+            if repeat > 1 and sum(entry.runs[-1].seconds for entry in entries) > budget.left:
+                tell(f"no time for run {repeat} of {repeats}")
+                break
+            shift = repeat % len(entries)
+            for entry in entries[shift:] + entries[:shift]:
+                entry.runs.append(_clean(workload, entry.contender, inputs))
+            last = ", ".join(f"{entry.contender.label} {entry.runs[-1].seconds:.3f} s" for entry in entries)
+            tell(f"run {repeat} of {repeats}: {last}")
     noise = inputs["hidden_states"]
     return Benchmark(
         sizes=sizes(workload.shape),
         steps=steps,
-        repeats=repeats,
+        repeats=len(plain.runs),
         dtype=str(dtype).removeprefix("torch."),
         device=torch.cuda.get_device_name(place) if place.type == "cuda" else device,
         compile=compile,
@@ -209,6 +250,18 @@ def bench(
         refused=tuple(refused),
         keeps_freed_memory=kept,
     )
+
+
+def _needed(run_seconds: float, rounds: int, tuning: int = 0) -> float:
+    """Seconds that a contender takes: runs that are counted, which last twice as long, one for memory, and those that
+    warm up and are timed."""
+    return (2 * (1 + tuning) + 1 + 1 + rounds) * run_seconds
+
+
+def step_seconds(workload: Workload, model: nn.Module, inputs: Inputs) -> float:
+    """Of one plain step, after a first one."""
+    plain = Contender("plain", twin(model), 1)
+    return [sample(workload, plain, inputs).seconds for _ in range(2)][-1]
 
 
 def settings(workload: Workload, methods: Sequence[Method], steps: int) -> list[Setting]:
@@ -223,6 +276,31 @@ def settings(workload: Workload, methods: Sequence[Method], steps: int) -> list[
         if len(full) < steps:
             found.setdefault(len(full), Setting(steps, full, order))
     return list(found.values())
+
+
+def _warmed_up(
+    workload: Workload, inputs: Inputs, entries: list[_Entry], budget: Budget, refuse: Callable[[str, str], None]
+) -> list[_Entry]:
+    """The `entries` that ran once more, compiled ones for the first time. Left out are rivals that fail, and where time
+    runs short those behind the first method: compiling one is taken to last as long as the longest so far."""
+    ready: list[_Entry] = []
+    longest = 0.0
+    for entry in entries:
+        needed = longest + 2 * entry.run_seconds + sum(other.run_seconds for other in ready)
+        if any(other.contender.role == "method" for other in ready) and needed > budget.left:
+            refuse(entry.contender.label, budget.too_short_for(needed))
+            continue
+        before = budget.now()
+        try:
+            _clean(workload, entry.contender, inputs)
+        except Exception as error:
+            if not isinstance(entry.contender, Rival):
+                raise
+            refuse(entry.contender.label, f"{type(error).__name__}: {error}")
+            continue
+        longest = max(longest, budget.now() - before - entry.run_seconds)
+        ready.append(entry)
+    return ready
 
 
 def _clean(workload: Workload, contender: Contender, inputs: Inputs) -> Timed:
@@ -243,7 +321,7 @@ def _counted(workload: Workload, contender: Contender, inputs: Inputs, plain: St
         if device.type == "cuda":
             torch.cuda.reset_peak_memory_stats(device)
             before = torch.cuda.memory_allocated(device)
-            sample(workload, contender, inputs)
+            timed = sample(workload, contender, inputs)
             peak = torch.cuda.max_memory_allocated(device) - before
     except Exception as error:
         if not isinstance(contender, Rival):
@@ -259,6 +337,7 @@ def _counted(workload: Workload, contender: Contender, inputs: Inputs, plain: St
         peak_bytes=peak,
         flops=summary.flops if summary is not None else None,
         cache_bytes=summary.cache_bytes if summary is not None else None,
+        run_seconds=timed.seconds,
     )
 
 
@@ -290,12 +369,21 @@ def _tune(workload: Workload, contender: FirstBlockCache, inputs: Inputs, plain:
         raise Refused(f"{type(error).__name__}: {error}") from error
 
 
-def _compile(contender: Contender, compile: str) -> None:
+def _compile(contender: Contender, compile: str, backend: str) -> None:
     if compile == "blocks":
         for block in blocks_of(contender.module):
-            block.compile(fullgraph=contender.fullgraph)
+            block.compile(fullgraph=contender.fullgraph, backend=backend)
     elif compile == "model":
-        contender.module.compile(fullgraph=contender.fullgraph)
+        contender.module.compile(fullgraph=contender.fullgraph, backend=backend)
+
+
+def _compiling(compile: str, contenders: int) -> AbstractContextManager[object]:
+    """As many graphs for each contender as one alone may have: they run the same code, and graphs are counted by it."""
+    if compile == "none":
+        return nullcontext()
+    from torch._dynamo import config  # takes a second to import
+
+    return config.patch(recompile_limit=contenders * config.recompile_limit)
 
 
 def _row(entry: _Entry, plain: _Entry, noise: torch.Tensor, peak: Peak) -> Row:

@@ -46,12 +46,16 @@ class Setting:
 
 
 class Rival(Contender):
-    """A cache of another library. Subclasses say how it is switched on, and what its cached steps execute."""
+    """A cache of another library. Subclasses say how it is switched on, and what its cached steps execute.
+
+    `tuning_runs`: how many runs it takes at most to set it.
+    """
 
     role: Role = "rival"
     fullgraph = False
     library = ""
     name = ""
+    tuning_runs = 0
 
     def __init__(self, module: nn.Module, setting: Setting) -> None:
         super().__init__(f"{self.library}:{self.name} @{len(setting.full_steps)}", module, setting.steps)
@@ -98,7 +102,7 @@ class _Diffusers(Rival):
     def apply(self) -> None:
         raise NotImplementedError
 
-    def before_run(self) -> None:
+    def reset(self) -> None:
         HookRegistry.check_if_exists_or_initialize(self.module).reset_stateful_hooks(recurse=True)
 
     def context(self) -> AbstractContextManager[Any]:
@@ -113,6 +117,7 @@ class FirstBlockCache(_Diffusers):
     """
 
     name = "first-block"
+    tuning_runs = BISECTIONS
 
     def apply(self) -> None:
         from diffusers.hooks import FirstBlockCacheConfig, apply_first_block_cache
@@ -324,7 +329,7 @@ class DBCache(Rival):
         """What continues the residuals; None leaves them as they are."""
         return None
 
-    def before_run(self) -> None:
+    def reset(self) -> None:
         # It begins a new run one call too late by itself, and would reuse the last run's residual in the first step.
         self._cache_dit.refresh_context(self.module, num_inference_steps=self.steps)
 

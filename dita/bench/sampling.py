@@ -20,8 +20,8 @@ class Sampled(Protocol):
     model: Any
     steps: int
 
-    def before_run(self) -> None:
-        """Forgets what an earlier run left; not timed."""
+    def reset(self) -> None:
+        """Forgets what a run left; called before and after each, not timed."""
         ...
 
     def before_step(self, step: int) -> None:
@@ -48,7 +48,7 @@ class Timed:
 
 def sample(workload: Workload, sampled: Sampled, inputs: Inputs) -> Timed:
     """Runs the loop of `sampled.steps` transformer calls, each on the latents that the last one led to."""
-    sampled.before_run()
+    sampled.reset()
     inputs, steps = dict(inputs), sampled.steps
     device: torch.device = inputs["hidden_states"].device
     clock = _Clock(device)
@@ -62,6 +62,7 @@ def sample(workload: Workload, sampled: Sampled, inputs: Inputs) -> Timed:
         clock.tick()
     seconds = clock.seconds()
     after = _page_faults()
+    sampled.reset()  # what a cache still holds would be missing to the next
     found = after - faults if after is not None and faults is not None else None
     return Timed(sum(seconds), seconds, found, inputs["hidden_states"])
 

@@ -1,14 +1,16 @@
-"""A benchmark as a table in the terminal, and as JSON."""
+"""A benchmark as a table, in the terminal and in Markdown, and as JSON."""
 
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
 from rich.table import Table
 
 from dita.bench.job import Benchmark, Row
+from dita.bench.precision import Deviation
 
 LEGEND = (
     "s: median of a run of the sampling loop. Ratios of seconds and FLOPs: plain over this row; efficiency: the former"
@@ -17,32 +19,75 @@ LEGEND = (
     " that the counted operations take at the measured peak. error: distance to plain's final latents, over the way"
     " plain went. rivals: @ full steps to match."
 )
+PRECISION_LEGEND = (
+    "error: distance of the final latents to those of the same run in the wider type, over the way that this one went"
+    " from the noise. / plain: over plain's error. same tokens: share of the chosen tokens that both runs chose."
+)
+
+HEADS = ("", "s", "s\nratio", "FLOPs\nratio", "effi-\nciency", "steps: ms", "peak\nMiB", "/ roof-\nline", "error")
+PRECISION_HEADS = ("", "error", "/ plain", "same\ntokens")
+LEFT = ("", "steps: ms")
+"""Columns of text; all others are numbers."""
 
 
-def table(result: Benchmark) -> Table:
-    """One line for each contender."""
-    shown = Table(header_style="bold", box=None, padding=(0, 1, 0, 0), pad_edge=False)
-    shown.add_column("", overflow="fold")
-    for head in ("s", "s\nratio", "FLOPs\nratio", "effi-\nciency", "steps: ms", "peak\nMiB", "/ roof-\nline", "error"):
-        shown.add_column(head, justify="right" if head != "steps: ms" else "left", no_wrap=True)
-    for row in result.rows:
-        plain = row.role == "plain"
-        shown.add_row(
-            row.label,
-            f"{median(row.seconds):.3f}",
-            f"{row.seconds_ratio:.3f}",
-            f"{row.flops_ratio:.3f}",
-            "" if plain else f"{row.efficiency:.3f}",
-            _steps(row),
-            f"{row.peak_bytes / 2**20:.1f}",
-            f"{row.over_roofline:.2f}",
-            "" if plain else f"{row.error:.2e}",
-        )
-    return shown
+def lines(result: Benchmark) -> list[tuple[str, ...]]:
+    """The cells below `HEADS`, one line for each contender."""
+    return [_cells(row) for row in result.rows]
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    plain = row.role == "plain"
+    return (
+        row.label,
+        f"{median(row.seconds):.3f}",
+        f"{row.seconds_ratio:.3f}",
+        f"{row.flops_ratio:.3f}",
+        "" if plain else f"{row.efficiency:.3f}",
+        _steps(row),
+        f"{row.peak_bytes / 2**20:.1f}",
+        f"{row.over_roofline:.2f}",
+        "" if plain else f"{row.error:.2e}",
+    )
 
 
 def _steps(row: Row) -> str:
     return ", ".join(f"{time.count} {kind} {1e3 * time.seconds:.2f}" for kind, time in row.steps.items())
+
+
+def precision_lines(found: Sequence[Deviation]) -> list[tuple[str, ...]]:
+    """The cells below `PRECISION_HEADS`, one line for each run."""
+    return [
+        (
+            one.label,
+            f"{one.error:.2e}",
+            "" if one.label == "plain" else f"{one.over_plain:.2f}",
+            "" if one.same_tokens is None else f"{one.same_tokens:.1%}",
+        )
+        for one in found
+    ]
+
+
+def table(result: Benchmark) -> Table:
+    """One line for each contender."""
+    return rich(HEADS, lines(result))
+
+
+def rich(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> Table:
+    """A table for the terminal."""
+    shown = Table(header_style="bold", box=None, padding=(0, 1, 0, 0), pad_edge=False)
+    shown.add_column(heads[0], overflow="fold")
+    for head in heads[1:]:
+        shown.add_column(head, justify="left" if head in LEFT else "right", no_wrap=True)
+    for line in lines:
+        shown.add_row(*line)
+    return shown
+
+
+def markdown(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    """The same in Markdown."""
+    names = [head.replace("-\n", "").replace("\n", " ") for head in heads]
+    sides = ["---" if head in LEFT else "---:" for head in heads]
+    return "".join(f"| {' | '.join(cells)} |\n" for cells in (names, sides, *lines))
 
 
 def heading(result: Benchmark) -> str:

@@ -47,6 +47,7 @@ SMALL_SHAPES: dict[str, tuple[AnyShape, int]] = {
             grid=(32, 32),
             text_width=512,
             pooled_width=256,
+            head_dim=64,
         ),
         64,
     ),
@@ -96,9 +97,18 @@ class Workload:
 
 
 def workload(
-    name: str, *, scale: float = 1.0, batch: int = 1, text_tokens: int | None = None, dtype: torch.dtype = torch.float32
+    name: str,
+    *,
+    scale: float = 1.0,
+    layers: int | None = None,
+    batch: int = 1,
+    text_tokens: int | None = None,
+    dtype: torch.dtype = torch.float32,
 ) -> Workload:
-    """The workload of one of `SHAPES`, scaled down by `scaled`. Raises `ValueError` for anything out of range."""
+    """The workload of one of `SHAPES`, scaled down by `scaled`, and with at most `layers` layers in each stack.
+
+    Raises `ValueError` for anything out of range.
+    """
     if name in SMALL_SHAPES:
         shape, head_dim = SMALL_SHAPES[name]
         if batch < 1:
@@ -112,6 +122,8 @@ def workload(
     else:
         raise ValueError(f"unknown shape {name!r}; known: {', '.join(SHAPES)}")
     shape = scaled(shape, head_dim, scale)
+    if layers is not None:
+        shape = shallow(shape, layers)
     return of_shape(dataclasses.replace(shape, element_bytes=dtype.itemsize), head_dim)
 
 
@@ -152,6 +164,17 @@ def scaled(shape: AnyShape, head_dim: int, scale: float) -> AnyShape:
     elif isinstance(shape, OpenSoraShape):
         sizes["caption_width"] = channels(shape.caption_width)
     return dataclasses.replace(shape, **sizes)
+
+
+def shallow(shape: AnyShape, layers: int) -> AnyShape:
+    """`shape` with at most `layers` layers in each stack of blocks, at least one; all other sizes as they are."""
+    if layers < 1:
+        raise ValueError(f"layers must be at least 1, got {layers}")
+    name = f"{shape.name}, {layers} layers"
+    if isinstance(shape, FluxShape):
+        double, single = min(layers, shape.double_layers), min(layers, shape.single_layers)
+        return dataclasses.replace(shape, name=name, double_layers=double, single_layers=single)
+    return dataclasses.replace(shape, name=name, layers=min(layers, shape.layers))
 
 
 def _side(tokens: int, scale: float) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import importlib.util
 import sys
 
@@ -24,6 +25,7 @@ from dita.bench.rivals import (
     TaylorSeerModules,
     chosen,
 )
+from dita.bench.sampling import sample
 from dita.bench.workloads import workload
 from tests.bench.test_workloads import TINY
 
@@ -109,6 +111,29 @@ def test_a_first_block_cache_that_cannot_be_tuned_is_refused() -> None:
 def test_intervals_are_those_that_come_nearest_to_the_full_steps_to_match(rival, full: list[int]) -> None:
     assert SETTING.leading == 3
     assert rival(workload("cpu-flux", scale=0.05).build(torch.float32, "cpu"), SETTING).full_steps() == full
+
+
+@pytest.mark.parametrize(
+    "rival", [TaylorSeerModules, PyramidAttentionBroadcast, pytest.param(DBCache, marks=needs_cache_dit)]
+)
+@torch.no_grad()
+def test_what_a_cache_holds_is_freed_at_the_end_of_a_run(rival) -> None:
+    """Twenty of them on FLUX would fill a GPU otherwise."""
+    work = workload("cpu-flux", scale=0.1)
+    contender = rival(twin(work.build(torch.float32, "cpu")), SETTING)
+    inputs, before = work.inputs(torch.float32, "cpu"), held()
+    sample(work, contender, inputs)
+    assert held() <= before
+
+
+def held() -> int:
+    """Bytes of all tensors that there are."""
+    gc.collect()
+    storages = {}
+    for thing in gc.get_objects():
+        if type(thing) in (torch.Tensor, torch.nn.Parameter):
+            storages[thing.untyped_storage().data_ptr()] = thing.untyped_storage().nbytes()
+    return sum(storages.values())
 
 
 def test_lists_of_rivals() -> None:

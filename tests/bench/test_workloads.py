@@ -61,6 +61,16 @@ def test_a_scaled_video_keeps_its_frames_and_proportions() -> None:
     assert (shape.frames, shape.grid, shape.layers, shape.width) == (15, (15, 26), 7, 288)
 
 
+def test_a_few_layers_of_full_width() -> None:
+    shape = workload("flux-dev", layers=2).shape
+    assert isinstance(shape, FluxShape)
+    assert (shape.double_layers, shape.single_layers, shape.width, shape.image_tokens) == (2, 2, 3072, 4096)
+    assert shape.name == "flux-dev, 2 layers"
+    assert workload("cpu-pixart", layers=99).shape.depth("block") == 8
+    with pytest.raises(ValueError, match="layers must be at least 1, got 0"):
+        workload("cpu-flux", layers=0)
+
+
 @pytest.mark.parametrize("scale", [0.0, -1.0, 1.5])
 def test_a_scale_out_of_range(scale: float) -> None:
     with pytest.raises(ValueError, match=f"scale must be above 0 and at most 1, got {scale}"):
