@@ -59,6 +59,18 @@ def evenly_spaced(count: int, tokens: int, device: torch.device) -> Tensor:
     return torch.arange(count, device=device) * tokens // count
 
 
+def staggered(count: int, tokens: int, device: torch.device) -> Tensor:
+    """`count` token numbers, one of each of so many equal parts of `tokens`, each elsewhere in its part.
+
+    Numbers at even distances fall into the same columns of a picture row after row, where the distance and the width
+    have a common divisor; these do not, as places in the parts follow the golden ratio, here that of two numbers of
+    Fibonacci.
+    """
+    count = min(count, tokens)
+    starts = torch.arange(count + 1, device=device) * tokens // max(1, count)
+    return starts[:-1] + starts.diff() * (torch.arange(count, device=device) * 610 % 987) // 987
+
+
 def mean_length(vectors: Tensor) -> Tensor:
     """Mean over heads of the Euclidean length of keys or values (B, N, H, D) -> (B, N)."""
     return vectors.float().norm(dim=-1).mean(dim=-1)

@@ -68,11 +68,13 @@ def select_cycle(
         scores = scores + age_weight * age
         if spatial is not None:
             scores = spatial.apply(scores)
-        order = best_first(scores)
-        # sorted ascending: the order of rows does not matter to the result, and memory likes it
-        selections.append([order[i, :, :k].sort(dim=-1).values if k else None for i, k in enumerate(tokens)])
+        best = best_first(scores)[..., : max(tokens)]
         limit = torch.tensor(tokens, device=scores.device)[:, None, None]
-        rank = torch.arange(scores.shape[-1], device=scores.device).expand_as(order)
-        chosen = torch.zeros_like(order, dtype=torch.bool).scatter_(-1, order, rank < limit)
-        age = torch.where(chosen, 0.0, age + 1)
+        behind = torch.arange(best.shape[-1], device=scores.device) >= limit  # of a layer that chooses fewer
+        # sorted ascending: the order of rows does not matter to the result, and memory likes it
+        ascending = best.masked_fill(behind, scores.shape[-1]).sort(dim=-1).values
+        selections.append([ascending[i, :, :k].clone() if k else None for i, k in enumerate(tokens)])
+        if j + 1 < len(counts):
+            age = age + 1
+            age.scatter_(-1, best, age.gather(-1, best).masked_fill(~behind, 0.0))
     return selections

@@ -174,5 +174,7 @@ def scatter_rows(out: Tensor, rows: Tensor, values: Tensor) -> None:
 
 def row_numbers(index: Tensor, batch: int, tokens: int) -> Tensor:
     """Token numbers (b, k) as rows of the flattened (B * N), where the `batch` B is `b` samples, repeated."""
+    if batch == 1:
+        return index[0]
     offsets = torch.arange(batch, device=index.device)[:, None] * tokens
     return (index.repeat(batch // index.shape[0], 1) + offsets).reshape(-1)

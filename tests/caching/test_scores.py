@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -28,7 +29,7 @@ def test_sampled_queries_estimate_the_exact_score() -> None:
     query = common + torch.randn(1, 2048, 4, 16)
     key = torch.randn(1, 2048, 4, 16)
     exact = scores.received_attention(query, key)[0]
-    sample = scores.evenly_spaced(256, 2048, query.device)
+    sample = scores.staggered(256, 2048, query.device)
     estimate = scores.received_attention(query[:, sample], key)[0]
     ranks = torch.stack([exact.argsort().argsort(), estimate.argsort().argsort()]).float()
     assert torch.corrcoef(ranks)[0, 1] > 0.95
@@ -45,7 +46,24 @@ def test_coarse_products_keep_the_ranking_of_an_estimate() -> None:
 
 
 def test_sampling_as_many_queries_as_tokens_is_exact() -> None:
+    assert scores.staggered(256, 70, torch.device("cpu")).tolist() == list(range(70))
     assert scores.evenly_spaced(256, 70, torch.device("cpu")).tolist() == list(range(70))
+
+
+@given(st.integers(1, 300), st.integers(1, 20_000))
+def test_a_staggered_sample_has_one_token_of_each_part(count: int, tokens: int) -> None:
+    sample = scores.staggered(count, tokens, torch.device("cpu"))
+    count = min(count, tokens)
+    parts = torch.arange(count)
+    assert torch.equal(sample, sample.unique())
+    assert (sample >= parts * tokens // count).all() and (sample < (parts + 1) * tokens // count).all()
+
+
+@pytest.mark.parametrize(("count", "width"), [(64, 32), (96, 32), (256, 64)])
+def test_a_staggered_sample_looks_at_all_columns_of_a_picture_alike(count: int, width: int) -> None:
+    columns = scores.staggered(count, width * width, torch.device("cpu")) % width
+    halves = torch.bincount(columns // (width // 8), minlength=8)
+    assert halves.min() >= 0.5 * count / 8 and halves.max() <= 1.5 * count / 8
 
 
 def test_mean_length_by_hand() -> None:

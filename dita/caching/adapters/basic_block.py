@@ -11,7 +11,7 @@ from torch import Tensor
 
 from dita.caching.attention import attend, attention_bias, is_spelt_out, keys_values, projections
 from dita.caching.class_swap import Forward, MakeForward
-from dita.caching.scores import attention_entropy, evenly_spaced, mean_length, received_attention
+from dita.caching.scores import attention_entropy, mean_length, received_attention, staggered
 from dita.caching.sites import fill_from_store, keeping_forward, modulated
 from dita.caching.state import BlockState, Slot, scatter_rows
 from dita.caching.steady import IDLE
@@ -153,7 +153,7 @@ def token_scores(score: str, query: Tensor, key: Tensor, value: Tensor) -> Tenso
     tokens = query.shape[1]
     estimate = score == "attention-sampled" and tokens > sampled_queries(tokens)
     if estimate:
-        query = query.index_select(1, evenly_spaced(sampled_queries(tokens), tokens, query.device))
+        query = query.index_select(1, staggered(sampled_queries(tokens), tokens, query.device))
     return received_attention(query, key, estimate)
 
 

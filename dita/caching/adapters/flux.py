@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from dita.caching.class_swap import Forward, MakeForward
 from dita.caching.probe import Probe
-from dita.caching.scores import evenly_spaced, mean_length, received_attention
+from dita.caching.scores import mean_length, received_attention, staggered
 from dita.caching.sites import fill_from_store, keeping_forward, key_norm_forward, modulated, query_norm_forward
 from dita.caching.spans import in_spans_of_two_streams
 from dita.caching.state import BlockState
@@ -237,8 +237,7 @@ def token_scores(
     tokens = key.shape[1]
     estimate = probe.score == "attention-sampled" and tokens > sampled_queries(tokens)
     if estimate:
-        sample = evenly_spaced(sampled_queries(tokens), tokens, key.device)
-        query = _rows_of_joint(probe.query, sample)
+        query, sample = _sampled(probe.query, sampled_queries(tokens))
         if rotary is not None:
             query_rotary = (rotary[0].index_select(-2, sample), rotary[1].index_select(-2, sample))
     else:
@@ -262,14 +261,17 @@ def _joint(streams: dict[str, Tensor]) -> Tensor:
     return torch.cat([streams["text"], streams["main"]], dim=1) if "text" in streams else streams["main"]
 
 
-def _rows_of_joint(streams: dict[str, Tensor], sample: Tensor) -> Tensor:
-    """Of `_joint`, the tokens `sample`, evenly spaced: without the whole of it."""
+def _sampled(streams: dict[str, Tensor], count: int) -> tuple[Tensor, Tensor]:
+    """About `count` rows of `_joint`, without the whole of it, and their numbers in it: of each stream its share."""
+    device, image = streams["main"].device, streams["main"].shape[1]
     if "text" not in streams:
-        return streams["main"].index_select(1, sample)
-    text, tokens = streams["text"].shape[1], sum(stream.shape[1] for stream in streams.values())
-    of_text = -(-text * len(sample) // tokens)  # i tokens // len(sample) is below `text` for so many i
-    parts = (streams["text"], sample[:of_text]), (streams["main"], sample[of_text:] - text)
-    return torch.cat([stream.index_select(1, index) for stream, index in parts], dim=1)
+        numbers = staggered(count, image, device)
+        return streams["main"].index_select(1, numbers), numbers
+    text = streams["text"].shape[1]
+    of_text = -(-text * count // (text + image))
+    in_text, in_image = staggered(of_text, text, device), staggered(count - of_text, image, device)
+    rows = streams["text"].index_select(1, in_text), streams["main"].index_select(1, in_image)
+    return torch.cat(rows, dim=1), torch.cat([in_text, in_image + text])
 
 
 def _values(attn: Any, hidden: Tensor, added: bool) -> Tensor:
