@@ -103,17 +103,26 @@ class Family:
         return [phase for phase, _ in self.positions(steps, cycle, warmup=warmup, varying=varying, strict=strict)]
 
     def positions(
-        self, steps: int, cycle: int, *, warmup: int, varying: bool, strict: bool, counter: bool | None = None
+        self,
+        steps: int,
+        cycle: int,
+        *,
+        warmup: int,
+        varying: bool,
+        strict: bool,
+        counter: bool | None = None,
+        ramp: bool = False,
     ) -> list[tuple[Phase, int]]:
         """What each step of a run is, and its position in the cycle: 0 for a full step, then 1, 2, ...
 
         As `phases`; `counter` says whether the cycle restarts at every full step, None as the family's ToCa does. Where
-        it does not, a position is the reference's step number modulo N(s): it counts down where the steps do.
+        it does not, a position is the reference's step number modulo N(s): it counts down where the steps do. `ramp`,
+        where the cycle restarts: the first cycle behind the start has 2 steps, the next 3, up to `cycle`.
         """
         if cycle == 1:
             return [(Phase.FULL, 0)] * steps
         if self.counter if counter is None else counter:
-            return _counted(steps, cycle, warmup)
+            return _counted(steps, cycle, warmup, 2 if ramp else cycle)
         phases, current = [], cycle
         for step in range(steps):
             number = self.number(step, steps)
@@ -137,10 +146,14 @@ class Family:
         return max(1, round(float32(float32(cycle) / float32(divisor))))
 
 
-def _counted(steps: int, cycle: int, warmup: int) -> list[tuple[Phase, int]]:
-    phases, counter = [], 0
+def _counted(steps: int, cycle: int, warmup: int, first: int) -> list[tuple[Phase, int]]:
+    """Cycles of `first` steps, then of one more each, up to `cycle`."""
+    phases, counter, current = [], 0, first
     for step in range(steps):
-        full = step < warmup or counter == cycle - 1
+        ended = counter == current - 1
+        full = step < warmup or ended
+        if ended:
+            current = min(current + 1, cycle)
         counter = 0 if full else counter + 1
         phases.append((Phase.FULL if full else Phase.CACHED, counter))
     return phases

@@ -57,6 +57,7 @@ taylorseers = st.builds(
     basis=bases,
     scale=st.floats(0.1, 1),
     lite=st.booleans(),
+    ramp=st.booleans(),
 )
 ducas = st.builds(
     DuCa,
@@ -115,6 +116,25 @@ def test_flux_has_the_full_steps_of_the_paper(method, full_steps):
 def test_toca_with_nothing_computed_is_fora_with_the_same_cycle():
     toca, fora = ToCa(cycle=3, ratio=1.0).plan(FLUX, 50), FORA(cycle=3).plan(FLUX, 50)
     assert toca.steps == fora.steps
+
+
+@pytest.mark.parametrize(
+    ("method", "full"),
+    [
+        (TaylorSeer(5, 1, ramp=True), (0, 1, 2, 4, 7, 11, 16, 21)),
+        (TaylorSeer(3, 1, ramp=True), (0, 1, 2, 4, 7, 10, 13, 16, 19, 22)),
+        (TaylorSeer(5, 1, ramp=True, warmup=1), (0, 2, 5, 9, 14, 19, 24)),
+        (TaylorSeer(6, 1, ramp=True, lite=True), (0, 1, 2, 4, 7, 11, 16, 22)),
+        (TaylorSeer(1, 1, ramp=True), tuple(range(25))),
+    ],
+    ids=str,
+)
+def test_a_ramp_lengthens_the_first_cycles_one_by_one(method: TaylorSeer, full: tuple[int, ...]):
+    assert method.plan(SMALL, 25).full_steps == full
+
+
+def test_a_cycle_of_two_has_no_ramp():
+    assert TaylorSeer(2, 1, ramp=True).plan(SMALL, 25).full_steps == TaylorSeer(2, 1).plan(SMALL, 25).full_steps
 
 
 def test_the_counter_restarts_at_every_full_step_so_a_longer_warmup_moves_the_cycle():

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -15,6 +13,11 @@ QUERY_CHUNK = 256
 
 CACHED_NUMBERS = 2**22
 """Numbers of an attention map that are held at once on a CPU: few enough for the last level of its cache."""
+
+_capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
+CPU_MULTIPLIES_BFLOAT16 = bool(_capabilities.get("avx512_bf16") or _capabilities.get("amx_bf16"))
+"""Whether this CPU has instructions for products of bfloat16; without them they are slower than float32's. Asked here,
+as compiled blocks cannot ask."""
 
 TEXT_QUERY_CHUNK = 256
 """Queries whose attention to the text is held at once, on any device: a text is short."""
@@ -30,7 +33,7 @@ def received_attention(query: Tensor, key: Tensor, estimate: bool = False) -> Te
     query, key = (query * query.shape[-1] ** -0.5).transpose(1, 2), key.transpose(1, 2)  # (B, H, M or N, D)
     total = torch.zeros(key.shape[0], key.shape[2], device=key.device, dtype=torch.float32)
     if key.device.type == "cpu":  # some heads at a time: the part of the map that is held stays in the cache
-        coarse = estimate and key.dtype == torch.float32 and _cpu_multiplies_bfloat16()
+        coarse = estimate and key.dtype == torch.float32 and CPU_MULTIPLIES_BFLOAT16
         dtype, exact = (torch.bfloat16, None) if coarse else (key.dtype, torch.float32)
         query = query.to(dtype, memory_format=torch.contiguous_format)
         key = key.to(dtype, memory_format=torch.contiguous_format)
@@ -44,13 +47,6 @@ def received_attention(query: Tensor, key: Tensor, estimate: bool = False) -> Te
         for chunk in query.split(QUERY_CHUNK, dim=2):
             total += torch.softmax(chunk @ key.mT, dim=-1, dtype=torch.float32).sum(dim=(1, 2))
     return total / (query.shape[1] * query.shape[2])
-
-
-@lru_cache
-def _cpu_multiplies_bfloat16() -> bool:
-    """Whether this CPU has instructions for products of bfloat16; without them they are slower than float32's."""
-    known: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(known.get("avx512_bf16") or known.get("amx_bf16"))
 
 
 def evenly_spaced(count: int, tokens: int, device: torch.device) -> Tensor:

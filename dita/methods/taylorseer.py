@@ -42,6 +42,8 @@ class TaylorSeer(Method):
         lite: forecast the hidden state behind the last block alone: one tensor in place of one a module.
         warmup: full steps at the start; None is the reference's: 3 on FLUX, 2 on DiT. Differences begin with the last
             of them.
+        ramp: after the start, full steps are 2, 3, 4 ... apart, up to `cycle` (dita's own). Features change fastest in
+            the first steps, and a difference of neighbouring steps does not reach far.
     """
 
     name: ClassVar[str] = "taylorseer"
@@ -55,6 +57,7 @@ class TaylorSeer(Method):
     scale: float = 0.5
     lite: bool = False
     warmup: int | None = None
+    ramp: bool = False
 
     def __post_init__(self) -> None:
         check_count("cycle", self.cycle, "1 is the plain pipeline")
@@ -67,7 +70,9 @@ class TaylorSeer(Method):
         check_steps(steps)
         settings = FAMILIES[shape.family]
         warmup = self.warmup or settings.forecast_warmup
-        positions = settings.positions(steps, self.cycle, warmup=warmup, varying=False, strict=False, counter=True)
+        positions = settings.positions(
+            steps, self.cycle, warmup=warmup, varying=False, strict=False, counter=True, ramp=self.ramp
+        )
         full = full_step(shape)
         cached: Step = {site: Action(Kind.SKIP if self.lite else Kind.FORECAST, 0) for site in full}
         taken = tuple(full if phase is Phase.FULL else cached for phase, _ in positions)
