@@ -62,8 +62,8 @@ def test_a_staggered_sample_has_one_token_of_each_part(count: int, tokens: int) 
 @pytest.mark.parametrize(("count", "width"), [(64, 32), (96, 32), (256, 64)])
 def test_a_staggered_sample_looks_at_all_columns_of_a_picture_alike(count: int, width: int) -> None:
     columns = scores.staggered(count, width * width, torch.device("cpu")) % width
-    halves = torch.bincount(columns // (width // 8), minlength=8)
-    assert halves.min() >= 0.5 * count / 8 and halves.max() <= 1.5 * count / 8
+    eighths = torch.bincount(columns // (width // 8), minlength=8)
+    assert eighths.min() >= 0.5 * count / 8 and eighths.max() <= 1.5 * count / 8
 
 
 def test_mean_length_by_hand() -> None:

@@ -1,4 +1,4 @@
-"""Projections of the text are computed in full steps, and kept for the cached ones that follow."""
+"""Projections of the text, and FLUX's rotary angles: computed in full steps, kept for the cached ones that follow."""
 
 from __future__ import annotations
 
