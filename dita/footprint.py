@@ -30,7 +30,7 @@ def peak_bytes(plan: Plan, compiled: bool = False) -> int:
     for s, held in enumerate(_entries(plan)):
         features = sum(sizes[one] + count * factor[one] for one, count in held.items())
         inner, later = _after(plan, s)
-        steady = _steady_bytes(plan, s, compiled)
+        steady = _steady_bytes(plan, s, compiled) + _foreseen_bytes(plan, s)
         ended = int((features + inner) * plan.row_share(s)) + steady
         more = scores[s] + int(_matching_bytes(plan, plan.matchings_kept[s]) * plan.row_share(s))
         peak = max(peak, ended + more + (live_indices[s] if live else later))
@@ -165,6 +165,14 @@ def _steady_bytes(plan: Plan, step: int, compiled: bool) -> int:
     if compiled or not plan.keeps_steady(step):
         return 0
     return plan.shape.steady_bytes(len(plan.text_blocks))
+
+
+def _foreseen_bytes(plan: Plan, step: int) -> int:
+    """At the end of a step: the modulations of all cached steps, and what they are made of."""
+    if not plan.foresees or not plan.cached_steps[0] <= step < plan.cached_steps[-1]:
+        return 0
+    one = plan.shape.gate_bytes(plan.shape.sites()[0])  # as wide as a gate
+    return one * len(plan.cached_steps) * (1 + plan.modulation_chunks)
 
 
 def _matching_bytes(plan: Plan, groups: frozenset[Block]) -> int:

@@ -118,6 +118,7 @@ class Plan:
         merging: the token merging that goes with `method`, if any.
         store: how features are kept.
         dropped: sites that are full where `method` would cache them, to stay below the store's `max_cache_bytes`.
+        foresees: the first cached step computes the modulations of all cached ones.
     """
 
     method: Method
@@ -130,6 +131,7 @@ class Plan:
     merging: ToMe | None = None
     store: Store = field(default_factory=Store)
     dropped: frozenset[Site] = frozenset()
+    foresees: bool = False
 
     @property
     def whole_method(self) -> Method:
@@ -265,7 +267,19 @@ class Plan:
 
     @cached_property
     def _last_cached(self) -> int:
-        return max((s for s, kind in enumerate(self.kinds) if kind is not Kind.FULL), default=0)
+        return max(self.cached_steps, default=0)
+
+    @cached_property
+    def cached_steps(self) -> tuple[int, ...]:
+        """The steps that are not full."""
+        return tuple(s for s, kind in enumerate(self.kinds) if kind is not Kind.FULL)
+
+    @cached_property
+    def modulation_chunks(self) -> int:
+        """How many shifts, scales and gates the blocks need in cached steps; those of a site in partial and in reuse
+        steps count apart."""
+        needed = {(site, action.kind) for s in self.cached_steps for site, action in self.steps[s].items()}
+        return sum(self.shape.modulation_chunks(site, kind) for site, kind in needed)
 
     @cached_property
     def text_blocks(self) -> frozenset[Block]:

@@ -175,6 +175,11 @@ class Shape(Protocol):
         blocks take it, and its keys and values in `blocks` of them, 0 where these are not worth keeping."""
         ...
 
+    def modulation_chunks(self, site: Site, kind: Kind) -> int:
+        """How many shifts, scales and gates, each as wide as the model, a cached step makes of the timestep for `site`;
+        0 where that is not done for all steps at once."""
+        ...
+
 
 @dataclass(frozen=True)
 class FluxShape:
@@ -310,6 +315,13 @@ class FluxShape:
     def steady_bytes(self, blocks: int) -> int:
         return 2 * FLOAT32_BYTES * self.tokens("attn") * self.head_dim * self.branches
 
+    def modulation_chunks(self, site: Site, kind: Kind) -> int:
+        if kind not in STORED or site.module == "attn":
+            return 0
+        if site.module == "single":  # shift, scale and gate
+            return 3 if kind is Kind.PARTIAL else 1
+        return 4 if kind is Kind.PARTIAL else 2  # the gates of attention and MLP
+
 
 @dataclass(frozen=True)
 class PixArtShape:
@@ -419,6 +431,9 @@ class PixArtShape:
     def steady_bytes(self, blocks: int) -> int:
         return _kept_text_bytes(self, bool(self.caption_width) + 2 * blocks)
 
+    def modulation_chunks(self, site: Site, kind: Kind) -> int:
+        return 0
+
 
 @dataclass(frozen=True)
 class DiTShape:
@@ -513,6 +528,9 @@ class DiTShape:
         return gated * self.width * self.element_bytes * self.rows * self.branches
 
     def steady_bytes(self, blocks: int) -> int:
+        return 0
+
+    def modulation_chunks(self, site: Site, kind: Kind) -> int:
         return 0
 
 
@@ -651,6 +669,9 @@ class OpenSoraShape:
 
     def steady_bytes(self, blocks: int) -> int:
         return _kept_text_bytes(self, 1 + 2 * blocks)
+
+    def modulation_chunks(self, site: Site, kind: Kind) -> int:
+        return 0
 
 
 def _kept_text_bytes(shape: PixArtShape | OpenSoraShape, copies: int) -> int:

@@ -94,11 +94,11 @@ class Accelerated(Contender):
 
     role: Role = "method"
 
-    def __init__(self, module: nn.Module, method: Method, steps: int, plan: Plan) -> None:
-        super().__init__(method.label(), module, method.run_steps(steps))
+    def __init__(self, module: nn.Module, method: Method, plan: Plan, timesteps: Sequence[float]) -> None:
+        super().__init__(method.label(), module, method.run_steps(len(timesteps)))
         self.method = method
         self.plan = plan
-        dita.enable(module, method, steps=steps)
+        dita.enable(module, method, steps=len(timesteps), timesteps=timesteps)  # a pipeline's scheduler tells them too
 
     def claims(self, plain: StepCount, counted: Sequence[StepCount]) -> list[Claim]:
         return [_planned(self.plan, step) for step in range(self.steps)]

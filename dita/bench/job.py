@@ -172,7 +172,7 @@ def bench(
     peak = measured_peak(workload.shape, dtype, place)
     tell(f"peak: {peak.flops / 1e9:.4g} GFLOP/s, {peak.bytes / 1e9:.4g} GB/s")
     model, inputs = workload.build(dtype, device), workload.inputs(dtype, device)
-    plans = [(m, m.on(place.type).plan(workload.shape, steps)) for m in methods if not isinstance(m, Plain)]
+    plans = [(m, _plan(m.on(place.type), workload, steps)) for m in methods if not isinstance(m, Plain)]
     step = step_seconds(workload, model, inputs) if budget.limited else 0.0
     least = [1.0] * (3 if controls else 1) + [1 / plan.flops_ratio() for _, plan in plans[:1]]
     needed = sum(_needed(step * steps * share, 1) for share in least)
@@ -208,7 +208,7 @@ def bench(
         if number and not fits(method.label(), step * steps / plan.flops_ratio(), 1):
             continue
         try:
-            enter(Accelerated(twin(model), method, steps, plan))
+            enter(Accelerated(twin(model), method, plan, workload.timesteps(steps)))
         except Refused as error:
             raise ValueError(f"{method.label()}: {error}") from error
     for rival, setting in itertools.product(rivals, settings(workload, methods, steps)):
@@ -258,6 +258,10 @@ def _needed(run_seconds: float, rounds: int, tuning: int = 0) -> float:
     return (2 * (1 + tuning) + 1 + 1 + rounds) * run_seconds
 
 
+def _plan(method: Method, workload: Workload, steps: int) -> Plan:
+    return method.plan(workload.shape, steps, workload.timesteps(steps))
+
+
 def step_seconds(workload: Workload, model: nn.Module, inputs: Inputs) -> float:
     """Of one plain step, after a first one."""
     plain = Contender("plain", twin(model), 1)
@@ -271,7 +275,7 @@ def settings(workload: Workload, methods: Sequence[Method], steps: int) -> list[
     for method in methods:
         if method.run_steps(steps) != steps or isinstance(method, Plain):
             continue
-        plan = method.plan(workload.shape, steps)
+        plan = _plan(method, workload, steps)
         full = tuple(s for s, kind in enumerate(plan.kinds) if kind is Kind.FULL)
         if len(full) < steps:
             found.setdefault(len(full), Setting(steps, full, order))

@@ -95,6 +95,10 @@ class Workload:
     inputs: Callable[[torch.dtype, str], Inputs]
     predict: Callable[[Any, Inputs, float], Tensor]
 
+    def timesteps(self, steps: int) -> list[float]:
+        """Of a run of `steps`, 1000 to 0, evenly spaced."""
+        return [1000 * (1 - step / steps) for step in range(steps)]
+
 
 def workload(
     name: str,

@@ -2,7 +2,35 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Hashable
+from typing import Any, TypeVar
+
+import torch
 from torch import Tensor
+
+
+Made = TypeVar("Made")
+
+
+class Common:
+    """What the probes of all blocks make alike in a call, such as rotary angles as complex numbers: the first makes it.
+    In compiled graphs each makes its own."""
+
+    def __init__(self) -> None:
+        self._made: dict[Hashable, tuple[tuple[Tensor, ...], Any]] = {}
+
+    def made(self, name: Hashable, sources: tuple[Tensor, ...], compute: Callable[[], Made]) -> Made:
+        """`compute()`, or what it was when it was last asked for this call, of the very same `sources`."""
+        if torch.compiler.is_compiling():
+            return compute()
+        known = self._made.get(name)
+        if known is None or any(old is not new for old, new in zip(known[0], sources, strict=True)):
+            known = self._made[name] = sources, compute()
+        return known[1]
+
+    def forget(self) -> None:
+        """Frees everything: the call has ended."""
+        self._made.clear()
 
 
 class Probe:
@@ -14,9 +42,11 @@ class Probe:
         key_norms: per stream, mean over heads of the key's length before normalisation, (B, N).
         scores: the result over the block's tokens, (B, N) in float32, not yet normalised. For the entropy of attention
             to the text, cached steps write the rows that they compute anew.
+        common: shared by the probes of all blocks.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, common: Common | None = None) -> None:
+        self.common = common or Common()
         self.score: str | None = None
         self.query: dict[str, Tensor] = {}
         self.key: dict[str, Tensor] = {}

@@ -22,6 +22,8 @@ from dita.caching.guidance import first_half, twice
 from dita.caching.keeping import Keeper
 from dita.caching.live import LiveSelection
 from dita.caching.offload import expect
+from dita.caching.modulations import COMPUTED, Modulations
+from dita.caching.probe import Common
 from dita.caching.recorder import Recorder
 from dita.caching.scores import combined, entropy_score, of_features, random_scores, spread
 from dita.caching.selection import SpatialBonus, select_cycle
@@ -76,6 +78,10 @@ class Branch:
         self.device = device
         self.weights: dict[tuple[int, int], tuple[Tensor, ...]] = {}  # by distance and number of factors
         self.steady = SteadyMemo()
+        self.modulations = Modulations(plan.cached_steps) if plan.foresees else COMPUTED
+        self.common = Common()
+        for state in states:
+            state.modulations, state.probe.common = self.modulations, self.common
 
     def merger(self, block: Block) -> Merger:
         """What merges the tokens of `block`, and of the others of its group."""
@@ -103,7 +109,7 @@ class Branch:
         slots = [slot for state in self.states for slot in state.slots.values()]
         tensors = [tensor for state in self.states for tensor in state.tensors()]
         tensors += [tensor for store in self.spans.values() for tensor in store.tensors()]
-        features = held_bytes(iter([*tensors, *self.steady.tensors()]))
+        features = held_bytes(iter([*tensors, *self.steady.tensors(), *self.modulations.tensors()]))
         numbers = [rows for queue in self.selected.values() for rows in queue]
         if not inside:
             numbers += [state.probe.scores for state in self.states]
@@ -180,6 +186,7 @@ class Run:
         branch.settled.clear()
         self._instruct(branch, self._actions(branch))
         self._instruct_steady(branch, self.adapter.steady_inputs(inputs))
+        branch.modulations.begin(self.step, partial(self._foreseen, branch, inputs))
         self.summary.shape, self.summary.plan = self.branches[0].shape, self.branches[0].plan
         latents = self.adapter.tokens_in(inputs)
         if cuda_graphs.may_own_outputs(latents.device, self.compiled):
@@ -207,13 +214,18 @@ class Run:
             self._measure(inside=True)
         self._form_factors(branch)
         self._select(branch, [site for site, action in actions.items() if action.kind is Kind.FULL])
+        branch.common.forget()
         self._forget_scores(branch)
         self._forget_matchings(branch)
         if not branch.plan.keeps_steady(self.step):
             branch.steady.forget()
+        first_cached = branch.plan.foresees and self.step == branch.plan.cached_steps[0]
+        if branch.plan.foresees and self.step >= branch.plan.cached_steps[-1]:
+            branch.modulations.forget()
         if kind is Kind.FULL:
             branch.fresh = False
-        if some_full or branch.spans or self.method.selects_live(branch.shape):  # nothing else grows the store
+        # nothing else grows the store
+        if some_full or branch.spans or first_cached or self.method.selects_live(branch.shape):
             self._measure()
         self.call += 1
         return twice(output) if branch.joined else None
@@ -257,6 +269,8 @@ class Run:
         if self.whole_method.merging is not None and getattr(shape, "grid", None) is None:
             shape = dataclasses.replace(cast(Any, shape), grid=self.adapter.grid(self.model, inputs))
         plan = self.whole_method.on(latents.device.type).plan(shape, self.requested_steps, self.timesteps)
+        if self._foresees(plan, latents):
+            plan = dataclasses.replace(plan, foresees=True)
         share = 1 / self.calls if self.call < self.calls else 0
         plan = with_store(plan, self.store, share=share, compiled=self.compiled)
         self.summary.store, self.summary.dropped = self.store, max(self.summary.dropped, len(plan.dropped))
@@ -424,6 +438,19 @@ class Run:
     def _keeps_steady(self, branch: Branch) -> bool:
         plan = branch.plan
         return not self.compiled and plan.keeps_steady(0) and plan.shape.steady_bytes(len(plan.text_blocks)) > 0
+
+    def _foresees(self, plan: Plan, latents: Tensor) -> bool:
+        """Whether the modulations of cached steps are computed ahead."""
+        known = self.timesteps is not None and len(self.timesteps) == len(plan.steps)
+        here = latents.device.type == "cpu" and not self.compiled and not torch.is_grad_enabled()
+        return known and here and plan.modulation_chunks > 0
+
+    def _foreseen(self, branch: Branch, inputs: dict[str, Any]) -> Tensor:
+        assert self.timesteps is not None
+        times = [self.timesteps[step] for step in branch.plan.cached_steps]
+        found = self.adapter.foreseen(self.model, inputs, times)
+        assert found is not None
+        return found
 
     def _instruct_matching(self, branch: Branch) -> None:
         """Tells the first merging block of each group whose tokens are to be matched in this step to do so."""

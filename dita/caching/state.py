@@ -10,6 +10,7 @@ from torch import Tensor
 
 from dita.caching.forecast import AS_COMPUTED, Stored
 from dita.caching.keeping import Keeper, Kept, near, parts, rows_of, tensor_of, with_each
+from dita.caching.modulations import COMPUTED
 from dita.caching.probe import Probe
 from dita.caching.steady import IDLE
 from dita.shapes import Kind
@@ -117,8 +118,9 @@ class BlockState:
     `cached`: some site of the block is not full now. `backend`: the attention backend of diffusers' dispatcher that
     dita makes effective here, None where the model's own code does. `spans`: what the block does for spans of blocks
     that are skipped, None for nothing. `matcher`: what matches the tokens that enter the block in this step, for itself
-    and others; None where nothing is to be matched. `steady`: keeps keys and values of the text. `settle`: selects
-    tokens for the blocks before this one, and frees what they have stored for others; None where nothing is due.
+    and others; None where nothing is to be matched. `steady`: keeps keys and values of the text. `modulations`:
+    those of cached steps. `settle`: selects tokens for the blocks before this one, and frees what they have stored for
+    others; None where nothing is due.
     """
 
     def __init__(self, modules: tuple[str, ...], backend: Any = None, keeper: Keeper = AS_COMPUTED) -> None:
@@ -129,6 +131,7 @@ class BlockState:
         self.spans: BlockSpans | None = None
         self.matcher: Merger | None = None
         self.steady = IDLE
+        self.modulations = COMPUTED
         self.settle: Callable[[], None] | None = None
 
     def enter(self, tokens: Tensor) -> None:

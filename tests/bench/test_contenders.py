@@ -56,8 +56,8 @@ def test_every_method_executes_the_rows_of_its_plan(work, model, inputs, plain, 
     parsed = parse(method)
     if work.shape.family not in parsed.families:
         pytest.skip(f"{parsed.name} is not for {work.shape.family}")
-    plan = parsed.on("cpu").plan(work.shape, STEPS)
-    contender = Accelerated(twin(model), parsed, STEPS, plan)
+    plan = parsed.on("cpu").plan(work.shape, STEPS, work.timesteps(STEPS))
+    contender = Accelerated(twin(model), parsed, plan, work.timesteps(STEPS))
     counted, _, _ = _count(work, contender, inputs)
     claims = check(contender, plain, counted)
     assert tuple(claim.kind for claim in claims) == tuple(kind.value for kind in plan.kinds)

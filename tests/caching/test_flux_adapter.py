@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
+from dita.caching.probe import Common
 
-from dita.caching.adapters.flux import _joint, _rejoin, _sampled
+from dita.caching.adapters.flux import _joint, _places, _rejoin, _sampled
 
 
 @pytest.mark.parametrize("batch", [1, 3])
@@ -38,7 +39,7 @@ def test_sampled_rows_of_two_streams_are_those_of_the_joint_sequence(text: int, 
     streams = {"main": torch.randn(2, 40 - text, 3)}
     if text:
         streams["text"] = torch.randn(2, text, 3)
-    rows, numbers = _sampled(streams, count)
+    rows, (_, numbers) = _sampled(streams, count, Common()), _places(streams, count, Common())
     assert torch.equal(rows, _joint(streams).index_select(1, numbers))
     assert torch.equal(numbers, numbers.unique()) and len(numbers) == count
     assert abs(sum(numbers < text) - text * count / 40) < 1, "each stream has its share"

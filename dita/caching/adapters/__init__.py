@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from torch import Tensor, nn
@@ -58,6 +59,11 @@ class Adapter(Protocol):
 
     def steady_inputs(self, inputs: dict[str, Any]) -> tuple[Tensor, ...]:
         """Of a call's arguments, those that usually stay the same in all steps: the text, or the places of tokens."""
+        ...
+
+    def foreseen(self, model: Any, inputs: dict[str, Any], timesteps: Sequence[float]) -> Tensor | None:
+        """What the modulations of all blocks are made of in steps at `timesteps`, 1000 to 0, where nothing else of the
+        call's arguments changes: (S, B, C). None where blocks have no modulations to foresee."""
         ...
 
     def probed_score(self, score: str) -> str:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from dita.caching.attention import attend, attention_bias, is_spelt_out, keys_values, projections
 from dita.caching.class_swap import Forward, MakeForward
+from dita.caching.probe import Common
 from dita.caching.scores import attention_entropy, mean_length, received_attention, staggered
 from dita.caching.sites import fill_from_store, keeping_forward, modulated
 from dita.caching.state import BlockState, Slot, scatter_rows
@@ -75,7 +76,7 @@ def self_attention_forward(stock: Forward) -> Forward:
             else:
                 out = stock(self, hidden_states, encoder_hidden_states, attention_mask, **kwargs)
             if score is not None:
-                scores = token_scores(score, query, key, value)
+                scores = token_scores(score, query, key, value, state.probe.common)
                 state.probe.scores = scores if merger is None else unmerged_numbers(merger, scores)
         if merger is not None:
             out = merger.unmerge(out)
@@ -142,7 +143,7 @@ def _note_entropy(state: BlockState, entropies: Tensor) -> None:
         scatter_rows(probe.scores[..., None], slot.rows, entropies[..., None])
 
 
-def token_scores(score: str, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+def token_scores(score: str, query: Tensor, key: Tensor, value: Tensor, common: Common) -> Tensor:
     """The score of every token from its self-attention, (B, N), not yet normalised. All inputs: (B, N, H, D)."""
     if score == "k-norm":
         return mean_length(key)
@@ -153,7 +154,8 @@ def token_scores(score: str, query: Tensor, key: Tensor, value: Tensor) -> Tenso
     tokens = query.shape[1]
     estimate = score == "attention-sampled" and tokens > sampled_queries(tokens)
     if estimate:
-        query = query.index_select(1, staggered(sampled_queries(tokens), tokens, query.device))
+        places = partial(staggered, sampled_queries(tokens), tokens, query.device)
+        query = query.index_select(1, common.made(("places", tokens), (), places))
     return received_attention(query, key, estimate)
 
 

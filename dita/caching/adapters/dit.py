@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from diffusers import DiTTransformer2DModel
@@ -68,6 +69,9 @@ class DiTAdapter:
 
     def steady_inputs(self, inputs: dict[str, Any]) -> tuple[Tensor, ...]:
         return ()
+
+    def foreseen(self, model: Any, inputs: dict[str, Any], timesteps: Sequence[float]) -> Tensor | None:
+        return None
 
     def probed_score(self, score: str) -> str:
         return score

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -12,7 +13,8 @@ from diffusers.models.transformers.transformer_flux import FluxAttnProcessor
 from torch import Tensor, nn
 
 from dita.caching.class_swap import Forward, MakeForward
-from dita.caching.probe import Probe
+from dita.caching.modulations import Modulations
+from dita.caching.probe import Common, Probe
 from dita.caching.scores import mean_length, received_attention, staggered
 from dita.caching.sites import fill_from_store, keeping_forward, key_norm_forward, modulated, query_norm_forward
 from dita.caching.spans import in_spans_of_two_streams
@@ -89,6 +91,18 @@ class FluxAdapter:
 
     def steady_inputs(self, inputs: dict[str, Any]) -> tuple[Tensor, ...]:
         return inputs["txt_ids"], inputs["img_ids"]
+
+    def foreseen(self, model: Any, inputs: dict[str, Any], timesteps: Sequence[float]) -> Tensor:
+        latents, pooled, guidance = inputs["hidden_states"], inputs["pooled_projections"], inputs.get("guidance")
+        # as the pipelines and the model's own forward have them, rounding included
+        times = torch.tensor(timesteps, device=latents.device).to(latents.dtype) / 1000 * 1000
+        times = times.repeat_interleave(len(pooled))
+        if guidance is None:
+            embedded = model.time_text_embed(times, pooled.repeat(len(timesteps), 1))
+        else:
+            guidance = (guidance.to(latents.dtype) * 1000).repeat(len(timesteps))
+            embedded = model.time_text_embed(times, guidance, pooled.repeat(len(timesteps), 1))
+        return embedded.unflatten(0, (len(timesteps), -1))
 
     def probed_score(self, score: str) -> str:
         return score
@@ -188,7 +202,8 @@ def merged_attention(
         query = torch.cat([attn.norm_added_q(text_query), query], dim=1)
         key = torch.cat([attn.norm_added_k(text_key), key], dim=1)
         value = torch.cat([text_value, value], dim=1)
-    query, key = rotate(query, rotary), rotate(key, rotary)
+    angles = complex_angles(rotary)
+    query, key = rotate(query, angles), rotate(key, angles)
     if bias is not None:
         bias = torch.nn.functional.pad(bias, (key.shape[1] - bias.shape[1], 0))[:, None, None]  # none on text
     backend, parallel = attn.processor._attention_backend, attn.processor._parallel_config
@@ -233,26 +248,29 @@ def token_scores(
             values["text"] = _values(attn, text, added=True)
         lengths = {stream: mean_length(value.unflatten(-1, (attn.heads, -1))) for stream, value in values.items()}
         return _joint(lengths) if probe.score == "v-norm" else 1 - _joint(lengths)
-    key, query_rotary = _joint(probe.key), rotary
+    key, common = _joint(probe.key), probe.common
     tokens = key.shape[1]
     estimate = probe.score == "attention-sampled" and tokens > sampled_queries(tokens)
-    if estimate:
-        query, sample = _sampled(probe.query, sampled_queries(tokens))
-        if rotary is not None:
-            query_rotary = (rotary[0].index_select(-2, sample), rotary[1].index_select(-2, sample))
-    else:
-        query = _joint(probe.query)
-    if rotary is not None and query_rotary is not None:
-        query, key = rotate(query, query_rotary), rotate(key, rotary)
+    query = _sampled(probe.query, sampled_queries(tokens), common) if estimate else _joint(probe.query)
+    if rotary is not None:
+        angles = of_query = common.made("angles", rotary, partial(complex_angles, rotary))
+        if estimate:
+            _, sample = _places(probe.query, sampled_queries(tokens), common)
+            of_query = common.made("angles of queries", (angles, sample), partial(angles.index_select, -3, sample))
+        query, key = rotate(query, of_query), rotate(key, angles)
     return received_attention(query, key, estimate)
 
 
-def rotate(x: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
-    """Rotary embedding of queries or keys (B, N, H, D) by (cos, sin), each (N, D) or (B, N, D) with every angle twice.
+def complex_angles(rotary: tuple[Tensor, Tensor]) -> Tensor:
+    """exp(i angle), (N, 1, D / 2) or (B, N, 1, D / 2), of (cos, sin), each (N, D) or (B, N, D) with every angle twice."""
+    return torch.complex(rotary[0][..., None, ::2].float(), rotary[1][..., None, ::2].float())
+
+
+def rotate(x: Tensor, angles: Tensor) -> Tensor:
+    """Rotary embedding of queries or keys (B, N, H, D) by `complex_angles`.
 
     As diffusers' `apply_rotary_emb`, in one complex product instead of several passes.
     """
-    angles = torch.complex(rotary[0][..., None, ::2].float(), rotary[1][..., None, ::2].float())
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * angles).flatten(-2).to(x.dtype)
 
@@ -261,17 +279,25 @@ def _joint(streams: dict[str, Tensor]) -> Tensor:
     return torch.cat([streams["text"], streams["main"]], dim=1) if "text" in streams else streams["main"]
 
 
-def _sampled(streams: dict[str, Tensor], count: int) -> tuple[Tensor, Tensor]:
-    """About `count` rows of `_joint`, without the whole of it, and their numbers in it: of each stream its share."""
+def _sampled(streams: dict[str, Tensor], count: int, common: Common) -> Tensor:
+    """About `count` rows of `_joint`, without the whole of it: of each stream its share."""
+    places, _ = _places(streams, count, common)
+    rows = [streams[stream].index_select(1, numbers) for stream, numbers in places.items()]
+    return rows[0] if len(rows) == 1 else torch.cat(rows, dim=1)
+
+
+def _places(streams: dict[str, Tensor], count: int, common: Common) -> tuple[dict[str, Tensor], Tensor]:
+    """Where these rows are in their streams, and in `_joint`."""
     device, image = streams["main"].device, streams["main"].shape[1]
-    if "text" not in streams:
-        numbers = staggered(count, image, device)
-        return streams["main"].index_select(1, numbers), numbers
-    text = streams["text"].shape[1]
-    of_text = -(-text * count // (text + image))
-    in_text, in_image = staggered(of_text, text, device), staggered(count - of_text, image, device)
-    rows = streams["text"].index_select(1, in_text), streams["main"].index_select(1, in_image)
-    return torch.cat(rows, dim=1), torch.cat([in_text, in_image + text])
+    text = streams["text"].shape[1] if "text" in streams else 0
+
+    def places() -> tuple[dict[str, Tensor], Tensor]:
+        of_text = -(-text * count // (text + image))
+        in_text, in_image = staggered(of_text, text, device), staggered(count - of_text, image, device)
+        found = {"text": in_text, "main": in_image} if text else {"main": in_image}
+        return found, torch.cat([in_text, in_image + text])
+
+    return common.made(("places", text, image, count), (), places)
 
 
 def _values(attn: Any, hidden: Tensor, added: bool) -> Tensor:
@@ -307,18 +333,21 @@ def _cached_double(block: Any, state: BlockState, hidden: Tensor, text: Tensor, 
     """
     attended = state.slots["attn"].output()
     assert isinstance(attended, tuple)
-    hidden = _stream(block.norm1, block.norm2, block.ff, state.slots["mlp"], hidden, attended[0], temb)
+    image = (block.norm1, block.norm2, block.ff, state.slots["mlp"], state.modulations)
+    hidden = _stream(*image, hidden, attended[0], temb)
     if len(attended) == 3:  # IP-Adapter's share, which the stock block adds last and without a gate
         hidden = hidden + attended[2]
-    context = (block.norm1_context, block.norm2_context, block.ff_context, state.slots["text_mlp"])
+    context = (block.norm1_context, block.norm2_context, block.ff_context, state.slots["text_mlp"], state.modulations)
     text = _stream(*context, text, attended[1], temb)
     return _clip_half(text), hidden
 
 
-def _stream(norm1: Any, norm2: Any, mlp: Any, slot: Any, x: Tensor, attended: Tensor, temb: Tensor) -> Tensor:
+def _stream(
+    norm1: Any, norm2: Any, mlp: Any, slot: Any, modulations: Modulations, x: Tensor, attended: Tensor, temb: Tensor
+) -> Tensor:
     # of shift, scale and gate of the attention, then of the MLP: those of what is not computed are not wanted
     wanted = ((2, 6),) if slot.kind is Kind.PARTIAL else ((2, 3), (5, 6))
-    gate_attn, *shift_scale, gate_mlp = chunks(norm1.linear, norm1.silu(temb)[:, None], wanted, of=6)
+    gate_attn, *shift_scale, gate_mlp = modulations.of(norm1.linear, norm1.silu, temb, wanted, of=6)
 
     def compute(_: Tensor, chosen: Tensor) -> Tensor:
         shift, scale = shift_scale
@@ -354,7 +383,7 @@ def single_forward(stock: Forward) -> Forward:
         elif slot.kind is Kind.FULL:
             joint = _storing_single(self, slot, joint, temb, image_rotary_emb, joint_attention_kwargs or {})
         else:
-            joint = _cached_single(self, slot, joint, temb)
+            joint = _cached_single(self, self._dita, joint, temb)
         joint = _clip_half(joint)
         text_tokens = encoder_hidden_states.shape[1]
         return joint[:, :text_tokens], joint[:, text_tokens:]
@@ -397,9 +426,10 @@ def _merging_single(
     return joint + gate.unsqueeze(1) * out
 
 
-def _cached_single(block: Any, slot: Any, joint: Tensor, temb: Tensor) -> Tensor:
-    wanted = (0, 3) if slot.kind is Kind.PARTIAL else (2, 3)
-    *shift_scale, gate = chunks(block.norm.linear, block.norm.silu(temb)[:, None], (wanted,), of=3)
+def _cached_single(block: Any, state: BlockState, joint: Tensor, temb: Tensor) -> Tensor:
+    slot = state.slots["single"]
+    wanted = ((0, 3),) if slot.kind is Kind.PARTIAL else ((2, 3),)
+    *shift_scale, gate = state.modulations.of(block.norm.linear, block.norm.silu, temb, wanted, of=3)
 
     def compute(rows: Tensor, chosen: Tensor) -> Tensor:
         shift, scale = shift_scale
@@ -409,31 +439,6 @@ def _cached_single(block: Any, slot: Any, joint: Tensor, temb: Tensor) -> Tensor
 
     out = fill_from_store(slot, joint, compute)
     return torch.addcmul(joint, gate, out)
-
-
-def chunks(linear: Any, x: Tensor, wanted: Sequence[tuple[int, int]], of: int) -> tuple[Tensor, ...]:
-    """Those of `of` equal chunks of `linear(x)` whose numbers are in `wanted`, from and below, by only that part of its
-    weights.
-
-    A modulation is a product of one row with a large matrix: on small pictures, reading that matrix is a tenth of a
-    cached step. A module that is more than a stock linear layer (LoRA, quantised, hooked for offload) is called whole.
-    """
-    stock = type(linear) is nn.Linear and not ("forward" in vars(linear) or linear._forward_pre_hooks)
-    if not stock or linear._forward_hooks:
-        every = linear(x).chunk(of, dim=-1)
-        return tuple(chunk for start, stop in wanted for chunk in every[start:stop])
-    one = linear.out_features // of
-    found: list[Tensor] = []
-    for start, stop in wanted:
-        rows, parts = slice(start * one, stop * one), stop - start
-        weight, bias = linear.weight[rows], None if linear.bias is None else linear.bias[rows]
-        if weight.device.type == "cpu":  # of one row, several products are spread over the cores, and one is not
-            out = x.transpose(0, 1).expand(parts, -1, -1) @ weight.view(parts, one, -1).mT  # (parts, B, C)
-            out = out if bias is None else out + bias.view(parts, 1, one)
-            found += out.unsqueeze(2).unbind()
-        else:
-            found += nn.functional.linear(x, weight, bias).chunk(parts, dim=-1)
-    return tuple(found)
 
 
 def _rejoin(text: Tensor, hidden: Tensor) -> Tensor:

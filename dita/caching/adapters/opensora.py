@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -96,6 +97,9 @@ class OpenSoraAdapter:
 
     def steady_inputs(self, inputs: dict[str, Any]) -> tuple[Tensor, ...]:
         return (inputs["encoder_hidden_states"],)
+
+    def foreseen(self, model: Any, inputs: dict[str, Any], timesteps: Sequence[float]) -> Tensor | None:
+        return None
 
     def probed_score(self, score: str) -> str:
         return ENTROPY if score in ("attention", "attention-sampled") else score

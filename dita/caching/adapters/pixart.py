@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 from diffusers import PixArtTransformer2DModel
@@ -72,6 +73,9 @@ class PixArtAdapter:
 
     def steady_inputs(self, inputs: dict[str, Any]) -> tuple[Tensor, ...]:
         return (inputs["encoder_hidden_states"],)
+
+    def foreseen(self, model: Any, inputs: dict[str, Any], timesteps: Sequence[float]) -> Tensor | None:
+        return None
 
     def probed_score(self, score: str) -> str:
         return basic_block.ENTROPY if score in ("attention", "attention-sampled") else score

@@ -1,0 +1,124 @@
+"""Shifts, scales and gates of cached steps: where timesteps are known ahead, those of all steps in one product."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+Chunks = tuple[tuple[int, int], ...]
+"""Which chunks of a modulation are wanted: numbers, from and below."""
+
+CLOSE = {torch.float32: 1e-3, torch.float64: 1e-3}
+"""How far, relative to its length, what a step is conditioned on may be from what was foreseen; in other dtypes `COARSE`."""
+COARSE = 2e-2
+
+
+class _Table(NamedTuple):
+    """The chunks of one modulation in all steps, (S B, 1, C) each, and the same by step; `version` of the weights."""
+
+    version: int
+    every: tuple[Tensor, ...]
+    rows: list[tuple[Tensor, ...]]
+
+
+class Modulations:
+    """The modulations of one call's blocks in cached steps.
+
+    A modulation is a product of one row with a large matrix: reading the matrix is what it costs, a twentieth of a
+    cached step of a small FLUX. What the blocks are conditioned on, timestep and pooled text, is known for all steps to
+    come where the sampler's timesteps are. Then the first cached step multiplies all of it, and the others look up.
+
+    Whether a step is conditioned on what was foreseen is seen on a CPU alone without waiting for the device, so this is
+    done there. A step that is not, such as after a callback has changed the prompt, computes its own, and so do all that
+    follow it.
+
+    Args:
+        steps: the numbers of the cached steps; none where nothing is to be foreseen.
+    """
+
+    def __init__(self, steps: Sequence[int] = ()) -> None:
+        self._row = {step: row for row, step in enumerate(steps)}
+        self._now: int | None = None
+        self._foreseen: Tensor | None = None  # (S, B, C)
+        self._seen: Tensor | None = None  # of this step, and found to be as foreseen
+        self._tables: dict[tuple[nn.Module, Chunks], _Table] = {}
+
+    def begin(self, step: int, foresee: Callable[[], Tensor]) -> None:
+        """Before a call of step number `step`. foresee: what the blocks will be conditioned on in the steps, (S, B, C);
+        asked once."""
+        self._now, self._seen = self._row.get(step), None
+        if self._now is not None and self._foreseen is None:
+            self._foreseen = foresee()
+
+    def of(self, linear: nn.Module, activation: nn.Module, temb: Tensor, wanted: Chunks, of: int) -> tuple[Tensor, ...]:
+        """Those of `of` equal chunks of `linear(activation(temb))` that are `wanted`: each (B, 1, C) of temb (B, C)."""
+        if torch.compiler.is_compiling() or self._now is None or not self._is_foreseen(temb):
+            return chunks(linear, activation(temb)[:, None], wanted, of)
+        table = self._tables.get((linear, wanted))
+        if table is None or table.version != _version(linear):
+            assert self._foreseen is not None
+            every = chunks(linear, activation(self._foreseen.flatten(0, 1))[:, None], wanted, of)
+            table = _Table(_version(linear), every, list(zip(*(one.split(len(temb)) for one in every), strict=True)))
+            self._tables[linear, wanted] = table
+        return table.rows[self._now]
+
+    def tensors(self) -> Iterator[Tensor]:
+        """Everything that it holds in memory."""
+        if self._foreseen is not None:
+            yield self._foreseen
+        for table in self._tables.values():
+            yield from table.every
+
+    def forget(self) -> None:
+        """Frees everything; steps to come compute their own."""
+        self._row, self._now, self._foreseen, self._seen = {}, None, None, None
+        self._tables.clear()
+
+    def _is_foreseen(self, temb: Tensor) -> bool:
+        if self._seen is temb:
+            return True
+        assert self._foreseen is not None and self._now is not None
+        expected = self._foreseen[self._now]
+        if expected.shape == temb.shape and expected.dtype == temb.dtype:
+            tolerance = CLOSE.get(temb.dtype, COARSE)
+            if bool((temb - expected).float().norm() <= tolerance * expected.float().norm()):
+                self._seen = temb
+                return True
+        self.forget()
+        return False
+
+
+def _version(linear: Any) -> int:
+    """Another number where the weights were written into; tensors of inference mode do not count that."""
+    weight = getattr(linear, "weight", None)
+    return weight._version if isinstance(weight, Tensor) and not weight.is_inference() else 0
+
+
+COMPUTED = Modulations()
+"""Of blocks that foresee nothing."""
+
+
+def chunks(linear: Any, x: Tensor, wanted: Chunks, of: int) -> tuple[Tensor, ...]:
+    """Those of `of` equal chunks of `linear(x)`, x (B, 1, C), that are `wanted`, by only that part of its weights.
+
+    A module that is more than a stock linear layer (LoRA, quantised, hooked for offload) is called whole.
+    """
+    stock = type(linear) is nn.Linear and not ("forward" in vars(linear) or linear._forward_pre_hooks)
+    if not stock or linear._forward_hooks:
+        every = linear(x).chunk(of, dim=-1)
+        return tuple(chunk for start, stop in wanted for chunk in every[start:stop])
+    one = linear.out_features // of
+    found: list[Tensor] = []
+    for start, stop in wanted:
+        rows, parts = slice(start * one, stop * one), stop - start
+        weight, bias = linear.weight[rows], None if linear.bias is None else linear.bias[rows]
+        if weight.device.type == "cpu":  # of one row, several products are spread over the cores, and one is not
+            out = x.transpose(0, 1).expand(parts, -1, -1) @ weight.view(parts, one, -1).mT  # (parts, B, C)
+            out = out if bias is None else out + bias.view(parts, 1, one)
+            found += out.unsqueeze(2).unbind()
+        else:
+            found += nn.functional.linear(x, weight, bias).chunk(parts, dim=-1)
+    return tuple(found)
