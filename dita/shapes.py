@@ -698,11 +698,11 @@ def _patch_flops(tokens: int, patch: int, channels: int, width: int) -> int:
 
 
 def sampled_queries(tokens: int) -> int:
-    """How many queries the score `attention-sampled` looks at: a sixteenth of the tokens, within 64 and 256, or all.
+    """How many queries the score `attention-sampled` looks at: a thirty-second of the tokens, from 32 to 128, or all.
 
-    256 of the 4608 tokens of a large picture cost under 1 % of a step. 256 of a small one would cost several.
+    More cost time and gain nothing: pictures of `shapes-flux` are alike with 16 and with all (docs/performance.md).
     """
-    return min(tokens, max(64, min(256, tokens // 16)))
+    return min(tokens, max(32, min(128, tokens // 32)))
 
 
 AnyShape = FluxShape | PixArtShape | DiTShape | OpenSoraShape

@@ -107,15 +107,15 @@ def test_exact_attention_scores_cost_a_second_pass_over_queries_and_keys():
         for score in ("attention", "attention-sampled", "k-norm", "random", "v-norm")
     }
     assert per_step["attention"] == pytest.approx(7.4e12, rel=0.01)
-    assert per_step["attention-sampled"] == pytest.approx(0.41e12, rel=0.01)
+    assert per_step["attention-sampled"] == pytest.approx(0.206e12, rel=0.01)
     assert per_step["k-norm"] == per_step["random"] == 0
     assert per_step["v-norm"] == 57 * 2 * 4608 * 3072**2
 
 
 @pytest.mark.parametrize(
-    ("tokens", "queries"), [(5, 5), (64, 64), (128, 64), (1152, 72), (3200, 200), (4608, 256), (17000, 256)]
+    ("tokens", "queries"), [(5, 5), (32, 32), (128, 32), (1152, 36), (3200, 100), (4608, 128), (17000, 128)]
 )
-def test_a_sixteenth_of_the_queries_is_sampled_within_bounds(tokens: int, queries: int):
+def test_a_thirty_second_of_the_queries_is_sampled_within_bounds(tokens: int, queries: int):
     assert sampled_queries(tokens) == queries
 
 

@@ -25,6 +25,7 @@ from dita.bench.roofline import Peak, measured_peak
 from dita.bench.sampling import Timed, keep_freed_memory, sample
 from dita.bench.workloads import Inputs, Workload, sizes
 from dita.methods import Method, Plain, TaylorSeer
+from dita.plan import Plan
 from dita.shapes import Kind
 from dita.version import __version__
 

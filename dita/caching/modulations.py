@@ -11,9 +11,10 @@ from torch import Tensor, nn
 Chunks = tuple[tuple[int, int], ...]
 """Which chunks of a modulation are wanted: numbers, from and below."""
 
-CLOSE = {torch.float32: 1e-3, torch.float64: 1e-3}
-"""How far, relative to its length, what a step is conditioned on may be from what was foreseen; in other dtypes `COARSE`."""
-COARSE = 2e-2
+TOLERANCE = {torch.bfloat16: 2e-2, torch.float16: 5e-3}
+"""How far, relative to its length, what a step is conditioned on may be from what was foreseen; else `EXACT`."""
+
+EXACT = 1e-3
 
 
 class _Table(NamedTuple):
@@ -31,9 +32,9 @@ class Modulations:
     cached step of a small FLUX. What the blocks are conditioned on, timestep and pooled text, is known for all steps to
     come where the sampler's timesteps are. Then the first cached step multiplies all of it, and the others look up.
 
-    Whether a step is conditioned on what was foreseen is seen on a CPU alone without waiting for the device, so this is
-    done there. A step that is not, such as after a callback has changed the prompt, computes its own, and so do all that
-    follow it.
+    Only on a CPU is it seen, without waiting for the device, whether a step is conditioned on what was foreseen, so
+    this is done there. A step that is not, such as after a callback has changed the prompt, computes its own, and so do
+    all that follow it.
 
     Args:
         steps: the numbers of the cached steps; none where nothing is to be foreseen.
@@ -83,7 +84,7 @@ class Modulations:
         assert self._foreseen is not None and self._now is not None
         expected = self._foreseen[self._now]
         if expected.shape == temb.shape and expected.dtype == temb.dtype:
-            tolerance = CLOSE.get(temb.dtype, COARSE)
+            tolerance = TOLERANCE.get(temb.dtype, EXACT)
             if bool((temb - expected).float().norm() <= tolerance * expected.float().norm()):
                 self._seen = temb
                 return True

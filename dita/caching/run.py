@@ -21,8 +21,8 @@ from dita.caching.forecast import AS_COMPUTED, Stored, as_weights
 from dita.caching.guidance import first_half, twice
 from dita.caching.keeping import Keeper
 from dita.caching.live import LiveSelection
-from dita.caching.offload import expect
 from dita.caching.modulations import COMPUTED, Modulations
+from dita.caching.offload import expect
 from dita.caching.probe import Common
 from dita.caching.recorder import Recorder
 from dita.caching.scores import combined, entropy_score, of_features, random_scores, spread

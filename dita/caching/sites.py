@@ -8,9 +8,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from dita.caching.class_swap import Forward
+from dita.caching.few_rows import FewRows
 from dita.caching.keeping import near, rows_of, tensor_of, write_rows
 from dita.caching.scores import mean_length
 from dita.caching.state import Slot, gather_rows, scatter_rows
@@ -84,7 +86,12 @@ def fill_from_store(slot: Slot, tokens: Tensor, compute: Callable[[Tensor, Tenso
         if slot.live is not None:
             slot.rows = slot.live.rows(slot.count(), tokens, stored)
         assert slot.rows is not None
-        computed = compute(slot.rows, gather_rows(tokens, slot.rows))
+        chosen = gather_rows(tokens, slot.rows)
+        if tokens.device.type == "cpu" and not torch.compiler.is_compiling():
+            with FewRows():
+                computed = compute(slot.rows, chosen)
+        else:
+            computed = compute(slot.rows, chosen)
         if slot.weights:  # forecasts of these rows to come go on from what is computed
             missed = computed - gather_rows(stored, slot.rows)
             write_rows(kept, slot.rows, tensor_of(rows_of(kept, slot.rows)) + missed)

@@ -58,7 +58,7 @@ class ToCa(Method):
         ratio: R, the caching ratio in [0, 1]: 0.9 computes 10 % of the tokens on a cached step, before `schedule`.
         score: what makes a token worth computing (section 3.2). `attention`: the attention it receives, exact,
             by a second pass, and on PixArt and Open-Sora the entropy of its attention to the text; `attention-sampled`:
-            the same from 64 to 256 queries (the entropy is exact); `k-norm`, `v-norm`: large keys, values; `kv-norm`:
+            the same from 32 to 128 queries (the entropy is exact); `k-norm`, `v-norm`: large keys, values; `kv-norm`:
             small values; `norm`: large hidden states; `similarity`: least like the stored output; `random`; `uniform`:
             spread evenly over the grid, and over the frames of a video, another offset each time; `cluster`: one of
             each of 16 clusters of the module's output, then a second of each; `duplication`: least like 8 tokens

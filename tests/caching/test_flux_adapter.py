@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from dita.caching.probe import Common
 
 from dita.caching.adapters.flux import _joint, _places, _rejoin, _sampled
+from dita.caching.probe import Common
 
 
 @pytest.mark.parametrize("batch", [1, 3])

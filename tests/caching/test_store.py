@@ -75,7 +75,7 @@ def independently_measured(monkeypatch) -> list[int]:
     def looked_at(branch: Branch, inside: bool = False) -> int:
         storages = {}
         stored = [slot for state in branch.states for slot in state.slots.values()]
-        for one in [*stored, *branch.spans.values(), branch.steady]:
+        for one in [*stored, *branch.spans.values(), branch.steady, branch.modulations]:
             for tensor in one.tensors():
                 storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
         numbers = [rows for queue in branch.selected.values() for rows in queue if rows is not None]

@@ -262,7 +262,7 @@ def token_scores(
 
 
 def complex_angles(rotary: tuple[Tensor, Tensor]) -> Tensor:
-    """exp(i angle), (N, 1, D / 2) or (B, N, 1, D / 2), of (cos, sin), each (N, D) or (B, N, D) with every angle twice."""
+    """exp(i angle), ([B,] N, 1, D / 2), of (cos, sin), each ([B,] N, D) with every angle twice."""
     return torch.complex(rotary[0][..., None, ::2].float(), rotary[1][..., None, ::2].float())
 
 

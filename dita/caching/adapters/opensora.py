@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from functools import partial
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
