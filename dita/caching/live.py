@@ -56,7 +56,7 @@ class LiveSelection:
         scores = scores + self.age_weight * age
         if self.spatial is not None:
             scores = self.spatial.apply(scores)
-        index = selection.best_first(scores)[:, :count].sort(dim=-1).values
+        index = selection.best_first(scores, count).sort(dim=-1).values
         self.age = (age + 1).scatter_(1, index, 0.0)
         self._waited = 0
         return row_numbers(index, tokens.shape[0], tokens.shape[1])

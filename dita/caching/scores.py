@@ -14,35 +14,24 @@ QUERY_CHUNK = 256
 CACHED_NUMBERS = 2**22
 """Numbers of an attention map that are held at once on a CPU: few enough for the last level of its cache."""
 
-_capabilities: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
-CPU_MULTIPLIES_BFLOAT16 = bool(_capabilities.get("avx512_bf16") or _capabilities.get("amx_bf16"))
-"""Whether this CPU has instructions for products of bfloat16; without them they are slower than float32's. Asked here,
-as compiled blocks cannot ask."""
-
 TEXT_QUERY_CHUNK = 256
 """Queries whose attention to the text is held at once, on any device: a text is short."""
 
 
-def received_attention(query: Tensor, key: Tensor, estimate: bool = False) -> Tensor:
+def received_attention(query: Tensor, key: Tensor) -> Tensor:
     """Mean attention that each key receives, over heads and queries: s1, (B, N).
 
     query: (B, M, H, D), key: (B, N, H, D), both as they enter the attention product. The map is never held: queries
-    go through in chunks. With M < N sampled queries this estimates the mean over all; `estimate` says that the map may
-    then be as coarse as bfloat16, where that is faster, and so may each head's sum; that of the heads is float32's.
+    go through in chunks. With M < N sampled queries this estimates the mean over all.
     """
     query, key = (query * query.shape[-1] ** -0.5).transpose(1, 2), key.transpose(1, 2)  # (B, H, M or N, D)
     total = torch.zeros(key.shape[0], key.shape[2], device=key.device, dtype=torch.float32)
     if key.device.type == "cpu":  # some heads at a time: the part of the map that is held stays in the cache
-        coarse = estimate and key.dtype == torch.float32 and CPU_MULTIPLIES_BFLOAT16
-        dtype, exact = (torch.bfloat16, None) if coarse else (key.dtype, torch.float32)
-        query = query.to(dtype, memory_format=torch.contiguous_format)
-        key = key.to(dtype, memory_format=torch.contiguous_format)
         heads = max(1, CACHED_NUMBERS // (min(QUERY_CHUNK, query.shape[2]) * key.shape[2]))
-        for sums, queries, keys in zip(total, query, key, strict=True):
+        for sums, queries, keys in zip(total, query.contiguous(), key, strict=True):
             for some, others in zip(queries.split(heads), keys.split(heads), strict=True):
                 for chunk in some.split(QUERY_CHUNK, dim=1):
-                    by_head = torch.softmax(chunk @ others.mT, dim=-1, dtype=exact).sum(1)
-                    sums += by_head.sum(0, dtype=torch.float32)
+                    sums += torch.softmax(chunk @ others.mT, dim=-1, dtype=torch.float32).sum((0, 1))
     else:
         for chunk in query.split(QUERY_CHUNK, dim=2):
             total += torch.softmax(chunk @ key.mT, dim=-1, dtype=torch.float32).sum(dim=(1, 2))

@@ -73,12 +73,12 @@ def capture_scores(monkeypatch: pytest.MonkeyPatch) -> Scores:
         sorting[:] = [self.where()]
         return live_rows(self, count, tokens, stored)
 
-    def watched_sort(scores: torch.Tensor) -> torch.Tensor:
+    def watched_sort(scores: torch.Tensor, count: int) -> torch.Tensor:
         (step, *later), sites = sorting[0]
         sorting[0] = (later, sites)
         stacked = scores if scores.ndim == 3 else scores[None]
         captured.update({(step, site): stacked[number] for number, site in enumerate(sites)})
-        return best_first(scores)
+        return best_first(scores, count)
 
     monkeypatch.setattr(Run, "_base_scores", watched_base)
     monkeypatch.setattr(Run, "_live_selection", watched_live_selection)

@@ -35,16 +35,6 @@ def test_sampled_queries_estimate_the_exact_score() -> None:
     assert torch.corrcoef(ranks)[0, 1] > 0.95
 
 
-def test_coarse_products_keep_the_ranking_of_an_estimate() -> None:
-    torch.manual_seed(0)
-    query, key = torch.randn(2, 256, 4, 16), torch.randn(2, 900, 4, 16)
-    exact = scores.received_attention(query, key)
-    coarse = scores.received_attention(query, key, estimate=True)
-    torch.testing.assert_close(coarse, exact, rtol=1e-2, atol=0)
-    ranks = torch.stack([exact[0].argsort().argsort(), coarse[0].argsort().argsort()]).float()
-    assert torch.corrcoef(ranks)[0, 1] > 0.999
-
-
 def test_sampling_as_many_queries_as_tokens_is_exact() -> None:
     assert scores.staggered(256, 70, torch.device("cpu")).tolist() == list(range(70))
     assert scores.evenly_spaced(256, 70, torch.device("cpu")).tolist() == list(range(70))
@@ -59,7 +49,7 @@ def test_a_staggered_sample_has_one_token_of_each_part(count: int, tokens: int) 
     assert (sample >= parts * tokens // count).all() and (sample < (parts + 1) * tokens // count).all()
 
 
-@pytest.mark.parametrize(("count", "width"), [(64, 32), (96, 32), (256, 64)])
+@pytest.mark.parametrize(("count", "width"), [(32, 32), (64, 32), (96, 32), (128, 64)])
 def test_a_staggered_sample_looks_at_all_columns_of_a_picture_alike(count: int, width: int) -> None:
     columns = scores.staggered(count, width * width, torch.device("cpu")) % width
     eighths = torch.bincount(columns // (width // 8), minlength=8)
@@ -142,7 +132,7 @@ def test_one_token_of_every_cluster_is_chosen_before_the_second_of_any() -> None
     torch.manual_seed(0)
     centres = torch.randn(1, 4, 8) * 20
     features = (centres[:, :, None] + torch.randn(1, 4, 6, 8)).flatten(1, 2)
-    first = best_first(scores.cluster_score(features, clusters=4))[0, :4]
+    first = best_first(scores.cluster_score(features, clusters=4), 4)[0]
     assert sorted((first // 6).tolist()) == [0, 1, 2, 3]
 
 

@@ -21,9 +21,19 @@ def test_the_highest_scores_are_chosen_in_ascending_order_of_tokens() -> None:
 
 
 def test_ties_break_towards_the_lowest_token() -> None:
-    assert best_first(torch.tensor([0.5, 0.7, 0.5, 0.7, 0.5])).tolist() == [1, 3, 0, 2, 4]
+    assert best_first(torch.tensor([0.5, 0.7, 0.5, 0.7, 0.5]), 5).tolist() == [1, 3, 0, 2, 4]
     many = torch.zeros(3000)
-    assert best_first(many)[:100].tolist() == list(range(100))
+    assert best_first(many, 100).tolist() == list(range(100))
+
+
+@given(
+    st.lists(st.floats(width=32, allow_nan=False) | st.sampled_from([0.0, -0.0, 1.0, -1.0]), min_size=1, max_size=40),
+    st.floats(0, 1),
+)
+def test_the_best_are_those_of_a_stable_sort(scores: list[float], share: float) -> None:
+    values, count = torch.tensor(scores), round(share * len(scores))
+    expected = values.sort(descending=True, stable=True).indices[:count]
+    assert torch.equal(best_first(values, count), expected)
 
 
 def test_ages_bring_the_others_forward() -> None:

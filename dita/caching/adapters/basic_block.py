@@ -152,11 +152,10 @@ def token_scores(score: str, query: Tensor, key: Tensor, value: Tensor, common: 
     if score == "kv-norm":
         return 1 - mean_length(value)
     tokens = query.shape[1]
-    estimate = score == "attention-sampled" and tokens > sampled_queries(tokens)
-    if estimate:
+    if score == "attention-sampled" and tokens > sampled_queries(tokens):
         places = partial(staggered, sampled_queries(tokens), tokens, query.device)
         query = query.index_select(1, common.made(("places", tokens), (), places))
-    return received_attention(query, key, estimate)
+    return received_attention(query, key)
 
 
 def cached_block(

@@ -258,7 +258,7 @@ def token_scores(
             _, sample = _places(probe.query, sampled_queries(tokens), common)
             of_query = common.made("angles of queries", (angles, sample), partial(angles.index_select, -3, sample))
         query, key = rotate(query, of_query), rotate(key, angles)
-    return received_attention(query, key, estimate)
+    return received_attention(query, key)
 
 
 def complex_angles(rotary: tuple[Tensor, Tensor]) -> Tensor:
