@@ -45,8 +45,8 @@ def enable(
             calls the model twice in a step takes two here. A new run begins after them, after an exception, and when
             the size of the input changes; to break one off, enable again.
         calls_per_step: transformer calls in each step, bare transformers only (2 with guidance by two calls).
-        timesteps: of the steps, 1000 to 0, bare transformers only, for methods that go by them (PAB); the family's
-            usual ones by default.
+        timesteps: of the steps, 1000 to 0, bare transformers only: for methods that go by them (PAB), and on a CPU to
+            compute FLUX's modulations ahead. PAB takes the family's usual ones by default.
         record: keep which tokens each step computed and merged, for `summary(...).tokens` and the plots of them.
         memory_limit: bytes that the feature store may take, an error where it needs more; without it, the memory that
             is free.
