@@ -65,16 +65,18 @@ def test_each_modulation_is_one_product_a_run(method: str, batch: int, monkeypat
     assert len(seen) == cached * blocks and {rows for _, rows in seen} == {batch}
 
 
-def test_distilled_guidance_is_part_of_what_is_foreseen(monkeypatch) -> None:
+@pytest.mark.parametrize("batch", [1, 2])
+def test_distilled_guidance_is_part_of_what_is_foreseen(batch: int, monkeypatch) -> None:
+    """One number for all samples, or one for each."""
     model = tiny_flux.tiny_transformer(guidance_embeds=True)
     seen = products(monkeypatch)
 
     def guide(step: int, inputs: dict[str, torch.Tensor]) -> None:
         inputs["guidance"] = torch.tensor([3.5])
 
-    ahead = run(model, guide, timesteps=TIMES)
+    ahead = run(model, guide, batch=batch, timesteps=TIMES)
     assert len(seen) == len({linear for linear, _ in seen})
-    torch.testing.assert_close(run(model, guide), ahead, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(run(model, guide, batch=batch), ahead, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.parametrize("wrong", [[900.0, *TIMES[:-1]], [t / 1000 for t in TIMES]], ids=["others", "other units"])

@@ -93,16 +93,15 @@ class FluxAdapter:
         return inputs["txt_ids"], inputs["img_ids"]
 
     def foreseen(self, model: Any, inputs: dict[str, Any], timesteps: Sequence[float]) -> Tensor:
-        latents, pooled, guidance = inputs["hidden_states"], inputs["pooled_projections"], inputs.get("guidance")
+        latents, guidance = inputs["hidden_states"], inputs.get("guidance")
+        batch, steps = len(latents), len(timesteps)
         # as the pipelines and the model's own forward have them, rounding included
         times = torch.tensor(timesteps, device=latents.device).to(latents.dtype) / 1000 * 1000
-        times = times.repeat_interleave(len(pooled))
-        if guidance is None:
-            embedded = model.time_text_embed(times, pooled.repeat(len(timesteps), 1))
-        else:
-            guidance = (guidance.to(latents.dtype) * 1000).repeat(len(timesteps))
-            embedded = model.time_text_embed(times, guidance, pooled.repeat(len(timesteps), 1))
-        return embedded.unflatten(0, (len(timesteps), -1))
+        conditions = [times.repeat_interleave(batch)]
+        if guidance is not None:
+            conditions.append((guidance.to(latents.dtype) * 1000).expand(batch).repeat(steps))
+        pooled = inputs["pooled_projections"].expand(batch, -1).repeat(steps, 1)
+        return model.time_text_embed(*conditions, pooled).unflatten(0, (steps, batch))
 
     def probed_score(self, score: str) -> str:
         return score
