@@ -44,8 +44,8 @@ class Probe:
         common: shared by the probes of all blocks.
     """
 
-    def __init__(self, common: Common | None = None) -> None:
-        self.common = common or Common()
+    def __init__(self) -> None:
+        self.common = Common()
         self.score: str | None = None
         self.query: dict[str, Tensor] = {}
         self.key: dict[str, Tensor] = {}

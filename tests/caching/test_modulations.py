@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
@@ -15,23 +14,17 @@ from dita.caching.modulations import Modulations
 from dita.methods import parse
 from dita.shapes import NAMED_SHAPES
 from tests import tiny_flux
+from tests.sampling_loop import Change, sample
 
 STEPS = 8
 METHOD = "toca:3:0.5:schedule=constant"
 TIMES = [1000 * (1 - step / STEPS) for step in range(STEPS)]
-Change = Callable[[int, dict[str, torch.Tensor]], None]
 
 
 def run(model, change: Change | None = None, *, batch: int = 1, method: str = METHOD, **settings) -> torch.Tensor:
     dita.enable(model, method, steps=STEPS, **settings)
-    inputs = tiny_flux.transformer_inputs(batch)
     with torch.no_grad():
-        for step in range(STEPS):
-            if change is not None:
-                change(step, inputs)
-            out = tiny_flux.forward(model, inputs, step / STEPS)
-            inputs["hidden_states"] = inputs["hidden_states"] - out / STEPS
-    return inputs["hidden_states"]
+        return sample(tiny_flux, model, tiny_flux.transformer_inputs(batch), STEPS, change)
 
 
 def products(monkeypatch) -> list[tuple[nn.Module, int]]:

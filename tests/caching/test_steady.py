@@ -12,6 +12,7 @@ import dita
 from dita.caching.steady import SteadyMemo
 from dita.shapes import NAMED_SHAPES
 from tests import tiny_dit, tiny_flux, tiny_opensora, tiny_pixart
+from tests.sampling_loop import sample
 
 FAMILIES = {"pixart": tiny_pixart, "opensora": tiny_opensora}
 STEPS = 8
@@ -28,13 +29,7 @@ def attentions(family: ModuleType, model) -> list:
 
 
 def run(family: ModuleType, model, change=None) -> torch.Tensor:
-    inputs = family.transformer_inputs()
-    for step in range(STEPS):
-        if change is not None:
-            change(step, inputs)
-        out = family.forward(model, inputs, step / STEPS)
-        inputs["hidden_states"] = inputs["hidden_states"] - out / STEPS
-    return inputs["hidden_states"]
+    return sample(family, model, family.transformer_inputs(), STEPS, change)
 
 
 def full_steps(family: ModuleType) -> tuple[int, ...]:
