@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from dita.caching.linear_parts import by_parts
+
 FEW = 1024
 """Rows below which a product is taken in parts."""
 
@@ -34,9 +36,8 @@ class FewRows(TorchFunctionMode):
 
 def in_parts(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x (..., K) times weight (N, K) and plus bias (N), (..., N), by parts of the weights."""
-    parts, (width, depth) = _parts(weight), weight.shape
-    rows, of_part = x.reshape(1, -1, depth).expand(parts, -1, -1), weight.view(parts, width // parts, depth).mT
-    out = rows @ of_part if bias is None else torch.baddbmm(bias.view(parts, 1, -1), rows, of_part)
+    width, depth = weight.shape
+    out = by_parts(x.reshape(-1, depth), weight, bias, _parts(weight))
     return out.transpose(0, 1).reshape(*x.shape[:-1], width)
 
 

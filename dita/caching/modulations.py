@@ -8,6 +8,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from dita.caching.linear_parts import by_parts, is_stock
+
 Chunks = tuple[tuple[int, int], ...]
 """Which chunks of a modulation are wanted: numbers, from and below."""
 
@@ -107,8 +109,7 @@ def chunks(linear: Any, x: Tensor, wanted: Chunks, of: int) -> tuple[Tensor, ...
 
     A module that is more than a stock linear layer (LoRA, quantised, hooked for offload) is called whole.
     """
-    stock = type(linear) is nn.Linear and not ("forward" in vars(linear) or linear._forward_pre_hooks)
-    if not stock or linear._forward_hooks:
+    if not is_stock(linear):
         every = linear(x).chunk(of, dim=-1)
         return tuple(chunk for start, stop in wanted for chunk in every[start:stop])
     one = linear.out_features // of
@@ -117,9 +118,7 @@ def chunks(linear: Any, x: Tensor, wanted: Chunks, of: int) -> tuple[Tensor, ...
         rows, parts = slice(start * one, stop * one), stop - start
         weight, bias = linear.weight[rows], None if linear.bias is None else linear.bias[rows]
         if weight.device.type == "cpu":  # of one row, several products are spread over the cores, and one is not
-            out = x.transpose(0, 1).expand(parts, -1, -1) @ weight.view(parts, one, -1).mT  # (parts, B, C)
-            out = out if bias is None else out + bias.view(parts, 1, one)
-            found += out.unsqueeze(2).unbind()
+            found += by_parts(x[:, 0], weight, bias, parts).unsqueeze(2).unbind()
         else:
             found += nn.functional.linear(x, weight, bias).chunk(parts, dim=-1)
     return tuple(found)

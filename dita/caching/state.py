@@ -31,9 +31,10 @@ class Slot(Stored):
         keep_gate: store the gate on the output, too; `gate`: then applied to the stored output, in place of today's.
         tokens: how many tokens of a sample a partial step computes; `room`, (tokens, 0), says the same to compiled
             blocks, which take numbers for constants and sizes not.
-        inner: stored attention output in front of the output projection, (B, N, C): FLUX single-stream blocks only, and
-            only if `keep_inner`, where a later step computes tokens. Once it is `cut`, of the rows of this step alone,
-            (B, k, C), and `later` holds those of the cached steps to come.
+        inner: stored attention output in front of the output projection or, where this is `folded`, what it adds to
+            that projection, (B, N, C): FLUX single-stream blocks only, and only if `keep_inner`, where a later step
+            computes tokens. Once it is `cut`, of the rows of this step alone, (B, k, C), and `later` holds those of the
+            cached steps to come.
         rows: the rows to compute in this step, numbered over the flattened (B * N), ascending within a sample.
         live: what selects the tokens of a partial step inside that step, where they cannot be known before.
         merger: in a full step, what merges the tokens that the site computes; None computes them all.
@@ -52,6 +53,7 @@ class Slot(Stored):
         self.inner: Kept | None = None
         self.later: list[Kept | None] = []
         self.cut = False
+        self.folded = False
         self.keep_inner = False
         self.rows: Tensor | None = None
         self.live: LiveSelection | None = None
@@ -89,13 +91,13 @@ class Slot(Stored):
         self.forget_inner()
 
     def forget_inner(self) -> None:
-        """Frees the attention in front of the projection."""
+        """Frees what is stored of the attention."""
         self.inner = None
         self.later = []
         self.cut = False
 
     def put_inner(self, attended: Tensor) -> None:
-        """Stores the attention in front of the projection, (B, N, C), where a later step needs it."""
+        """Stores what later steps need of the attention, (B, N, C), where one does."""
         self.inner = self.keeper.pack(attended) if self.keep_inner else None
 
     def cut_inner(self, coming: Sequence[Tensor | None]) -> None:
@@ -106,7 +108,7 @@ class Slot(Stored):
         self.inner, self.cut = None, True
 
     def inner_rows(self, rows: Tensor) -> Tensor:
-        """The attention in front of the projection of the rows (B * k) of this step, (B, k, C)."""
+        """What is stored of the attention of the rows (B * k) of this step, (B, k, C)."""
         assert self.inner is not None
         inner = near(self.inner)
         return tensor_of(inner if self.cut else rows_of(inner, rows))

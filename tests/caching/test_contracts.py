@@ -86,9 +86,16 @@ def test_a_method_that_skips_nothing_is_bit_equal_to_plain(family, pipe, plain, 
 def test_full_steps_that_store_features_are_bit_equal_to_the_stock_forward(family) -> None:
     model, inputs = family.tiny_transformer(), family.transformer_inputs(batch=2)
     expected = family.forward(model, inputs, 0.3)
+    for method in ("fora:4", "taylorseer:4:1"):
+        dita.enable(model, method, steps=8)
+        assert torch.equal(family.forward(model, inputs, 0.3), expected), method
     for score in scores_of(family):
         dita.enable(model, dita.ToCa(4, 0.5, score=score, warmup=1, schedule="constant"), steps=8)
-        assert torch.equal(family.forward(model, inputs, 0.3), expected), score
+        full = family.forward(model, inputs, 0.3)
+        if family is tiny_flux:  # sums attention and MLP of its joint projection in another order, to store one of them
+            assert torch.allclose(full, expected, rtol=1e-5, atol=1e-6 * float(expected.abs().max())), score
+        else:
+            assert torch.equal(full, expected), score
 
 
 def test_disable_restores_classes_keys_and_output(family, pipe, plain) -> None:

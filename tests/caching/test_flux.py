@@ -7,7 +7,6 @@ import torch
 from diffusers import FluxImg2ImgPipeline
 
 import dita
-from dita.caching.state import BlockState
 from tests.tiny_flux import call, prompts, tiny_pipeline, tiny_transformer, transformer_inputs
 
 
@@ -24,11 +23,13 @@ def test_partial_on_all_tokens_equals_the_mlp_recomputed_on_the_cached_attention
     """Against a plain-Python rendering of a cached step, block by block."""
     model, inputs = tiny_transformer(), transformer_inputs(batch=2)
     dita.enable(model, dita.ToCa(2, 0.0, schedule="constant", score="random", warmup=1), steps=2)
-    model(**inputs, timestep=torch.tensor([0.9, 0.9]), return_dict=False)
     blocks = [*model.transformer_blocks, *model.single_transformer_blocks]
-    stored: list[BlockState] = [block._dita for block in blocks]
-    attention = [s.slots["attn"].out for s in stored[:2]]
-    inner = [s.slots["single"].later[0].clone() for s in stored[2:]]
+    attended: list[torch.Tensor] = []
+    hooks = [block.attn.register_forward_hook(lambda *a: attended.append(a[-1])) for block in blocks]
+    model(**inputs, timestep=torch.tensor([0.9, 0.9]), return_dict=False)
+    for hook in hooks:
+        hook.remove()
+    attention, inner = attended[: len(model.transformer_blocks)], attended[len(model.transformer_blocks) :]
 
     later = dict(inputs, hidden_states=inputs["hidden_states"] * 0.8)
     got = model(**later, timestep=torch.tensor([0.5, 0.5]), return_dict=False)[0]
@@ -46,9 +47,9 @@ def test_partial_on_all_tokens_equals_the_mlp_recomputed_on_the_cached_attention
         normed = block.norm2_context(text) * (1 + scale[:, None]) + shift[:, None]
         text = text + gate_mlp[:, None] * block.ff_context(normed)
     joint = torch.cat([text, image], dim=1)
-    for block, attended in zip(model.single_transformer_blocks, inner, strict=True):
+    for block, frozen in zip(model.single_transformer_blocks, inner, strict=True):
         normed, gate = block.norm(joint, emb=temb)
-        hidden = torch.cat([attended, block.act_mlp(block.proj_mlp(normed))], dim=2)
+        hidden = torch.cat([frozen, block.act_mlp(block.proj_mlp(normed))], dim=2)
         joint = joint + gate[:, None] * block.proj_out(hidden)
     expected = model.proj_out(model.norm_out(joint[:, text.shape[1] :], temb))
     assert close(got, expected)

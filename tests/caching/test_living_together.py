@@ -75,7 +75,10 @@ def test_group_offloading_before_and_after_enabling(pipe, accelerated, plain, le
     dita.enable(pipe, METHOD)
     if not offload_first:
         group_offload(pipe, level)
-    assert torch.equal(call(pipe), accelerated)
+    if level == "leaf_level":  # a joint projection whose weights are elsewhere is not computed by halves
+        assert close(call(pipe), accelerated)
+    else:
+        assert torch.equal(call(pipe), accelerated)
     dita.disable(pipe)
     assert torch.equal(call(pipe), plain)
 

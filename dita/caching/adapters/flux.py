@@ -13,12 +13,13 @@ from diffusers.models.transformers.transformer_flux import FluxAttnProcessor
 from torch import Tensor, nn
 
 from dita.caching.class_swap import Forward, MakeForward
+from dita.caching.linear_parts import is_stock, projected, share_of_attention
 from dita.caching.modulations import Modulations
 from dita.caching.probe import Common, Probe
 from dita.caching.scores import mean_length, received_attention, staggered
 from dita.caching.sites import fill_from_store, keeping_forward, key_norm_forward, modulated, query_norm_forward
 from dita.caching.spans import in_spans_of_two_streams
-from dita.caching.state import BlockState
+from dita.caching.state import BlockState, Slot
 from dita.merging.merger import Merger
 from dita.shapes import FluxShape, Kind, sampled_queries
 
@@ -396,10 +397,19 @@ def _storing_single(
     normed, gate = block.norm(joint, emb=temb)
     mlp = block.act_mlp(block.proj_mlp(normed))
     attended = block.attn(hidden_states=normed, image_rotary_emb=rotary, **attention_kwargs)
-    slot.put_inner(attended)
-    out = block.proj_out(torch.cat([attended, mlp], dim=2))
+    inner, out = _projected(block, slot, attended, mlp)
+    slot.put_inner(inner)
     slot.put(out)
     return joint + gate.unsqueeze(1) * out
+
+
+def _projected(block: Any, slot: Slot, attended: Tensor, mlp: Tensor) -> tuple[Tensor, Tensor]:
+    """What a later step needs of the attention, and what the block's projection makes of attention and MLP."""
+    slot.folded = slot.keep_inner and is_stock(block.proj_out)
+    if not slot.folded:
+        return attended, block.proj_out(torch.cat([attended, mlp], dim=2))
+    share = share_of_attention(block.proj_out, attended)
+    return share, projected(block.proj_out, share, mlp)
 
 
 def _merging_single(
@@ -413,12 +423,13 @@ def _merging_single(
     attended = block.attn(hidden_states=attn_in, image_rotary_emb=attn_rotary, **attention_kwargs)
     mlp = block.act_mlp(block.proj_mlp(merged if "mlp" in short else normed))
     if short == {"attn", "mlp"}:
-        out = unmerged_image(merger, block.proj_out(torch.cat([attended, mlp], dim=2)))
-        inner = unmerged_image(merger, attended) if slot.keep and slot.keep_inner else attended
+        inner, out = _projected(block, slot, attended, mlp)
+        out = unmerged_image(merger, out)
+        inner = unmerged_image(merger, inner) if slot.keep and slot.keep_inner else inner
     else:
-        inner = unmerged_image(merger, attended) if "attn" in short else attended
+        attended = unmerged_image(merger, attended) if "attn" in short else attended
         mlp = unmerged_image(merger, mlp) if "mlp" in short else mlp
-        out = block.proj_out(torch.cat([inner, mlp], dim=2))
+        inner, out = _projected(block, slot, attended, mlp)
     if slot.keep:
         slot.put_inner(inner)
         slot.put(out)
@@ -434,7 +445,8 @@ def _cached_single(block: Any, state: BlockState, joint: Tensor, temb: Tensor) -
         shift, scale = shift_scale
         normed = modulated(block.norm.norm(chosen), shift, scale)
         mlp = block.act_mlp(block.proj_mlp(normed))
-        return block.proj_out(torch.cat([slot.inner_rows(rows), mlp], dim=2))
+        inner = slot.inner_rows(rows)
+        return projected(block.proj_out, inner, mlp) if slot.folded else block.proj_out(torch.cat([inner, mlp], dim=2))
 
     out = fill_from_store(slot, joint, compute)
     return torch.addcmul(joint, gate, out)
