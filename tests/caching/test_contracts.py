@@ -6,10 +6,12 @@ import pytest
 import torch
 
 import dita
+from dita.caching.adapters import adapter_for
 from dita.methods import SCORES, parse
 from dita.shapes import Kind
 from tests import tiny_dit, tiny_flux, tiny_opensora, tiny_pixart
 from tests.plans import on_a_cpu
+from tests.sampling_loop import sample
 
 
 @pytest.fixture(
@@ -96,6 +98,24 @@ def test_full_steps_that_store_features_are_bit_equal_to_the_stock_forward(famil
             assert torch.allclose(full, expected, rtol=1e-5, atol=1e-6 * float(expected.abs().max())), score
         else:
             assert torch.equal(full, expected), score
+
+
+@pytest.mark.parametrize("method", ["fora:3", "toca:3:0.5", "taylorseer:3:1"])
+def test_channels_of_a_token_lie_side_by_side_between_the_blocks(family, method: str) -> None:
+    """A convolution puts out the tokens of the first block with channels apart. Passes over tokens that stay so take
+    several times as long."""
+    model, inputs = family.tiny_transformer(), family.transformer_inputs(batch=2)
+    adapter = adapter_for(model)
+    dita.enable(model, method, steps=8)
+    strides: list[int] = []
+    for _, _, block in adapter.blocks(model):
+        block.register_forward_hook(lambda _, __, out: strides.extend(x.stride(-1) for x in tuple_of(out)))
+    sample(family, model, inputs, 8)
+    assert len(strides) >= 8 * len(adapter.blocks(model)) and set(strides) == {1}
+
+
+def tuple_of(out: torch.Tensor | tuple[torch.Tensor, ...]) -> tuple[torch.Tensor, ...]:
+    return out if isinstance(out, tuple) else (out,)
 
 
 def test_disable_restores_classes_keys_and_output(family, pipe, plain) -> None:

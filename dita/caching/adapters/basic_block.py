@@ -181,7 +181,8 @@ def cached_block(
         return block.attn1(norm_attn(x) * (1 + m.scale_attn) + m.shift_attn, attention_mask=attention_mask, **extra)
 
     attended = self_attention() if slots["attn"].kind is Kind.FULL else slots["attn"].output()
-    x = torch.addcmul(x, m.gate_attn, attended)
+    # the first block's tokens come from a convolution, the channels of a token apart: all that follows would lie so
+    x = torch.addcmul(x.contiguous(), m.gate_attn, attended)
     if "cross_attn" in slots:
         x += _site(slots["cross_attn"], x, lambda chosen: block.attn2(chosen, text, text_mask, **extra))
     out = _site(slots["mlp"], x, lambda chosen: block.ff(modulated(norm_mlp(chosen), m.shift_mlp, m.scale_mlp)))

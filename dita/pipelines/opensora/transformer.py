@@ -190,7 +190,7 @@ class OpenSoraTransformer3DModel(ModelMixin, AttentionMixin, ConfigMixin):
             device=device,
         )
         x = x.flatten(-2).permute(0, 2, 3, 1) + positions  # (B, T, S, C)
-        x = x.flatten(1, 2)
+        x = x.flatten(1, 2).contiguous()  # channels of a token side by side: the convolution had them apart
 
         rate = self.fps_embed(self._sinusoid(_rows(torch.as_tensor(fps, device=device).reshape(-1), batch)))
         time = self.time_embed(self._sinusoid(_rows(timestep.reshape(-1), batch))) + rate  # (B, C)
