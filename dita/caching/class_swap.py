@@ -19,6 +19,7 @@ _SUPPORTED_HOOKS = {
     "layer_execution_tracker",
     "layerwise_casting",
 }
+_PARALLEL_HOOKS = ("cp_input---", "cp_output---")  # of context parallelism: which modules they split and join follows
 
 
 class ForeignHookError(RuntimeError):
@@ -83,11 +84,13 @@ def check_free_of_other_caches(model: nn.Module) -> None:
         )
     for name, module in model.named_modules():
         registry = getattr(module, "_diffusers_hook", None)
-        foreign = set(registry.hooks) - _SUPPORTED_HOOKS if registry is not None else set()
+        names = set(registry.hooks) if registry is not None else set()
+        foreign = {name for name in names - _SUPPORTED_HOOKS if not name.startswith(_PARALLEL_HOOKS)}
         if foreign:
             raise ForeignHookError(
                 f"module {name or 'transformer'!r} carries the hook(s) {', '.join(sorted(foreign))}; dita runs beside"
-                " group offloading, layerwise casting and accelerate's offloading only: remove the hook first"
+                " group offloading, layerwise casting, context parallelism and accelerate's offloading only: remove the"
+                " hook first"
             )
 
 

@@ -12,6 +12,7 @@ from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.transformers.transformer_flux import FluxAttnProcessor
 from torch import Tensor, nn
 
+from dita.caching import context_parallel
 from dita.caching.class_swap import Forward, MakeForward
 from dita.caching.linear_parts import is_stock, projected, share_of_attention
 from dita.caching.modulations import Modulations
@@ -37,15 +38,15 @@ class FluxAdapter:
 
     def shape(self, model: FluxTransformer2DModel, inputs: dict[str, Any]) -> FluxShape:
         latents, text = inputs["hidden_states"], inputs["encoder_hidden_states"]
-        config = model.config
+        config, ranks = model.config, context_parallel.degree(model)
         return FluxShape(
             name="flux",
             double_layers=config.num_layers,
             single_layers=config.num_single_layers,
             width=model.inner_dim,
             mlp_width=4 * model.inner_dim,
-            text_tokens=text.shape[1],
-            image_tokens=latents.shape[1],
+            text_tokens=text.shape[1] // ranks,
+            image_tokens=latents.shape[1] // ranks,
             grid=None,
             batch=latents.shape[0],
             in_channels=config.in_channels,
@@ -113,6 +114,8 @@ class FluxAdapter:
         return scores[..., : shape.text_tokens] if module == "text_mlp" else scores
 
     def grid(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[int, int] | None:
+        if context_parallel.degree(model) > 1:
+            return None  # a rank has a part of it
         ids = inputs["img_ids"]
         ids = ids[0] if ids.ndim == 3 else ids
         height, width = (int(side) for side in ids[:, 1:].amax(dim=0) + 1)
@@ -258,7 +261,8 @@ def token_scores(
             _, sample = _places(probe.query, sampled_queries(tokens), common)
             of_query = common.made("angles of queries", (angles, sample), partial(angles.index_select, -3, sample))
         query, key = rotate(query, of_query), rotate(key, angles)
-    return received_attention(query, key)
+    ranks = context_parallel.ranks_of(attn)
+    return received_attention(query, key) if ranks is None else context_parallel.received_attention(query, key, ranks)
 
 
 def complex_angles(rotary: tuple[Tensor, Tensor]) -> Tensor:
