@@ -83,6 +83,45 @@ def test_group_offloading_before_and_after_enabling(pipe, accelerated, plain, le
     assert torch.equal(call(pipe), plain)
 
 
+def fused_lora(pipe) -> None:
+    add_lora(pipe)
+    pipe.transformer.fuse_lora()
+
+
+def cast(pipe) -> None:
+    pipe.transformer.enable_layerwise_casting(storage_dtype=torch.float8_e4m3fn, compute_dtype=torch.float32)
+
+
+COMPANIONS = {
+    "lora": add_lora,
+    "fused-lora": fused_lora,
+    "leaf-offloading": lambda pipe: group_offload(pipe, "leaf_level"),
+    "block-offloading": lambda pipe: group_offload(pipe, "block_level"),
+    "layerwise-casting": cast,
+}
+
+
+@pytest.mark.parametrize("companion", COMPANIONS)
+@pytest.mark.parametrize("method", ["toca:1:0.9", "fora:1"])
+def test_where_nothing_is_skipped_the_output_is_that_of_the_companion_alone(companion: str, method: str) -> None:
+    alone, together = tiny_pipeline(), tiny_pipeline()
+    for pipe in (alone, together):
+        COMPANIONS[companion](pipe)
+    dita.enable(together, method)
+    assert torch.equal(call(together), call(alone))
+
+
+@pytest.mark.parametrize("companion", COMPANIONS)
+def test_a_cached_run_is_as_near_to_its_plain_one_as_without_the_companion(companion: str, plain, accelerated) -> None:
+    def distance(one: torch.Tensor, other: torch.Tensor) -> float:
+        return float((one - other).norm() / other.norm())
+
+    pipe = tiny_pipeline()
+    COMPANIONS[companion](pipe)
+    own = call(pipe)
+    assert distance(call(dita.enable(pipe, METHOD)), own) <= 2 * distance(accelerated, plain)
+
+
 @pytest.mark.parametrize("offload_first", [True, False])
 def test_accelerate_hooks_of_model_and_sequential_offloading(pipe, accelerated, plain, offload_first: bool) -> None:
     """On a machine without GPU the hooks are placed by accelerate itself, as the pipeline methods do."""
