@@ -20,7 +20,7 @@ from torch import Tensor
 
 from dita.bench.contenders import Contender, Control, twin
 from dita.bench.sampling import keep_freed_memory
-from dita.bench.workloads import workload
+from dita.bench.workloads import SHAPES, workload
 
 
 @dataclass(frozen=True)
@@ -76,7 +76,13 @@ def measured(shape: str, scale: float, rounds: int, warm_up: int = 3) -> list[Co
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--shape", action="append", help="cpu-flux, cpu-pixart and cpu-opensora by default")
+    parser.add_argument(
+        "--shape",
+        action="append",
+        choices=SHAPES,
+        metavar="SHAPE",
+        help="cpu-flux, cpu-pixart and cpu-opensora by default",
+    )
     parser.add_argument("--scale", type=float, default=1.0)
     parser.add_argument("--rounds", type=int, default=100)
     parser.add_argument("--json", action="store_true")
