@@ -1,7 +1,7 @@
 """diffusers' context parallelism: every rank holds a part of the tokens, and attention alone sees all of them.
 
 A cached step computes no attention, so that it takes no exchange between ranks at all. Each rank chooses among its own
-tokens, as many as every other, so that none waits; what they are chosen by is what a single process would see.
+tokens, as many as every other, so that none waits; the attention that they receive is counted over all ranks' queries.
 """
 
 from __future__ import annotations

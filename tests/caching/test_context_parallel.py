@@ -13,6 +13,7 @@ import dita
 from dita.caching import context_parallel, scores
 from tests import tiny_flux
 from tests.launched import launched
+from tests.nearness import distance
 from tests.sampling_loop import sample
 
 STEPS = 8
@@ -73,10 +74,6 @@ def alone() -> dict[str, torch.Tensor]:
         return {method: run(tiny_flux.tiny_transformer(), method) for method in METHODS} | {
             "plain": run(tiny_flux.tiny_transformer(), None)
         }
-
-
-def distance(one: torch.Tensor, other: torch.Tensor) -> float:
-    return float((one - other).norm() / other.norm())
 
 
 def test_both_ranks_end_with_the_same_latents(ranks) -> None:

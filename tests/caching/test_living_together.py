@@ -12,6 +12,7 @@ from peft import LoraConfig
 
 import dita
 from dita.caching.class_swap import ForeignHookError
+from tests.nearness import distance
 from tests.tiny_flux import call, tiny_pipeline, tiny_transformer, transformer_inputs
 
 METHOD = "toca:4:0.5"
@@ -113,9 +114,6 @@ def test_where_nothing_is_skipped_the_output_is_that_of_the_companion_alone(comp
 
 @pytest.mark.parametrize("companion", COMPANIONS)
 def test_a_cached_run_is_as_near_to_its_plain_one_as_without_the_companion(companion: str, plain, accelerated) -> None:
-    def distance(one: torch.Tensor, other: torch.Tensor) -> float:
-        return float((one - other).norm() / other.norm())
-
     pipe = tiny_pipeline()
     COMPANIONS[companion](pipe)
     own = call(pipe)

@@ -10,6 +10,7 @@ from torch import nn
 
 import dita
 from tests import tiny_dit, tiny_flux, tiny_opensora, tiny_pixart
+from tests.nearness import distance
 from tests.sampling_loop import sample
 
 STEPS = 8
@@ -85,10 +86,6 @@ def family(request):
 @pytest.fixture(params=QUANTISERS, ids=lambda quantise: quantise.__name__)
 def model(request, family) -> nn.Module:
     return quantised(family, request.param)
-
-
-def distance(one: torch.Tensor, other: torch.Tensor) -> float:
-    return float((one - other).norm() / other.norm())
 
 
 @torch.no_grad()
