@@ -106,7 +106,7 @@ def tensor_of(kept: Kept) -> Tensor:
 
 
 def rows_of(kept: Kept, rows: Tensor) -> Kept:
-    """The rows `rows` (B * k) of a (B, N, C) that is near, as (B, k, C)."""
+    """The rows `rows` (B, k) of a (B, N, C) that is near, as (B, k, C)."""
     if isinstance(kept, Tensor):
         return _rows(kept, rows)
     scale = None if kept.scale is None else _rows(kept.scale, rows)
@@ -114,7 +114,7 @@ def rows_of(kept: Kept, rows: Tensor) -> Kept:
 
 
 def write_rows(kept: Kept, rows: Tensor, values: Tensor) -> None:
-    """Writes `values` (B, k, C) into the rows `rows` (B * k) of a (B, N, C) that is near, in place."""
+    """Writes `values` (B, k, C) into the rows `rows` (B, k) of a (B, N, C) that is near, in place."""
     if isinstance(kept, Tensor):
         _write(kept, rows, values.to(kept.dtype))
         return
@@ -141,12 +141,12 @@ def with_each(kept: Kept, change: Callable[[Tensor], Tensor]) -> Kept:
 
 
 def _rows(x: Tensor, rows: Tensor) -> Tensor:
-    chosen = _as_bytes(x).reshape(-1, x.shape[-1]).index_select(0, rows)
-    return chosen.view(x.dtype).view(x.shape[0], -1, x.shape[-1])
+    chosen = _as_bytes(x).reshape(-1, x.shape[-1]).index_select(0, rows.flatten())
+    return chosen.view(x.dtype).view(*rows.shape, x.shape[-1])
 
 
 def _write(out: Tensor, rows: Tensor, values: Tensor) -> None:
-    _as_bytes(out).view(-1, out.shape[-1]).index_copy_(0, rows, _as_bytes(values).reshape(-1, out.shape[-1]))
+    _as_bytes(out).view(-1, out.shape[-1]).index_copy_(0, rows.flatten(), _as_bytes(values).reshape(-1, out.shape[-1]))
 
 
 def _as_bytes(x: Tensor) -> Tensor:

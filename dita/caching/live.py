@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from dita.caching import selection
+from dita.caching.context_parallel import Divided
 from dita.caching.probe import Probe
 from dita.caching.scores import combined, entropy_score, live
 from dita.caching.selection import SpatialBonus
@@ -20,7 +21,10 @@ class LiveSelection:
         age_weight: added to a score for each cached step since its token was computed (lambda_3 / N).
         spatial: the spatial bonus, if any.
         halves, shared: whether the call holds two halves of guidance, and whether they compute the same tokens.
+        divided: how ranks share the site's tokens; None where one process has them all.
         age: cached steps since a token was computed, (B, N), B the samples that choose; None before the first choice.
+            Where ranks share tokens, those of all ranks.
+        all_rows: then the rows (B, k) of all ranks' tokens that were chosen last.
     """
 
     def __init__(
@@ -32,6 +36,7 @@ class LiveSelection:
         *,
         halves: bool = False,
         shared: bool = False,
+        divided: Divided | None = None,
     ) -> None:
         self.score = score
         self.age_weight = age_weight
@@ -39,7 +44,9 @@ class LiveSelection:
         self.probe = probe
         self.halves = halves
         self.shared = shared
+        self.divided = divided
         self.age: Tensor | None = None
+        self.all_rows: Tensor | None = None
         self._waited = 0
 
     def wait(self) -> None:
@@ -47,7 +54,8 @@ class LiveSelection:
         self._waited += 1
 
     def rows(self, count: int, tokens: Tensor, stored: Tensor) -> Tensor:
-        """`count` tokens of each sample, as ascending rows of the flattened (B * N).
+        """`count` tokens of each sample, as ascending rows (B, k) of the flattened (B * N); of these, where ranks share
+        the tokens, the rows (1, K) that this one holds.
 
         tokens: (B, N, C), the residual stream in front of the site's norm; stored: (B, N, C), the site's stored output.
         """
@@ -59,10 +67,16 @@ class LiveSelection:
         index = selection.best_first(scores, count).sort(dim=-1).values
         self.age = (age + 1).scatter_(1, index, 0.0)
         self._waited = 0
-        return row_numbers(index, tokens.shape[0], tokens.shape[1])
+        rows = row_numbers(index, tokens.shape[0], scores.shape[-1])
+        if self.divided is None:
+            return rows
+        self.all_rows = rows
+        return self.divided.own([rows])[0]
 
     def _scores(self, tokens: Tensor, stored: Tensor) -> Tensor:
         if self.score == "entropy":
             assert self.probe.scores is not None
             return entropy_score(self.probe.scores, self.halves)
-        return combined(live(self.score, tokens, stored), self.halves and self.shared)
+        scores = live(self.score, tokens, stored)
+        scores = scores if self.divided is None else self.divided.joined(scores)
+        return combined(scores, self.halves and self.shared)

@@ -8,6 +8,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from dita.caching.context_parallel import Divided
+
 Made = TypeVar("Made")
 
 
@@ -42,6 +44,7 @@ class Probe:
         scores: the result over the block's tokens, (B, N) in float32, not yet normalised. For the entropy of attention
             to the text, cached steps write the rows that they compute anew.
         common: shared by the probes of all blocks.
+        divided: how ranks share the tokens of the block; None where one process has them all.
     """
 
     def __init__(self) -> None:
@@ -51,6 +54,7 @@ class Probe:
         self.key: dict[str, Tensor] = {}
         self.key_norms: dict[str, Tensor] = {}
         self.scores: Tensor | None = None
+        self.divided: Divided | None = None
 
     def forget_inputs(self) -> None:
         self.query.clear()

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from dita.caching import cuda_graphs
 from dita.caching.adapters import Adapter
 from dita.caching.attention import check_backend
+from dita.caching.context_parallel import Divided, Ranks, ranks_of_model
 from dita.caching.cuda_graphs import Rescue
 from dita.caching.forecast import AS_COMPUTED, Stored, as_weights
 from dita.caching.guidance import first_half, twice
@@ -61,7 +62,9 @@ class Branch:
         states: list[BlockState],
         device: torch.device,
         keeper: Keeper = AS_COMPUTED,
+        ranks: Ranks | None = None,
     ) -> None:
+        self.ranks = ranks
         self.seen = seen
         self.shape = shape
         self.plan = plan
@@ -71,6 +74,7 @@ class Branch:
         self.joined = False  # the halves of a guided call are computed as one
         self.spans = {span: SpanStore(span, keeper) for span in plan.spans}
         self.selected: dict[Site, list[Tensor | None]] = {}
+        self.all_selected: dict[Site, list[Tensor | None]] = {}  # of all ranks, where tokens are recorded
         self.settled: set[Site] = set()
         self.mergers: dict[Block, Merger] = {}
         self.grid: tuple[int, ...] | None = None
@@ -110,7 +114,8 @@ class Branch:
         tensors = [tensor for state in self.states for tensor in state.tensors()]
         tensors += [tensor for store in self.spans.values() for tensor in store.tensors()]
         features = held_bytes(iter([*tensors, *self.steady.tensors(), *self.modulations.tensors()]))
-        numbers = [rows for queue in self.selected.values() for rows in queue]
+        queues = [*self.selected.values(), *self.all_selected.values()]
+        numbers = [rows for queue in queues for rows in queue]
         if not inside:
             numbers += [state.probe.scores for state in self.states]
             numbers += [slot.rows for slot in slots if slot.live is not None]
@@ -271,12 +276,16 @@ class Run:
         plan = self.whole_method.on(latents.device.type).plan(shape, self.requested_steps, self.timesteps)
         if self._foresees(plan, latents):
             plan = dataclasses.replace(plan, foresees=True)
-        share = 1 / self.calls if self.call < self.calls else 0
+        ranks = self._ranks(plan)
+        of_ranks = 1 if ranks is None else ranks.count
+        share = of_ranks / self.calls if self.call < self.calls else 0
         plan = with_store(plan, self.store, share=share, compiled=self.compiled)
         self.summary.store, self.summary.dropped = self.store, max(self.summary.dropped, len(plan.dropped))
         keeper = Keeper(self.store)
         states = [BlockState(self.adapter.modules(stack), backend, keeper) for stack, _, _ in self._blocks]
-        branch = Branch(seen, shape, plan, states, latents.device, keeper)
+        branch = Branch(seen, shape, plan, states, latents.device, keeper, ranks)
+        for (stack, _, _), state in zip(self._blocks, states, strict=True):
+            state.probe.divided = self._divided(branch, shape.score_source(stack, "attention"))
         for block in plan.text_blocks:
             states[self._number[block]].steady = branch.steady
         if isinstance(self.method, ToCa):
@@ -288,9 +297,32 @@ class Run:
         if self.recorder is not None:
             branch.geometry = self._geometry(shape, branch.grid or self.adapter.grid(self.model, inputs))
         _check_memory(
-            plan, latents.device, self.memory_limit, sum(b.held_bytes() for b in self.branches), self.compiled
+            plan, latents.device, self.memory_limit, sum(b.held_bytes() for b in self.branches), self.compiled, of_ranks
         )
         return branch
+
+    def _ranks(self, plan: Plan) -> Ranks | None:
+        """The processes that share the tokens of a call. Raises `ValueError` for what does not work with them."""
+        ranks, method = ranks_of_model(self.model), plan.whole_method.label()
+        if ranks is None:
+            return None
+        if not self.adapter.context_parallel:
+            raise ValueError(f"dita supports context parallelism on FLUX only, not on {plan.shape.family}")
+        if plan.merging is not None:
+            raise ValueError(f"{method} matches tokens of a whole picture, of which each rank holds a part: no merging")
+        if self.compiled and plan.method.selects_live(plan.shape):
+            raise ValueError(
+                f"{method} selects tokens inside of cached steps, and ranks would have to wait for each other inside of"
+                " compiled blocks: take another score, or do not compile"
+            )
+        return ranks
+
+    def _divided(self, branch: Branch, module: str) -> Divided | None:
+        """How ranks share the tokens of a module; None where this process has them all."""
+        if branch.ranks is None:
+            return None
+        start = self.adapter.image_start(module, branch.shape)
+        return Divided(branch.ranks, branch.shape.tokens(module), start or 0)
 
     def _geometry(self, shape: Shape, grid: tuple[int, ...] | None) -> Geometry:
         modules = dict.fromkeys(site.module for site in shape.sites())
@@ -395,7 +427,7 @@ class Run:
                 needed = self.step < len(branch.plan.steps) and branch.plan.holds(self.step, site)
                 slot.keep = slot.kind is Kind.FULL and needed
                 slot.keep_gate, slot.keep_inner = slot.keep and keeps_gates, any(coming)
-                slot.rows = None
+                slot.rows = slot.all_rows = None
                 if slot.cut:
                     slot.inner = None
                 slot.needed = needed
@@ -495,16 +527,19 @@ class Run:
     def _hand_out(self, branch: Branch, shared: Branch, site: Site, slot: Slot, state: BlockState) -> None:
         """Gives a cached site its rows, or what finds them inside the step."""
         if branch is not shared:
-            slot.rows = self._slot(shared, site).rows if slot.kind is Kind.PARTIAL else None
+            source = self._slot(shared, site)
+            slot.rows, slot.all_rows = (source.rows, source.all_rows) if slot.kind is Kind.PARTIAL else (None, None)
         elif self.method.selects_live(branch.shape):
             slot.live = slot.live or self._live_selection(branch, site, state)
             if slot.kind is not Kind.PARTIAL:
                 slot.live.wait()
         elif branch.selected.get(site):
             slot.rows = branch.selected[site].pop(0)
+            slot.all_rows = branch.all_selected[site].pop(0) if site in branch.all_selected else None
         if slot.later:
             slot.inner = slot.later.pop(0)
-        if self.compiled and (site.stack, site.module) in branch.plan.varying:
+        varying = branch.ranks is not None or (site.stack, site.module) in branch.plan.varying
+        if self.compiled and varying:
             _mark_varying(slot)
 
     def _expect(self, branch: Branch) -> None:
@@ -522,6 +557,7 @@ class Run:
             state.probe,
             halves=branch.shape.rows > branch.shape.batch,
             shared=self.method.shares_halves(branch.shape),
+            divided=self._divided(branch, site.module),
         )
 
     def _slot(self, branch: Branch, site: Site) -> Slot:
@@ -570,6 +606,7 @@ class Run:
         cycles: dict[tuple[str, str, int], list[int]] = {}
         for site in sites:
             branch.selected.pop(site, None)
+            branch.all_selected.pop(site, None)
             coming = self._coming(branch, site)
             if any(coming):
                 cycles.setdefault((site.stack, site.module, len(coming)), []).append(site.layer)
@@ -581,11 +618,19 @@ class Run:
                 method.age_weight / method.cycle,
                 self._spatial(branch, module),
             )
-            for number, layer in enumerate(layers):
-                branch.selected[Site(stack, layer, module)] = [
-                    None if (index := chosen[number]) is None else row_numbers(index, shape.rows, shape.tokens(module))
-                    for chosen in selections
-                ]
+            tokens = shape.tokens(module)
+            rows = [
+                [None if index is None else row_numbers(index, shape.rows, tokens) for index in of_layer]
+                for of_layer in zip(*selections, strict=True)
+            ]
+            sites_of_layers = [Site(stack, layer, module) for layer in layers]
+            divided = self._divided(branch, module)
+            if divided is not None:
+                if self.recorder is not None:
+                    branch.all_selected |= zip(sites_of_layers, rows, strict=True)
+                own = iter(divided.own([some for of_layer in rows for some in of_layer if some is not None]))
+                rows = [[None if some is None else next(own) for some in of_layer] for of_layer in rows]
+            branch.selected |= zip(sites_of_layers, rows, strict=True)
 
     def _forget_scores(self, branch: Branch) -> None:
         """Frees the scores that no later selection uses."""
@@ -604,6 +649,7 @@ class Run:
         shape, method = branch.shape, self.method
         tokens = shape.tokens(module)
         device = branch.device
+        divided = self._divided(branch, module)
         number = (branch.shape.stacks.index(stack), self.adapter.modules(stack).index(module))
         if method.score == "random":
             return lambda j: torch.stack(
@@ -622,11 +668,14 @@ class Run:
         if method.score in FEATURE_SCORES:
             grid = branch.grid if method.score == "frame-uniqueness" else None
             outputs = (self._slot(branch, Site(stack, layer, module)).stored() for layer in layers)
-            scores = torch.stack([of_features(method.score, out, grid) for out in outputs if isinstance(out, Tensor)])
+            whole = [out if divided is None else divided.joined(out, 1) for out in outputs if isinstance(out, Tensor)]
+            scores = torch.stack([of_features(method.score, out, grid) for out in whole])
             frozen = combined(scores, method.shares_halves(shape))
             return lambda j: frozen
         collected = [branch.states[self._number[stack, layer]].probe.scores for layer in layers]
         joint = torch.stack([scores for scores in collected if scores is not None])  # (L, B, N)
+        of_block = self._divided(branch, shape.score_source(stack, method.score))
+        joint = joint if of_block is None else of_block.joined(joint)
         of_module = self.adapter.module_scores(stack, module, shape, joint)
         if method.scores_entropy(shape):
             frozen = entropy_score(of_module, shape.rows > shape.batch)
@@ -690,7 +739,7 @@ class Run:
         for (stack, layer, _), state in zip(self._blocks, branch.states, strict=True):
             for module, slot in state.slots.items():
                 if slot.rows is not None:
-                    selected[Site(stack, layer, module)] = slot.rows
+                    selected[Site(stack, layer, module)] = slot.rows if slot.all_rows is None else slot.all_rows
             if state.matcher is not None:
                 matched[branch.plan.group((stack, layer))] = state.matcher.representatives()
         merging = {
@@ -750,7 +799,7 @@ def _mark_varying(slot: Slot) -> None:
     """Tells dynamo that the rows of a slot are not always as many: one graph for all numbers, not one for each site
     whose number is seen to change."""
     if slot.rows is not None:
-        torch._dynamo.maybe_mark_dynamic(slot.rows, 0)
+        torch._dynamo.maybe_mark_dynamic(slot.rows, 1)
     if slot.live is not None:
         slot.room = torch.empty(slot.tokens, 0)
         torch._dynamo.maybe_mark_dynamic(slot.room, 0)
@@ -758,11 +807,13 @@ def _mark_varying(slot: Slot) -> None:
         torch._dynamo.maybe_mark_dynamic(slot.inner, 1)
 
 
-def _check_memory(plan: Plan, device: torch.device, limit: int | None, held: int, compiled: bool) -> None:
+def _check_memory(
+    plan: Plan, device: torch.device, limit: int | None, held: int, compiled: bool, ranks: int = 1
+) -> None:
     place = device if plan.store.device is None else torch.device(plan.store.device)
     if limit is None:
         limit = held + _free_bytes(place)
-    needed = held + peak_bytes(plan, compiled)
+    needed = held + peak_bytes(plan, compiled) // ranks
     if needed > limit:
         raise CacheMemoryError(
             f"the feature store of {plan.method.label()} needs {needed / 2**20:.1f} MiB and {limit / 2**20:.1f} MiB are"

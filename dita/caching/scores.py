@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -13,6 +15,8 @@ QUERY_CHUNK = 256
 
 CACHED_NUMBERS = 2**22
 """Numbers of an attention map that are held at once on a CPU: few enough for the last level of its cache."""
+
+Number = TypeVar("Number", int, Tensor)
 
 TEXT_QUERY_CHUNK = 256
 """Queries whose attention to the text is held at once, on any device: a text is short."""
@@ -52,8 +56,13 @@ def staggered(count: int, tokens: int, device: torch.device) -> Tensor:
     Fibonacci.
     """
     count = min(count, tokens)
-    starts = torch.arange(count + 1, device=device) * tokens // max(1, count)
-    return starts[:-1] + starts.diff() * (torch.arange(count, device=device) * 610 % 987) // 987
+    return staggered_place(torch.arange(count, device=device), count, tokens)
+
+
+def staggered_place(number: Number, count: int, tokens: int) -> Number:
+    """The token in the `number`-th of the parts, or those in several."""
+    start, stop = number * tokens // max(1, count), (number + 1) * tokens // max(1, count)
+    return start + (stop - start) * (number * 610 % 987) // 987
 
 
 def mean_length(vectors: Tensor) -> Tensor:
@@ -107,14 +116,14 @@ def sum_of_halves(scores: Tensor) -> Tensor:
 
 
 def live(score: str, tokens: Tensor, stored: Tensor) -> Tensor:
-    """Scores that need the tokens of the cached step itself, normalised, (B, N).
+    """Scores that need the tokens of the cached step itself, (B, N), not yet normalised.
 
     tokens: (B, N, C), what enters the module's norm; stored: the module's stored output.
     `norm`: length of a token. `similarity`: 1 - cosine between the token and its stored output.
     """
     if score == "norm":
-        return normalise(tokens.float().norm(dim=-1))
-    return normalise(1 - F.cosine_similarity(tokens.float(), stored.float(), dim=-1))
+        return tokens.float().norm(dim=-1)
+    return 1 - F.cosine_similarity(tokens.float(), stored.float(), dim=-1)
 
 
 def of_features(score: str, features: Tensor, grid: tuple[int, ...] | None) -> Tensor:

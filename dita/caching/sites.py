@@ -72,6 +72,14 @@ def modulated(normed: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return (normed * (1 + scale)).add_(shift)
 
 
+def of_samples(values: Tensor, rows: Tensor, tokens: Tensor) -> Tensor:
+    """Of `values` (B, 1, C), one for each sample of `tokens` (B, N, C), what serves the rows of `gather_rows`: as they
+    are for (B, k), one for each row for the (1, K) of several samples."""
+    if rows.shape[0] == values.shape[0]:
+        return values
+    return gather_rows(values, rows // tokens.shape[1])
+
+
 def fill_from_store(slot: Slot, tokens: Tensor, compute: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """The output of a cached site for all tokens, (B, N, C), before the gate.
 
@@ -85,7 +93,10 @@ def fill_from_store(slot: Slot, tokens: Tensor, compute: Callable[[Tensor, Tenso
     if slot.kind is Kind.PARTIAL:
         if slot.live is not None:
             slot.rows = slot.live.rows(slot.count(), tokens, stored)
+            slot.all_rows = slot.live.all_rows
         assert slot.rows is not None
+        if slot.rows.shape[1] == 0:  # a rank of several, which holds none of those that were chosen
+            return stored
         chosen = gather_rows(tokens, slot.rows)
         if tokens.device.type == "cpu" and not torch.compiler.is_compiling():
             with FewRows():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from dita.caching.adapters.flux import _joint, _places, _rejoin, _sampled
+from dita.caching.adapters.flux import _joint, _rejoin, _sample, _sampled
 from dita.caching.probe import Common
 
 
@@ -39,7 +39,8 @@ def test_sampled_rows_of_two_streams_are_those_of_the_joint_sequence(text: int, 
     streams = {"main": torch.randn(2, 40 - text, 3)}
     if text:
         streams["text"] = torch.randn(2, text, 3)
-    rows, (_, numbers) = _sampled(streams, count, Common()), _places(streams, count, Common())
-    assert torch.equal(rows, _joint(streams).index_select(1, numbers))
+    sample = _sample(streams, count, Common(), None)
+    numbers = sample.joint
+    assert torch.equal(_sampled(streams, sample), _joint(streams).index_select(1, numbers))
     assert torch.equal(numbers, numbers.unique()) and len(numbers) == count
     assert abs(sum(numbers < text) - text * count / 40) < 1, "each stream has its share"

@@ -20,6 +20,8 @@ class Adapter(Protocol):
     """What the engine asks of a family."""
 
     family: str
+    context_parallel: bool
+    """Whether processes may share the tokens of its blocks."""
 
     def handles(self, model: nn.Module) -> bool:
         """Whether `model` is a transformer of this family."""

@@ -24,6 +24,7 @@ class DiTAdapter:
     """Sites of each block: `attn` (self-attention) and `mlp`."""
 
     family = "dit"
+    context_parallel = False
 
     def handles(self, model: nn.Module) -> bool:
         return isinstance(model, DiTTransformer2DModel)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from diffusers import FluxTransformer2DModel
@@ -12,13 +12,20 @@ from diffusers.models.attention_dispatch import dispatch_attention_fn
 from diffusers.models.transformers.transformer_flux import FluxAttnProcessor
 from torch import Tensor, nn
 
-from dita.caching import context_parallel
 from dita.caching.class_swap import Forward, MakeForward
+from dita.caching.context_parallel import Divided
 from dita.caching.linear_parts import is_stock, projected, share_of_attention
 from dita.caching.modulations import Modulations
 from dita.caching.probe import Common, Probe
 from dita.caching.scores import mean_length, received_attention, staggered
-from dita.caching.sites import fill_from_store, keeping_forward, key_norm_forward, modulated, query_norm_forward
+from dita.caching.sites import (
+    fill_from_store,
+    keeping_forward,
+    key_norm_forward,
+    modulated,
+    of_samples,
+    query_norm_forward,
+)
 from dita.caching.spans import in_spans_of_two_streams
 from dita.caching.state import BlockState, Slot
 from dita.merging.merger import Merger
@@ -32,21 +39,22 @@ class FluxAdapter:
     site, `single`, whose tokens are text first, then image."""
 
     family = "flux"
+    context_parallel = True
 
     def handles(self, model: nn.Module) -> bool:
         return isinstance(model, FluxTransformer2DModel)
 
     def shape(self, model: FluxTransformer2DModel, inputs: dict[str, Any]) -> FluxShape:
         latents, text = inputs["hidden_states"], inputs["encoder_hidden_states"]
-        config, ranks = model.config, context_parallel.degree(model)
+        config = model.config
         return FluxShape(
             name="flux",
             double_layers=config.num_layers,
             single_layers=config.num_single_layers,
             width=model.inner_dim,
             mlp_width=4 * model.inner_dim,
-            text_tokens=text.shape[1] // ranks,
-            image_tokens=latents.shape[1] // ranks,
+            text_tokens=text.shape[1],
+            image_tokens=latents.shape[1],
             grid=None,
             batch=latents.shape[0],
             in_channels=config.in_channels,
@@ -114,8 +122,6 @@ class FluxAdapter:
         return scores[..., : shape.text_tokens] if module == "text_mlp" else scores
 
     def grid(self, model: nn.Module, inputs: dict[str, Any]) -> tuple[int, int] | None:
-        if context_parallel.degree(model) > 1:
-            return None  # a rank has a part of it
         ids = inputs["img_ids"]
         ids = ids[0] if ids.ndim == 3 else ids
         height, width = (int(side) for side in ids[:, 1:].amax(dim=0) + 1)
@@ -251,18 +257,21 @@ def token_scores(
             values["text"] = _values(attn, text, added=True)
         lengths = {stream: mean_length(value.unflatten(-1, (attn.heads, -1))) for stream, value in values.items()}
         return _joint(lengths) if probe.score == "v-norm" else 1 - _joint(lengths)
-    key, common = _joint(probe.key), probe.common
-    tokens = key.shape[1]
-    estimate = probe.score == "attention-sampled" and tokens > sampled_queries(tokens)
-    query = _sampled(probe.query, sampled_queries(tokens), common) if estimate else _joint(probe.query)
+    key, common, divided = _joint(probe.key), probe.common, probe.divided
+    tokens = key.shape[1] if divided is None else divided.tokens
+    sample = None
+    if probe.score == "attention-sampled" and tokens > sampled_queries(tokens):
+        sample = _sample(probe.query, sampled_queries(tokens), common, divided)
+    query = _joint(probe.query) if sample is None else _sampled(probe.query, sample)
     if rotary is not None:
         angles = of_query = common.made("angles", rotary, partial(complex_angles, rotary))
-        if estimate:
-            _, sample = _places(probe.query, sampled_queries(tokens), common)
-            of_query = common.made("angles of queries", (angles, sample), partial(angles.index_select, -3, sample))
+        if sample is not None:
+            rows = sample.joint
+            of_query = common.made("angles of queries", (angles, rows), partial(angles.index_select, -3, rows))
         query, key = rotate(query, of_query), rotate(key, angles)
-    ranks = context_parallel.ranks_of(attn)
-    return received_attention(query, key) if ranks is None else context_parallel.received_attention(query, key, ranks)
+    if divided is None:
+        return received_attention(query, key)
+    return divided.ranks.received_attention(query, key, None if sample is None else sample.of_ranks)
 
 
 def complex_angles(rotary: tuple[Tensor, Tensor]) -> Tensor:
@@ -283,25 +292,42 @@ def _joint(streams: dict[str, Tensor]) -> Tensor:
     return torch.cat([streams["text"], streams["main"]], dim=1) if "text" in streams else streams["main"]
 
 
-def _sampled(streams: dict[str, Tensor], count: int, common: Common) -> Tensor:
-    """About `count` rows of `_joint`, without the whole of it: of each stream its share."""
-    places, _ = _places(streams, count, common)
-    rows = [streams[stream].index_select(1, numbers) for stream, numbers in places.items()]
+class Sample(NamedTuple):
+    """Some rows of `_joint`: where they are in their streams, and in it; and where ranks share the tokens, how many of
+    the sample each of them holds."""
+
+    streams: dict[str, Tensor]
+    joint: Tensor
+    of_ranks: list[int] | None
+
+
+def _sampled(streams: dict[str, Tensor], sample: Sample) -> Tensor:
+    """The rows of `sample` in `_joint`, without the whole of it."""
+    rows = [streams[stream].index_select(1, numbers) for stream, numbers in sample.streams.items()]
     return rows[0] if len(rows) == 1 else torch.cat(rows, dim=1)
 
 
-def _places(streams: dict[str, Tensor], count: int, common: Common) -> tuple[dict[str, Tensor], Tensor]:
-    """Where these rows are in their streams, and in `_joint`."""
+def _sample(streams: dict[str, Tensor], count: int, common: Common, divided: Divided | None) -> Sample:
+    """`count` rows of `_joint`, of each stream its share. Where ranks share the tokens, what one process would take."""
     device, image = streams["main"].device, streams["main"].shape[1]
     text = streams["text"].shape[1] if "text" in streams else 0
+    of_text = -(-text * count // (text + image))
+    counts = {"text": of_text, "main": count - of_text} if text else {"main": count}
 
-    def places() -> tuple[dict[str, Tensor], Tensor]:
-        of_text = -(-text * count // (text + image))
-        in_text, in_image = staggered(of_text, text, device), staggered(count - of_text, image, device)
-        found = {"text": in_text, "main": in_image} if text else {"main": in_image}
-        return found, torch.cat([in_text, in_image + text])
+    def rows() -> Sample:
+        of_ranks = None
+        if divided is None:
+            places = {stream: staggered(number, streams[stream].shape[1], device) for stream, number in counts.items()}
+        else:
+            parts = {"text": divided.part(text), "main": divided.part(image)} if text else {"main": divided}
+            by_rank = {stream: parts[stream].staggered(number) for stream, number in counts.items()}
+            of_ranks = [sum(map(len, numbers)) for numbers in zip(*by_rank.values(), strict=True)]
+            places = {stream: torch.tensor(numbers[divided.ranks.number]) for stream, numbers in by_rank.items()}
+            places = {stream: numbers.to(device, torch.int64) for stream, numbers in places.items()}
+        joint = torch.cat([numbers + text * (stream == "main") for stream, numbers in places.items()])
+        return Sample(places, joint, of_ranks)
 
-    return common.made(("places", text, image, count), (), places)
+    return common.made(("sample", text, image, count), (), rows)
 
 
 def _values(attn: Any, hidden: Tensor, added: bool) -> Tensor:
@@ -353,8 +379,8 @@ def _stream(
     wanted = ((2, 6),) if slot.kind is Kind.PARTIAL else ((2, 3), (5, 6))
     gate_attn, *shift_scale, gate_mlp = modulations.of(norm1.linear, norm1.silu, temb, wanted, of=6)
 
-    def compute(_: Tensor, chosen: Tensor) -> Tensor:
-        shift, scale = shift_scale
+    def compute(rows: Tensor, chosen: Tensor) -> Tensor:
+        shift, scale = (of_samples(values, rows, x) for values in shift_scale)
         return mlp(modulated(norm2(chosen), shift, scale))
 
     x = torch.addcmul(x, gate_attn, attended)
@@ -446,7 +472,7 @@ def _cached_single(block: Any, state: BlockState, joint: Tensor, temb: Tensor) -
     *shift_scale, gate = state.modulations.of(block.norm.linear, block.norm.silu, temb, wanted, of=3)
 
     def compute(rows: Tensor, chosen: Tensor) -> Tensor:
-        shift, scale = shift_scale
+        shift, scale = (of_samples(values, rows, joint) for values in shift_scale)
         normed = modulated(block.norm.norm(chosen), shift, scale)
         mlp = block.act_mlp(block.proj_mlp(normed))
         inner = slot.inner_rows(rows)

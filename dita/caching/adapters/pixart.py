@@ -24,6 +24,7 @@ class PixArtAdapter:
     """Sites of each block: `attn` (self-attention), `cross_attn` (to the text) and `mlp`."""
 
     family = "pixart"
+    context_parallel = False
 
     def handles(self, model: nn.Module) -> bool:
         return isinstance(model, PixArtTransformer2DModel)
