@@ -9,7 +9,6 @@ a second plain model: what it differs by is what the measurement is worth.
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import time
 from dataclasses import asdict, dataclass
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor
 
 from dita.bench.contenders import Contender, Control, twin
-from dita.bench.sampling import keep_freed_memory
+from dita.bench.sampling import keep_freed_memory, without_collector
 from dita.bench.workloads import SHAPES, workload
 
 
@@ -56,17 +55,15 @@ def measured(shape: str, scale: float, rounds: int, warm_up: int = 3) -> list[Co
         Control(twin(model), steps, attached=False),
     ]
     seconds: dict[str, list[float]] = {contender.label: [] for contender in contenders}
-    for step in range(steps):
-        turn = step % len(contenders)
-        for contender in contenders[turn:] + contenders[:turn]:
-            gc.collect()
-            gc.disable()
-            before = time.perf_counter()
-            work.predict(contender.model, inputs, step / steps)
-            after = time.perf_counter()
-            gc.enable()
-            if step >= warm_up:
-                seconds[contender.label].append(after - before)
+    with without_collector():
+        for step in range(steps):
+            turn = step % len(contenders)
+            for contender in contenders[turn:] + contenders[:turn]:
+                before = time.perf_counter()
+                work.predict(contender.model, inputs, step / steps)
+                after = time.perf_counter()
+                if step >= warm_up:
+                    seconds[contender.label].append(after - before)
     costs = []
     for label, own in seconds.items():
         ratios = torch.tensor(own, dtype=torch.float64) / torch.tensor(seconds["plain"], dtype=torch.float64)

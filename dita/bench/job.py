@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import itertools
 import platform
 import time
@@ -22,7 +21,7 @@ from dita.bench.contenders import Accelerated, Claim, Contender, Control, Refuse
 from dita.bench.counting import Counting, StepCount
 from dita.bench.rivals import FirstBlockCache, Rival, Setting
 from dita.bench.roofline import Peak, measured_peak
-from dita.bench.sampling import Timed, keep_freed_memory, sample
+from dita.bench.sampling import Timed, keep_freed_memory, sample, without_collector
 from dita.bench.workloads import Inputs, Workload, sizes
 from dita.methods import Method, Plain, TaylorSeer
 from dita.plan import Plan
@@ -309,13 +308,8 @@ def _warmed_up(
 
 
 def _clean(workload: Workload, contender: Contender, inputs: Inputs) -> Timed:
-    """One run, the collector of garbage kept out of it: cycles of an earlier contender would be collected in it."""
-    gc.collect()
-    gc.disable()
-    try:
+    with without_collector():
         return sample(workload, contender, inputs)
-    finally:
-        gc.enable()
 
 
 def _counted(workload: Workload, contender: Contender, inputs: Inputs, plain: StepCount | None) -> _Entry:

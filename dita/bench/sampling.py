@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import time
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -44,6 +46,18 @@ class Timed:
     step_seconds: tuple[float, ...]
     faults: int | None
     latents: Tensor
+
+
+@contextmanager
+def without_collector() -> Iterator[None]:
+    """Keeps the collector of garbage out of what is timed: cycles that an earlier contender left would be collected in
+    it."""
+    gc.collect()
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def sample(workload: Workload, sampled: Sampled, inputs: Inputs) -> Timed:
