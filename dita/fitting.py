@@ -8,7 +8,7 @@ from dataclasses import replace
 from math import ceil
 
 from dita.footprint import peak_bytes, site_bytes
-from dita.plan import Action, Plan
+from dita.plan import Action, Plan, Step
 from dita.shapes import STORED, Kind, Site
 from dita.stores import Store
 
@@ -79,7 +79,7 @@ def _without(plan: Plan, units: Sequence[Unit]) -> Plan:
         }
         for step in plan.steps
     )
-    return replace(plan, steps=steps, dropped=dropped)
+    return _with_steps(plan, steps, dropped)
 
 
 def _without_spans(plan: Plan) -> Plan:
@@ -91,4 +91,9 @@ def _without_spans(plan: Plan) -> Plan:
         }
         for step in plan.steps
     )
-    return replace(plan, steps=steps, skips={}, dropped=plan.dropped | skipped)
+    return replace(_with_steps(plan, steps, plan.dropped | skipped), skips={})
+
+
+def _with_steps(plan: Plan, steps: tuple[Step, ...], dropped: frozenset[Site]) -> Plan:
+    changed = replace(plan, steps=steps, dropped=dropped)
+    return changed if changed.modulation_chunks else replace(changed, foresees=False)

@@ -14,6 +14,7 @@ from dita.methods import parse
 from dita.plan import Plan, full_step
 from dita.shapes import STORED, DiTShape, FluxShape, Kind, OpenSoraShape, PixArtShape, named_shape
 from dita.stores import Store
+from tests.plans import on_a_cpu
 
 SHAPES = {
     "flux": FluxShape(
@@ -44,7 +45,7 @@ def plan_of(family: str, method: str) -> Plan:
         pytest.skip(f"{method} is not for {family}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        return parsed.plan(SHAPES[family], 10)
+        return on_a_cpu(parsed.plan(SHAPES[family], 10))
 
 
 @pytest.mark.parametrize("family", SHAPES)
@@ -80,7 +81,7 @@ def test_what_is_bounded_fits_and_what_does_not_is_computed_in_full(family: str,
 def test_no_bytes_at_all_are_the_plain_pipeline(family: str, method: str) -> None:
     fitted = with_store(plan_of(family, method), Store(max_cache_bytes=0))
     assert fitted.cache_bytes == 0 and fitted.flops_ratio() == 1
-    assert set(fitted.kinds) == {Kind.FULL}
+    assert set(fitted.kinds) == {Kind.FULL} and not fitted.foresees
 
 
 @pytest.mark.parametrize("method", ["fora:3", "toca:4:0.6", "pab:1:low=0:high=1000"])

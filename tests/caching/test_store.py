@@ -13,6 +13,7 @@ from dita.caching.run import Branch, CacheMemoryError
 from dita.fitting import with_store
 from dita.footprint import peak_bytes
 from dita.methods import parse
+from dita.shapes import Kind
 from tests import tiny_dit, tiny_flux, tiny_opensora, tiny_pixart
 
 FAMILIES = [tiny_flux, tiny_pixart, tiny_dit, tiny_opensora]
@@ -205,6 +206,19 @@ def test_a_bound_holds_and_the_summary_says_what_it_costs(family, method, share:
     if not share:
         plain, _ = sample(family, model, "plain")
         assert torch.equal(latents, plain)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.01, 0.5])
+def test_a_bound_holds_in_a_pipeline_whose_timesteps_are_known(family, share: float) -> None:
+    pipe = family.tiny_pipeline()
+    plain = family.call(pipe)
+    dita.enable(pipe, "toca:4:0.6")
+    family.call(pipe)
+    limit = int(share * dita.summary(pipe, show=False).cache_bytes)
+    dita.enable(pipe, "toca:4:0.6", store=dita.Store(max_cache_bytes=limit))
+    out, summary = family.call(pipe), dita.summary(pipe, show=False)
+    assert summary.cache_bytes <= limit and summary.dropped
+    assert torch.equal(out, plain) == (set(summary.kinds) == {Kind.FULL}) == (share < 0.5)
 
 
 def test_cross_attention_behind_the_end_of_guidance_is_not_given_up() -> None:
