@@ -81,7 +81,7 @@ class Divided:
         counts = torch.stack([held.sum() for _, held in kept]).tolist() if kept else []
         # held ones first, ascending as they are: what picks them by the mask itself would wait each time
         return [
-            rows.masked_fill(~held, torch.iinfo(rows.dtype).max).flatten().sort().values[None, :count]
+            rows.masked_fill(~held, torch.iinfo(rows.dtype).max).flatten().sort().values[None, :count].clone()
             for (rows, held), count in zip(kept, counts, strict=True)
         ]
 
