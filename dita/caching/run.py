@@ -1,126 +1,44 @@
-"""One sampling run: follows the steps, tells the sites what to do, selects tokens, and logs what was executed."""
+"""One sampling run: follows the steps, tells the sites what to do, has tokens selected, and logs what was executed."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, cast
 
-import psutil
 import torch
 from torch import Tensor, nn
 
 from dita.caching import cuda_graphs
 from dita.caching.adapters import Adapter
 from dita.caching.attention import check_backend
+from dita.caching.branch import Branch
+from dita.caching.clock import Clock
 from dita.caching.context_parallel import Divided, Ranks, ranks_of_model
 from dita.caching.cuda_graphs import Rescue
-from dita.caching.forecast import AS_COMPUTED, Stored, as_weights
+from dita.caching.forecast import Stored, as_weights
 from dita.caching.guidance import first_half, twice
 from dita.caching.keeping import Keeper
-from dita.caching.live import LiveSelection
-from dita.caching.modulations import COMPUTED, Modulations
 from dita.caching.offload import expect
-from dita.caching.probe import Common
 from dita.caching.recorder import Recorder
-from dita.caching.scores import combined, entropy_score, of_features, random_scores, spread
-from dita.caching.selection import SpatialBonus, select_cycle
-from dita.caching.spans import BlockSpans, SpanStore
-from dita.caching.state import BlockState, Slot, held_bytes, row_numbers
-from dita.caching.steady import IDLE, SteadyMemo
+from dita.caching.room import check_room
+from dita.caching.scores import random_scores
+from dita.caching.selecting import Selector
+from dita.caching.spans import BlockSpans
+from dita.caching.state import BlockState, Slot
+from dita.caching.steady import IDLE
 from dita.caching.summary import Executed, Summary
 from dita.caching.token_record import Geometry
 from dita.fitting import with_store
-from dita.footprint import peak_bytes
 from dita.merges import Cells
 from dita.merging.matching import cell_order
 from dita.merging.merger import Merger
-from dita.methods import FEATURE_SCORES, PROBED_SCORES, Method, ToCa
-from dita.plan import Block, Plan, Step, full_step, step_kind
+from dita.methods import PROBED_SCORES, Method, ToCa
+from dita.plan import Block, Plan, Step, step_kind
 from dita.shapes import STORED, Kind, Shape, Site
 from dita.stores import Store
-
-
-class CacheMemoryError(MemoryError):
-    """The feature store of the plan would not fit into the memory that is free."""
-
-
-class Branch:
-    """One of the transformer calls of a step: with true classifier-free guidance there are two, each with features of
-    its own. `seen` is the shape of the call as the adapter sees it, `shape` the same with guidance recognised.
-    `selected[site]` holds the rows of the cached steps to come, next one first; `settled` the sites whose were selected
-    inside of the present call; `mergers` what merges the tokens of a group of blocks, by the first of them."""
-
-    def __init__(
-        self,
-        seen: Shape,
-        shape: Shape,
-        plan: Plan,
-        states: list[BlockState],
-        device: torch.device,
-        keeper: Keeper = AS_COMPUTED,
-        ranks: Ranks | None = None,
-    ) -> None:
-        self.ranks = ranks
-        self.seen = seen
-        self.shape = shape
-        self.plan = plan
-        self.states = states
-        self.fresh = True  # nothing stored yet
-        self.full = full_step(shape)
-        self.joined = False  # the halves of a guided call are computed as one
-        self.spans = {span: SpanStore(span, keeper) for span in plan.spans}
-        self.selected: dict[Site, list[Tensor | None]] = {}
-        self.all_selected: dict[Site, list[Tensor | None]] = {}  # of all ranks, where tokens are recorded
-        self.settled: set[Site] = set()
-        self.mergers: dict[Block, Merger] = {}
-        self.grid: tuple[int, ...] | None = None
-        self.geometry: Geometry | None = None  # where tokens are recorded
-        self.device = device
-        self.weights: dict[tuple[int, int], tuple[Tensor, ...]] = {}  # by distance and number of factors
-        self.steady = SteadyMemo()
-        self.modulations = Modulations(plan.cached_steps) if plan.foresees else COMPUTED
-        self.common = Common()
-        for state in states:
-            state.modulations, state.probe.common = self.modulations, self.common
-
-    def merger(self, block: Block) -> Merger:
-        """What merges the tokens of `block`, and of the others of its group."""
-        group, merging = self.plan.group(block), self.plan.merging
-        if group not in self.mergers:
-            assert merging is not None
-            cells = self.shape.cells(block[0], merging.stride)
-            self.mergers[group] = Merger(cells, cells.removed(merging.ratio), merging.proportional)
-        return self.mergers[group]
-
-    def rescue(self, rescue: Rescue) -> None:
-        """Copies what blocks have put out and later steps need, where it is on the model's device, out of the memory of
-        graphs. What lies in the host's memory is a copy already."""
-
-        def moved(tensor: Tensor) -> Tensor:
-            return rescue.moved(tensor) if tensor.device.type == self.device.type else tensor
-
-        holders: list[BlockState | SpanStore | Merger] = [*self.states, *self.spans.values(), *self.mergers.values()]
-        for holder in holders:
-            holder.replace(moved)
-
-    def held_bytes(self, inside: bool = False) -> int:
-        """Bytes of what is stored. `inside` of a call: without what the call will have freed at its end, the collected
-        scores and the matchings."""
-        slots = [slot for state in self.states for slot in state.slots.values()]
-        tensors = [tensor for state in self.states for tensor in state.tensors()]
-        tensors += [tensor for store in self.spans.values() for tensor in store.tensors()]
-        features = held_bytes(iter([*tensors, *self.steady.tensors(), *self.modulations.tensors()]))
-        queues = [*self.selected.values(), *self.all_selected.values()]
-        numbers = [rows for queue in queues for rows in queue]
-        if not inside:
-            numbers += [state.probe.scores for state in self.states]
-            numbers += [slot.rows for slot in slots if slot.live is not None]
-            numbers += [tensor for merger in self.mergers.values() for tensor in merger.tensors()]
-        return features + sum(tensor.nbytes for tensor in numbers if tensor is not None)
 
 
 class Run:
@@ -171,7 +89,8 @@ class Run:
         self._blocks = adapter.blocks(model)
         self._number = {(stack, layer): i for i, (stack, layer, _) in enumerate(self._blocks)}
         self._bound: Branch | None = None
-        self._clock = _Clock()
+        self._selector = Selector(adapter, self.method, record) if isinstance(self.method, ToCa) else None
+        self._clock = Clock()
         self._rescue: Rescue | None = None
 
     # ------------------------------------------------------------------------------------------ one transformer call
@@ -189,7 +108,7 @@ class Run:
             branch = self.branches[self.call] = self._new_branch(seen, inputs)
         self._join_halves(branch)
         branch.settled.clear()
-        self._instruct(branch, self._actions(branch))
+        self._instruct(branch, branch.actions(self.step))
         self._instruct_steady(branch, self.adapter.steady_inputs(inputs))
         branch.modulations.begin(self.step, partial(self._foreseen, branch, inputs))
         self.summary.shape, self.summary.plan = self.branches[0].shape, self.branches[0].plan
@@ -209,7 +128,7 @@ class Run:
         branch = self.branches[self.call]
         if self._rescue is not None:
             branch.rescue(self._rescue)
-        actions = self._actions(branch)
+        actions = branch.actions(self.step)
         kind = step_kind(actions)
         self.summary.executed.append(self._executed(branch, actions, kind))
         if self.recorder is not None and self.call == 0:
@@ -282,23 +201,19 @@ class Run:
         plan = with_store(plan, self.store, share=share, compiled=self.compiled)
         self.summary.store, self.summary.dropped = self.store, max(self.summary.dropped, len(plan.dropped))
         keeper = Keeper(self.store)
-        states = [BlockState(self.adapter.modules(stack), backend, keeper) for stack, _, _ in self._blocks]
-        branch = Branch(seen, shape, plan, states, latents.device, keeper, ranks)
-        for (stack, _, _), state in zip(self._blocks, states, strict=True):
-            state.probe.divided = self._divided(branch, shape.score_source(stack, "attention"))
+        states = {
+            (stack, layer): BlockState(self.adapter.modules(stack), backend, keeper) for stack, layer, _ in self._blocks
+        }
+        branch = Branch(seen, shape, plan, states, latents.device, keeper, self._divided(ranks, shape))
         for block in plan.text_blocks:
-            states[self._number[block]].steady = branch.steady
-        if isinstance(self.method, ToCa):
-            bonus, cell = self.method.spatial(shape.family)
-            if bonus or self.method.score in ("uniform", "frame-uniqueness"):
-                branch.grid = self.adapter.grid(self.model, inputs)
-            if bonus:
-                _check_cells(branch.grid, cell, given=self.method.spatial_grid is not None)
+            states[block].steady = branch.steady
+        if self._selector is not None and self._selector.needs_grid(shape):
+            branch.grid = self.adapter.grid(self.model, inputs)
+            self._selector.check_grid(branch)
         if self.recorder is not None:
             branch.geometry = self._geometry(shape, branch.grid or self.adapter.grid(self.model, inputs))
-        _check_memory(
-            plan, latents.device, self.memory_limit, sum(b.held_bytes() for b in self.branches), self.compiled, of_ranks
-        )
+        held = sum(branch.held_bytes() for branch in self.branches)
+        check_room(plan, latents.device, self.memory_limit, held, self.compiled, of_ranks)
         return branch
 
     def _ranks(self, plan: Plan) -> Ranks | None:
@@ -317,27 +232,18 @@ class Run:
             )
         return ranks
 
-    def _divided(self, branch: Branch, module: str) -> Divided | None:
-        """How ranks share the tokens of a module; None where this process has them all."""
-        if branch.ranks is None:
-            return None
-        start = self.adapter.image_start(module, branch.shape)
-        return Divided(branch.ranks, branch.shape.tokens(module), start or 0)
+    def _divided(self, ranks: Ranks | None, shape: Shape) -> dict[str, Divided]:
+        """How ranks share the tokens of each module."""
+        if ranks is None:
+            return {}
+        modules = dict.fromkeys(site.module for site in shape.sites())
+        starts = {module: self.adapter.image_start(module, shape) for module in modules}
+        return {module: Divided(ranks, shape.tokens(module), start or 0) for module, start in starts.items()}
 
     def _geometry(self, shape: Shape, grid: tuple[int, ...] | None) -> Geometry:
         modules = dict.fromkeys(site.module for site in shape.sites())
         starts = {module: self.adapter.image_start(module, shape) for module in modules}
         return Geometry(shape, grid, {module: start for module, start in starts.items() if start is not None})
-
-    def _actions(self, branch: Branch) -> Step:
-        """What this step does: full where the plan has ended, or where there is nothing stored to reuse."""
-        if self.step >= len(branch.plan.steps) or (branch.fresh and branch.plan.kinds[self.step] is not Kind.FULL):
-            return branch.full
-        return branch.plan.steps[self.step]
-
-    def _coming(self, branch: Branch, site: Site) -> tuple[int, ...]:
-        """Tokens that the site computes in the cached steps from the next one on, up to its next full one."""
-        return branch.plan.cycle_tokens(self.step, site) if self.step < len(branch.plan.steps) else ()
 
     def _join_halves(self, branch: Branch) -> None:
         """At the end of guidance: what was stored of both halves becomes that of their mean."""
@@ -362,7 +268,7 @@ class Run:
             state.spans = None
 
         def of(block: tuple[str, int]) -> BlockSpans:
-            state = branch.states[self._number[block]]
+            state = branch.state_of[block]
             state.spans = state.spans or BlockSpans()
             return state.spans
 
@@ -420,7 +326,7 @@ class Run:
             chooses, rescores = branch.plan.scores_later(self.step, stack, layer), False
             for module, slot in state.slots.items():
                 site = Site(stack, layer, module)
-                coming = self._coming(branch, site)
+                coming = branch.coming(self.step, site)
                 slot.kind, slot.tokens, merged = actions[site]
                 slot.merger = branch.merger((stack, layer)) if merged else None
                 slot.merged_modules = branch.plan.merged_modules(site) if merged else frozenset()
@@ -462,7 +368,7 @@ class Run:
 
     def _instruct_steady(self, branch: Branch, inputs: tuple[Tensor, ...]) -> None:
         """Tells whether what is made of the steady inputs is stored in this step, or taken from what is stored."""
-        full = step_kind(self._actions(branch)) is Kind.FULL
+        full = step_kind(branch.actions(self.step)) is Kind.FULL
         keeps = self._keeps_steady(branch)
         keep = keeps and full and branch.plan.keeps_steady(self.step)
         branch.steady.instruct(inputs, keep=keep, use=keeps and not full)
@@ -527,10 +433,11 @@ class Run:
     def _hand_out(self, branch: Branch, shared: Branch, site: Site, slot: Slot, state: BlockState) -> None:
         """Gives a cached site its rows, or what finds them inside the step."""
         if branch is not shared:
-            source = self._slot(shared, site)
+            source = shared.slot(site)
             slot.rows, slot.all_rows = (source.rows, source.all_rows) if slot.kind is Kind.PARTIAL else (None, None)
         elif self.method.selects_live(branch.shape):
-            slot.live = slot.live or self._live_selection(branch, site, state)
+            assert self._selector is not None
+            slot.live = slot.live or self._selector.live(branch, site)
             if slot.kind is not Kind.PARTIAL:
                 slot.live.wait()
         elif branch.selected.get(site):
@@ -538,7 +445,7 @@ class Run:
             slot.all_rows = branch.all_selected[site].pop(0) if site in branch.all_selected else None
         if slot.later:
             slot.inner = slot.later.pop(0)
-        varying = branch.ranks is not None or (site.stack, site.module) in branch.plan.varying
+        varying = bool(branch.divided) or (site.stack, site.module) in branch.plan.varying
         if self.compiled and varying:
             _mark_varying(slot)
 
@@ -547,21 +454,6 @@ class Run:
         stored = [slot for state in branch.states for slot in state.slots.values() if slot.kind in STORED or slot.keep]
         skipping = [store for store in branch.spans.values() if store.out is not None]
         expect([tensor for one in (*stored, *skipping) for tensor in one.used()], branch.device)
-
-    def _live_selection(self, branch: Branch, site: Site, state: BlockState) -> LiveSelection:
-        assert isinstance(self.method, ToCa)
-        return LiveSelection(
-            "entropy" if self.method.scores_entropy(branch.shape) else self.method.score,
-            self.method.age_weight / self.method.cycle,
-            self._spatial(branch, site.module),
-            state.probe,
-            halves=branch.shape.rows > branch.shape.batch,
-            shared=self.method.shares_halves(branch.shape),
-            divided=self._divided(branch, site.module),
-        )
-
-    def _slot(self, branch: Branch, site: Site) -> Slot:
-        return branch.states[self._number[site.stack, site.layer]].slots[site.module]
 
     def _selecting_branch(self, branch: Branch) -> Branch:
         """The calls of a step share the selections of the first one, where their tokens correspond."""
@@ -590,118 +482,20 @@ class Run:
         sites = [site for site in sites if site not in branch.settled]
         branch.settled.update(sites)
         shared = self._selecting_branch(branch)
-        if isinstance(self.method, ToCa) and not self.method.selects_live(branch.shape) and shared is branch:
-            self._select_cycles(branch, sites)
+        if self._selector is not None and not self.method.selects_live(branch.shape) and shared is branch:
+            self._selector.select(branch, self.step, sites)
         for site in sites:
-            slot = self._slot(branch, site)
+            slot = branch.slot(site)
             if slot.inner is not None and self.method.selects_live(branch.shape):
                 slot.inner = slot.keeper.stow(slot.inner)
             elif slot.inner is not None:
                 slot.cut_inner(shared.selected[site])
-
-    def _select_cycles(self, branch: Branch, sites: Sequence[Site]) -> None:
-        """The layers of a module whose cycles are equally long are selected at once."""
-        method, shape = self.method, branch.shape
-        assert isinstance(method, ToCa)
-        cycles: dict[tuple[str, str, int], list[int]] = {}
-        for site in sites:
-            branch.selected.pop(site, None)
-            branch.all_selected.pop(site, None)
-            coming = self._coming(branch, site)
-            if any(coming):
-                cycles.setdefault((site.stack, site.module, len(coming)), []).append(site.layer)
-        for (stack, module, _), layers in cycles.items():
-            counts = [self._coming(branch, Site(stack, layer, module)) for layer in layers]
-            selections = select_cycle(
-                self._base_scores(branch, stack, module, layers, counts),
-                list(zip(*counts, strict=True)),
-                method.age_weight / method.cycle,
-                self._spatial(branch, module),
-            )
-            tokens = shape.tokens(module)
-            rows = [
-                [None if index is None else row_numbers(index, shape.rows, tokens) for index in of_layer]
-                for of_layer in zip(*selections, strict=True)
-            ]
-            sites_of_layers = [Site(stack, layer, module) for layer in layers]
-            divided = self._divided(branch, module)
-            if divided is not None:
-                if self.recorder is not None:
-                    branch.all_selected |= zip(sites_of_layers, rows, strict=True)
-                own = iter(divided.own([some for of_layer in rows for some in of_layer if some is not None]))
-                rows = [[None if some is None else next(own) for some in of_layer] for of_layer in rows]
-            branch.selected |= zip(sites_of_layers, rows, strict=True)
 
     def _forget_scores(self, branch: Branch) -> None:
         """Frees the scores that no later selection uses."""
         if not self.method.keeps_scores(branch.shape):
             for state in branch.states:
                 state.probe.scores = None
-
-    def _base_scores(
-        self, branch: Branch, stack: str, module: str, layers: list[int], counts: list[tuple[int, ...]]
-    ) -> Callable[[int], Tensor]:
-        """j -> scores (L, b, N) of one module in `layers` of a stack at the j-th cached step of their cycle.
-
-        b is the number of samples that choose: 1 where all choose alike.
-        """
-        assert isinstance(self.method, ToCa)
-        shape, method = branch.shape, self.method
-        tokens = shape.tokens(module)
-        device = branch.device
-        divided = self._divided(branch, module)
-        number = (branch.shape.stacks.index(stack), self.adapter.modules(stack).index(module))
-        if method.score == "random":
-            return lambda j: torch.stack(
-                [
-                    self._draw(Site(stack, i, module), self.step + 1 + j, (method.seed, *number, i), device)
-                    for i in layers
-                ]
-            )
-        if method.score == "uniform":
-            values = self._spread(branch, module, device)
-            taken = [[sum(c[:j]) / tokens for c in counts] for j in range(len(counts[0]))]
-            starts = [0.6180339887498949 * (i + 7 * self.step + method.seed) for i in layers]
-            return lambda j: torch.stack(
-                [(values + start + share).frac()[None] for start, share in zip(starts, taken[j], strict=True)]
-            )
-        if method.score in FEATURE_SCORES:
-            grid = branch.grid if method.score == "frame-uniqueness" else None
-            outputs = (self._slot(branch, Site(stack, layer, module)).stored() for layer in layers)
-            whole = [out if divided is None else divided.joined(out, 1) for out in outputs if isinstance(out, Tensor)]
-            scores = torch.stack([of_features(method.score, out, grid) for out in whole])
-            frozen = combined(scores, method.shares_halves(shape))
-            return lambda j: frozen
-        collected = [branch.states[self._number[stack, layer]].probe.scores for layer in layers]
-        joint = torch.stack([scores for scores in collected if scores is not None])  # (L, B, N)
-        of_block = self._divided(branch, shape.score_source(stack, method.score))
-        joint = joint if of_block is None else of_block.joined(joint)
-        of_module = self.adapter.module_scores(stack, module, shape, joint)
-        if method.scores_entropy(shape):
-            frozen = entropy_score(of_module, shape.rows > shape.batch)
-        else:
-            frozen = combined(of_module, method.shares_halves(shape), alike=not method.strict)
-        return lambda j: frozen
-
-    def _draw(self, site: Site, step: int, seed: tuple[int, ...], device: torch.device) -> Tensor:
-        """U(0, 1) for one site and step, (1, N): shared by the samples of the batch."""
-        return random_scores(self.branches[0].shape.tokens(site.module), (*seed, step), device)[None]
-
-    def _spread(self, branch: Branch, module: str, device: torch.device) -> Tensor:
-        start = self.adapter.image_start(module, branch.shape)
-        tokens = branch.shape.tokens(module)
-        if start is None or branch.grid is None:
-            return spread(tokens, None, device)
-        return torch.cat([spread(start, None, device), spread(tokens - start, branch.grid, device)])
-
-    def _spatial(self, branch: Branch, module: str) -> SpatialBonus | None:
-        assert isinstance(self.method, ToCa)
-        start = self.adapter.image_start(module, branch.shape)
-        bonus, cell = self.method.spatial(branch.shape.family)
-        if not bonus or start is None:
-            return None
-        assert branch.grid is not None
-        return SpatialBonus(bonus, cell, branch.grid, start)
 
     def _executed(self, branch: Branch, actions: Step, kind: Kind) -> Executed:
         shape, selecting = branch.shape, [site for site in actions if branch.shape.selects(site.module)]
@@ -751,50 +545,6 @@ class Run:
         recorder.note(self.step, actions, branch.geometry, selected, matched, merging)
 
 
-class _Clock:
-    """Seconds of each transformer call. On CUDA, events are recorded and read at the end, so nothing waits."""
-
-    def __init__(self) -> None:
-        self._cuda = False
-        self._started: Any = None
-        self._events: list[tuple[Any, Any]] = []
-
-    def start(self, device: torch.device) -> None:
-        self._cuda = device.type == "cuda"
-        self._started = self._now()
-
-    def stop(self) -> float:
-        """Seconds since `start`; 0 on CUDA, until `settle`."""
-        if self._cuda:
-            self._events.append((self._started, self._now()))
-            return 0.0
-        return self._now() - self._started
-
-    def settle(self, executed: list[Executed]) -> None:
-        for call, (start, stop) in zip(executed, self._events, strict=False):
-            stop.synchronize()
-            call.seconds = start.elapsed_time(stop) / 1000
-
-    def _now(self) -> Any:
-        if not self._cuda:
-            return time.perf_counter()
-        event = torch.cuda.Event(enable_timing=True)
-        event.record()
-        return event
-
-
-def _check_cells(grid: tuple[int, ...] | None, cell: int, given: bool) -> None:
-    """Cells of the paper's size may be smaller at the edge of a picture; a size that the user gave must fit."""
-    if grid is None:
-        raise ValueError("spatial_bonus needs image tokens that form one grid; set spatial_bonus=0 for this pipeline")
-    height, width = grid[-2:]
-    if given and (height % cell or width % cell):
-        raise ValueError(
-            f"spatial_bonus works in cells of {cell}x{cell} image tokens, which do not divide this picture's"
-            f" {height}x{width} tokens; choose another spatial_grid, another picture size, or spatial_bonus=0"
-        )
-
-
 def _mark_varying(slot: Slot) -> None:
     """Tells dynamo that the rows of a slot are not always as many: one graph for all numbers, not one for each site
     whose number is seen to change."""
@@ -805,25 +555,3 @@ def _mark_varying(slot: Slot) -> None:
         torch._dynamo.maybe_mark_dynamic(slot.room, 0)
     if slot.cut and isinstance(slot.inner, Tensor):
         torch._dynamo.maybe_mark_dynamic(slot.inner, 1)
-
-
-def _check_memory(
-    plan: Plan, device: torch.device, limit: int | None, held: int, compiled: bool, ranks: int = 1
-) -> None:
-    place = device if plan.store.device is None else torch.device(plan.store.device)
-    if limit is None:
-        limit = held + _free_bytes(place)
-    needed = held + peak_bytes(plan, compiled) // ranks
-    if needed > limit:
-        raise CacheMemoryError(
-            f"the feature store of {plan.method.label()} needs {needed / 2**20:.1f} MiB and {limit / 2**20:.1f} MiB are"
-            f" available on {place}; use a smaller batch or picture, a method that stores less (FORA), or a"
-            " dita.Store(dtype='fp8'), Store(device='cpu') or Store(max_cache_bytes=...)"
-        )
-
-
-def _free_bytes(device: torch.device) -> int:
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-    return psutil.virtual_memory().available

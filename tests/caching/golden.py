@@ -13,6 +13,7 @@ import dita
 from dita.caching import selection
 from dita.caching.live import LiveSelection
 from dita.caching.run import Run
+from dita.caching.selecting import Selector
 from dita.shapes import Kind, Site
 
 Scores = dict[tuple[int, Site], torch.Tensor]
@@ -55,18 +56,23 @@ def capture_scores(monkeypatch: pytest.MonkeyPatch) -> Scores:
     """Fills with the scores that were sorted, (B, N), by step and site."""
     captured: Scores = {}
     sorting: list[tuple[list[int], list[Site]]] = []  # the steps and the sites that the next sorts are for
-    base_scores, best_first = Run._base_scores, selection.best_first
-    live_selection, live_rows = Run._live_selection, LiveSelection.rows
+    base_scores, best_first = Selector._base_scores, selection.best_first
+    before_call, now = Run.before_call, [0]
+    live_selection, live_rows = Selector.live, LiveSelection.rows
 
-    def watched_base(self: Run, branch, stack: str, module: str, layers: list[int], counts):
+    def watched_base(self: Selector, branch, step: int, stack: str, module: str, layers: list[int], counts):
         sites = [Site(stack, layer, module) for layer in layers]
-        steps = range(self.step + 1, len(branch.plan.steps))
+        steps = range(step + 1, len(branch.plan.steps))
         sorting[:] = [([s for s in steps if branch.plan.steps[s][sites[0]].kind is not Kind.SKIP], sites)]
-        return base_scores(self, branch, stack, module, layers, counts)
+        return base_scores(self, branch, step, stack, module, layers, counts)
 
-    def watched_live_selection(self: Run, branch, site: Site, state):
-        live = live_selection(self, branch, site, state)
-        live.where = lambda: ([self.step], [site])
+    def watched_call(self: Run, inputs):
+        now[:] = [self.step]
+        return before_call(self, inputs)
+
+    def watched_live_selection(self: Selector, branch, site: Site):
+        live = live_selection(self, branch, site)
+        live.where = lambda: (list(now), [site])
         return live
 
     def watched_rows(self: LiveSelection, count: int, tokens: torch.Tensor, stored: torch.Tensor):
@@ -80,8 +86,9 @@ def capture_scores(monkeypatch: pytest.MonkeyPatch) -> Scores:
         captured.update({(step, site): stacked[number] for number, site in enumerate(sites)})
         return best_first(scores, count)
 
-    monkeypatch.setattr(Run, "_base_scores", watched_base)
-    monkeypatch.setattr(Run, "_live_selection", watched_live_selection)
+    monkeypatch.setattr(Selector, "_base_scores", watched_base)
+    monkeypatch.setattr(Run, "before_call", watched_call)
+    monkeypatch.setattr(Selector, "live", watched_live_selection)
     monkeypatch.setattr(LiveSelection, "rows", watched_rows)
     monkeypatch.setattr(selection, "best_first", watched_sort)
     return captured

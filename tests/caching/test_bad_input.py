@@ -8,7 +8,7 @@ from diffusers import LatteTransformer3DModel
 
 import dita
 from dita.caching.adapters import UnsupportedModelError
-from dita.caching.run import CacheMemoryError
+from dita.caching.room import CacheMemoryError
 from tests import tiny_pixart
 from tests.tiny_flux import call, prompts, tiny_pipeline, tiny_transformer
 

@@ -7,7 +7,7 @@ import torch
 from diffusers import FluxImg2ImgPipeline
 
 import dita
-from tests.tiny_flux import call, prompts, tiny_pipeline, tiny_transformer, transformer_inputs
+from tests.tiny_flux import call, forward, prompts, tiny_pipeline, tiny_transformer, transformer_inputs
 
 
 @pytest.fixture
@@ -102,6 +102,23 @@ def test_true_cfg_with_scores_that_are_known_in_the_cached_step_only(pipe, score
     same = {"true_cfg_scale": 2.0, **{f"negative_{k}": v for k, v in prompts(1).items()}}
     dita.enable(pipe, dita.ToCa(4, 0.5, score=score))
     assert close(call(pipe, **same), call(pipe))
+
+
+@pytest.mark.parametrize("score", ["random", "uniform", "attention", "cluster"])
+def test_two_calls_with_texts_of_other_lengths_choose_each_for_itself(score: str) -> None:
+    """The second call has fewer text tokens: it chooses among its own, as it would alone."""
+
+    def run(*texts: int) -> torch.Tensor:
+        model = dita.enable(tiny_transformer(), dita.ToCa(3, 0.5, score=score), steps=6, calls_per_step=len(texts))
+        inputs = transformer_inputs()
+        for step in range(6):
+            for tokens in texts:
+                part = {"encoder_hidden_states": inputs["encoder_hidden_states"][:, :tokens]}
+                part["txt_ids"] = inputs["txt_ids"][:tokens]
+                out = forward(model, inputs | part, step / 6)
+        return out
+
+    assert torch.equal(run(6, 4), run(4))
 
 
 def test_image_to_image_starts_mid_way(pipe) -> None:

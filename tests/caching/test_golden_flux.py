@@ -10,6 +10,7 @@ from diffusers import FluxTransformer2DModel
 
 import dita
 from dita.caching.run import Run
+from dita.caching.selecting import Selector
 from dita.shapes import Kind, Site
 from tests.caching.golden import assert_scores, assert_selections, capture_scores, load_case, method_of
 
@@ -69,10 +70,10 @@ def inject_draws(monkeypatch: pytest.MonkeyPatch, data: dict) -> None:
     """Random scores of the reference instead of dita's."""
     names = {site: name for name, site in SITES.items()}
 
-    def draw(self: Run, site: Site, step: int, seed: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    def draw(self: Selector, branch, site: Site, step: int, seed: tuple[int, ...]) -> torch.Tensor:
         return data[f"draw.s{step:02d}.l{site.layer:02d}.{names[site.stack, site.module]}"]
 
-    monkeypatch.setattr(Run, "_draw", draw)
+    monkeypatch.setattr(Selector, "_draw", draw)
 
 
 def site_of(name: str) -> tuple[int, Site]:
@@ -115,7 +116,7 @@ def test_the_factors_of_a_forecast_are_the_references(golden: Path, reference_mo
     def watched(self: Run, branch) -> None:
         form(self, branch)
         for name, (stack, layer, module) in sites.items():
-            slot = self._slot(branch, Site(stack, layer, module))
+            slot = branch.slot(Site(stack, layer, module))
             for order, factor in enumerate([slot.out, *slot.factors]):
                 tensor = factor[0] if isinstance(factor, tuple) else factor
                 if tensor is not None:

@@ -8,8 +8,9 @@ import pytest
 import torch
 
 import dita
+from dita.caching.branch import Branch
 from dita.caching.keeping import Keeper, Packed, near, packed, rows_of, tensor_of, write_rows
-from dita.caching.run import Branch, CacheMemoryError
+from dita.caching.room import CacheMemoryError
 from dita.fitting import with_store
 from dita.footprint import peak_bytes
 from dita.methods import parse
