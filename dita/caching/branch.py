@@ -62,6 +62,8 @@ class Branch:
         self.common = Common()
         for (stack, _), state in states.items():
             state.modulations, state.probe.common = self.modulations, self.common
+            for slot in state.slots.values():
+                slot.ragged = bool(self.divided)
             state.probe.divided = self.divided.get(shape.score_source(stack, "attention"))
 
     def actions(self, step: int) -> Step:

@@ -73,7 +73,7 @@ class Divided:
         return torch.cat([text for text, _ in parts] + [image for _, image in parts], dim=dim)
 
     def own(self, chosen: Sequence[Tensor]) -> list[Tensor]:
-        """Of rows (B, k) of all ranks' tokens those that this rank holds, as rows (1, K) of its own.
+        """Of rows (B * k) of all ranks' tokens those that this rank holds, as rows of its own.
 
         Waits for the device, once for all that are given: how many rows these are is not known before.
         """
@@ -81,7 +81,7 @@ class Divided:
         counts = torch.stack([held.sum() for _, held in kept]).tolist() if kept else []
         # held ones first, ascending as they are: what picks them by the mask itself would wait each time
         return [
-            rows.masked_fill(~held, torch.iinfo(rows.dtype).max).flatten().sort().values[None, :count].clone()
+            rows.masked_fill(~held, torch.iinfo(rows.dtype).max).sort().values[:count].clone()
             for (rows, held), count in zip(kept, counts, strict=True)
         ]
 

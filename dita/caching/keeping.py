@@ -105,16 +105,16 @@ def tensor_of(kept: Kept) -> Tensor:
     return (kept.values.float() * kept.scale).to(kept.dtype)
 
 
-def rows_of(kept: Kept, rows: Tensor) -> Kept:
-    """The rows `rows` (B, k) of a (B, N, C) that is near, as (B, k, C)."""
+def rows_of(kept: Kept, rows: Tensor, ragged: bool = False) -> Kept:
+    """The rows `rows` (B * k) of a (B, N, C) that is near, as (B, k, C), or (K) as (1, K, C) where `ragged`."""
     if isinstance(kept, Tensor):
-        return _rows(kept, rows)
-    scale = None if kept.scale is None else _rows(kept.scale, rows)
-    return Packed(_rows(kept.values, rows), scale, kept.dtype, None)
+        return _rows(kept, rows, ragged)
+    scale = None if kept.scale is None else _rows(kept.scale, rows, ragged)
+    return Packed(_rows(kept.values, rows, ragged), scale, kept.dtype, None)
 
 
 def write_rows(kept: Kept, rows: Tensor, values: Tensor) -> None:
-    """Writes `values` (B, k, C) into the rows `rows` (B, k) of a (B, N, C) that is near, in place."""
+    """Writes `values` (B, k, C) into the rows `rows` (B * k) of a (B, N, C) that is near, in place."""
     if isinstance(kept, Tensor):
         _write(kept, rows, values.to(kept.dtype))
         return
@@ -140,13 +140,13 @@ def with_each(kept: Kept, change: Callable[[Tensor], Tensor]) -> Kept:
     return Packed(change(kept.values), scale, kept.dtype, kept.away)
 
 
-def _rows(x: Tensor, rows: Tensor) -> Tensor:
-    chosen = _as_bytes(x).reshape(-1, x.shape[-1]).index_select(0, rows.flatten())
-    return chosen.view(x.dtype).view(*rows.shape, x.shape[-1])
+def _rows(x: Tensor, rows: Tensor, ragged: bool) -> Tensor:
+    chosen = _as_bytes(x).reshape(-1, x.shape[-1]).index_select(0, rows).view(x.dtype)
+    return chosen[None] if ragged else chosen.view(x.shape[0], -1, x.shape[-1])
 
 
 def _write(out: Tensor, rows: Tensor, values: Tensor) -> None:
-    _as_bytes(out).view(-1, out.shape[-1]).index_copy_(0, rows.flatten(), _as_bytes(values).reshape(-1, out.shape[-1]))
+    _as_bytes(out).view(-1, out.shape[-1]).index_copy_(0, rows, _as_bytes(values).reshape(-1, out.shape[-1]))
 
 
 def _as_bytes(x: Tensor) -> Tensor:

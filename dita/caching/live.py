@@ -24,7 +24,7 @@ class LiveSelection:
         divided: how ranks share the site's tokens; None where one process has them all.
         age: cached steps since a token was computed, (B, N), B the samples that choose; None before the first choice.
             Where ranks share tokens, those of all ranks.
-        all_rows: then the rows (B, k) of all ranks' tokens that were chosen last.
+        all_rows: then the rows of all ranks' tokens that were chosen last.
     """
 
     def __init__(
@@ -54,8 +54,8 @@ class LiveSelection:
         self._waited += 1
 
     def rows(self, count: int, tokens: Tensor, stored: Tensor) -> Tensor:
-        """`count` tokens of each sample, as ascending rows (B, k) of the flattened (B * N); of these, where ranks share
-        the tokens, the rows (1, K) that this one holds.
+        """`count` tokens of each sample, as ascending rows of the flattened (B * N); of these, where ranks share the
+        tokens, those that this one holds.
 
         tokens: (B, N, C), the residual stream in front of the site's norm; stored: (B, N, C), the site's stored output.
         """

@@ -549,7 +549,7 @@ def _mark_varying(slot: Slot) -> None:
     """Tells dynamo that the rows of a slot are not always as many: one graph for all numbers, not one for each site
     whose number is seen to change."""
     if slot.rows is not None:
-        torch._dynamo.maybe_mark_dynamic(slot.rows, 1)
+        torch._dynamo.maybe_mark_dynamic(slot.rows, 0)
     if slot.live is not None:
         slot.room = torch.empty(slot.tokens, 0)
         torch._dynamo.maybe_mark_dynamic(slot.room, 0)

@@ -15,7 +15,7 @@ from dita.caching.class_swap import Forward
 from dita.caching.few_rows import FewRows
 from dita.caching.keeping import near, rows_of, tensor_of, write_rows
 from dita.caching.scores import mean_length
-from dita.caching.state import Slot, gather_rows, scatter_rows
+from dita.caching.state import Slot, scatter_rows
 from dita.shapes import Kind
 
 
@@ -72,14 +72,6 @@ def modulated(normed: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return (normed * (1 + scale)).add_(shift)
 
 
-def of_samples(values: Tensor, rows: Tensor, tokens: Tensor) -> Tensor:
-    """Of `values` (B, 1, C), one for each sample of `tokens` (B, N, C), what serves the rows of `gather_rows`: as they
-    are for (B, k), one for each row for the (1, K) of several samples."""
-    if rows.shape[0] == values.shape[0]:
-        return values
-    return gather_rows(values, rows // tokens.shape[1])
-
-
 def fill_from_store(slot: Slot, tokens: Tensor, compute: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
     """The output of a cached site for all tokens, (B, N, C), before the gate.
 
@@ -95,17 +87,17 @@ def fill_from_store(slot: Slot, tokens: Tensor, compute: Callable[[Tensor, Tenso
             slot.rows = slot.live.rows(slot.count(), tokens, stored)
             slot.all_rows = slot.live.all_rows
         assert slot.rows is not None
-        if slot.rows.shape[1] == 0:  # a rank of several, which holds none of those that were chosen
+        if slot.ragged and len(slot.rows) == 0:
             return stored
-        chosen = gather_rows(tokens, slot.rows)
+        chosen = slot.chosen(tokens, slot.rows)
         if tokens.device.type == "cpu" and not torch.compiler.is_compiling():
             with FewRows():
                 computed = compute(slot.rows, chosen)
         else:
             computed = compute(slot.rows, chosen)
         if slot.weights:  # forecasts of these rows to come go on from what is computed
-            missed = computed - gather_rows(stored, slot.rows)
-            write_rows(kept, slot.rows, tensor_of(rows_of(kept, slot.rows)) + missed)
+            missed = computed - slot.chosen(stored, slot.rows)
+            write_rows(kept, slot.rows, tensor_of(rows_of(kept, slot.rows, slot.ragged)) + missed)
         elif stored is not kept:
             write_rows(kept, slot.rows, computed)
         scatter_rows(stored, slot.rows, computed)

@@ -35,8 +35,9 @@ class Slot(Stored):
             that projection, (B, N, C): FLUX single-stream blocks only, and only if `keep_inner`, where a later step
             computes tokens. Once it is `cut`, of the rows of this step alone, (B, k, C), and `later` holds those of the
             cached steps to come.
-        rows: the rows to compute in this step, numbered over the flattened (B * N), ascending: (B, k), or (1, K) where
-            a rank holds K of the chosen tokens of all samples. `all_rows`: then (B, k) of all ranks' tokens.
+        rows: the rows to compute in this step, numbered over the flattened (B * N), ascending within a sample.
+        ragged: ranks share the tokens, and this one may hold more of one sample's chosen tokens than of another's, or
+            none: `rows` are then (K), those of all samples. `all_rows`: all ranks' rows, (B * k).
         live: what selects the tokens of a partial step inside that step, where they cannot be known before.
         merger: in a full step, what merges the tokens that the site computes; None computes them all.
         merged_modules: what of `attn` and `mlp` a site that holds both computes on merged tokens.
@@ -58,6 +59,7 @@ class Slot(Stored):
         self.keep_inner = False
         self.rows: Tensor | None = None
         self.all_rows: Tensor | None = None
+        self.ragged = False
         self.live: LiveSelection | None = None
         self.merger: Merger | None = None
         self.merged_modules: frozenset[str] = frozenset()
@@ -106,14 +108,23 @@ class Slot(Stored):
         """Frees what is stored of it but the rows of each cached step to come."""
         whole = self.inner
         assert whole is not None
-        self.later = [None if rows is None else self.keeper.stow(rows_of(whole, rows)) for rows in coming]
+        self.later = [None if rows is None else self.keeper.stow(rows_of(whole, rows, self.ragged)) for rows in coming]
         self.inner, self.cut = None, True
 
+    def chosen(self, x: Tensor, rows: Tensor) -> Tensor:
+        """The rows (B * k) of `x` (B, N, C): (B, k, C), or (1, K, C) where they are ragged."""
+        return gather_rows(x, rows, self.ragged)
+
+    def of_chosen(self, values: Tensor, rows: Tensor, x: Tensor) -> Tensor:
+        """Of `values` (B, 1, C), one for each sample of `x` (B, N, C), what serves `chosen(x, rows)`."""
+        several = self.ragged and values.shape[0] > 1
+        return gather_rows(values, rows // x.shape[1], True) if several else values
+
     def inner_rows(self, rows: Tensor) -> Tensor:
-        """What is stored of the attention of the rows (B, k) of this step, (B, k, C)."""
+        """What is stored of the attention of the rows (B * k) of this step, as `chosen` gives rows."""
         assert self.inner is not None
         inner = near(self.inner)
-        return tensor_of(inner if self.cut else rows_of(inner, rows))
+        return tensor_of(inner if self.cut else rows_of(inner, rows, self.ragged))
 
 
 class BlockState:
@@ -168,19 +179,21 @@ def held_bytes(tensors: Iterator[Tensor]) -> int:
     return sum(storages.values())
 
 
-def gather_rows(x: Tensor, rows: Tensor) -> Tensor:
-    """The rows `rows` (B, k) of `x` (B, N, C) as (B, k, C)."""
-    return x.reshape(-1, x.shape[-1]).index_select(0, rows.flatten()).view(*rows.shape, x.shape[-1])
+def gather_rows(x: Tensor, rows: Tensor, ragged: bool = False) -> Tensor:
+    """The rows `rows` (B * k) of `x` (B, N, C) as (B, k, C), or (K) as (1, K, C) where they are `ragged`."""
+    batch, _, width = x.shape
+    chosen = x.reshape(-1, width).index_select(0, rows)
+    return chosen[None] if ragged else chosen.view(batch, -1, width)
 
 
 def scatter_rows(out: Tensor, rows: Tensor, values: Tensor) -> None:
-    """Writes `values` (B, k, C) into the rows `rows` (B, k) of `out` (B, N, C), in place."""
-    out.view(-1, out.shape[-1]).index_copy_(0, rows.flatten(), values.reshape(-1, out.shape[-1]).to(out.dtype))
+    """Writes `values` (B, k, C) into the rows `rows` (B * k) of `out` (B, N, C), in place."""
+    out.view(-1, out.shape[-1]).index_copy_(0, rows, values.reshape(-1, out.shape[-1]).to(out.dtype))
 
 
 def row_numbers(index: Tensor, batch: int, tokens: int) -> Tensor:
-    """Token numbers (b, k) as rows (B, k) of the flattened (B * N), where the `batch` B is `b` samples, repeated."""
+    """Token numbers (b, k) as rows of the flattened (B * N), where the `batch` B is `b` samples, repeated."""
     if batch == 1:
-        return index
+        return index[0]
     offsets = torch.arange(batch, device=index.device)[:, None] * tokens
-    return index.repeat(batch // index.shape[0], 1) + offsets
+    return (index.repeat(batch // index.shape[0], 1) + offsets).reshape(-1)

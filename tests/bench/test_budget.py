@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from dita.bench import job
+from dita.bench import job, sampling
 from dita.bench.budget import Budget, OutOfTime
 from dita.bench.job import Benchmark, bench
 from dita.bench.rivals import MagCache
@@ -46,7 +46,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
     monkeypatch.setattr(job, "sample", sample)
     monkeypatch.setattr(job, "measured_peak", lambda *_: Peak(1e9, 1e9))
     monkeypatch.setattr(job, "keep_freed_memory", lambda: False)
-    monkeypatch.setattr(job.gc, "collect", lambda: 0)  # of all that pytest holds, half a second each time
+    monkeypatch.setattr(sampling.gc, "collect", lambda: 0)  # of all that pytest holds, half a second each time
     return fake
 
 

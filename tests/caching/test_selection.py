@@ -111,11 +111,11 @@ def test_gather_and_scatter_work_on_the_rows_of_each_sample(batch: int) -> None:
 
 
 def test_one_index_serves_all_samples() -> None:
-    assert row_numbers(torch.tensor([[1, 3]]), batch=2, tokens=5).tolist() == [[1, 3], [6, 8]]
+    assert row_numbers(torch.tensor([[1, 3]]), batch=2, tokens=5).tolist() == [1, 3, 6, 8]
 
 
 def test_an_index_of_half_the_samples_serves_both_halves() -> None:
-    assert row_numbers(torch.tensor([[1], [3]]), batch=4, tokens=5).tolist() == [[1], [8], [11], [18]]
+    assert row_numbers(torch.tensor([[1], [3]]), batch=4, tokens=5).tolist() == [1, 8, 11, 18]
 
 
 def test_held_bytes_counts_shared_storage_once() -> None:

@@ -18,14 +18,7 @@ from dita.caching.linear_parts import is_stock, projected, share_of_attention
 from dita.caching.modulations import Modulations
 from dita.caching.probe import Common, Probe
 from dita.caching.scores import mean_length, received_attention, staggered
-from dita.caching.sites import (
-    fill_from_store,
-    keeping_forward,
-    key_norm_forward,
-    modulated,
-    of_samples,
-    query_norm_forward,
-)
+from dita.caching.sites import fill_from_store, keeping_forward, key_norm_forward, modulated, query_norm_forward
 from dita.caching.spans import in_spans_of_two_streams
 from dita.caching.state import BlockState, Slot
 from dita.merging.merger import Merger
@@ -380,7 +373,7 @@ def _stream(
     gate_attn, *shift_scale, gate_mlp = modulations.of(norm1.linear, norm1.silu, temb, wanted, of=6)
 
     def compute(rows: Tensor, chosen: Tensor) -> Tensor:
-        shift, scale = (of_samples(values, rows, x) for values in shift_scale)
+        shift, scale = (slot.of_chosen(values, rows, x) for values in shift_scale)
         return mlp(modulated(norm2(chosen), shift, scale))
 
     x = torch.addcmul(x, gate_attn, attended)
@@ -472,7 +465,7 @@ def _cached_single(block: Any, state: BlockState, joint: Tensor, temb: Tensor) -
     *shift_scale, gate = state.modulations.of(block.norm.linear, block.norm.silu, temb, wanted, of=3)
 
     def compute(rows: Tensor, chosen: Tensor) -> Tensor:
-        shift, scale = (of_samples(values, rows, joint) for values in shift_scale)
+        shift, scale = (slot.of_chosen(values, rows, joint) for values in shift_scale)
         normed = modulated(block.norm.norm(chosen), shift, scale)
         mlp = block.act_mlp(block.proj_mlp(normed))
         inner = slot.inner_rows(rows)

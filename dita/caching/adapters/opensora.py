@@ -15,7 +15,7 @@ from dita.caching.class_swap import Forward, MakeForward
 from dita.caching.scores import attention_entropy, mean_length
 from dita.caching.sites import fill_from_store, keeping_forward, modulated
 from dita.caching.spans import in_spans
-from dita.caching.state import BlockState, gather_rows, scatter_rows
+from dita.caching.state import BlockState, scatter_rows
 from dita.caching.steady import IDLE
 from dita.merging.merger import Merger, unmerged_numbers
 from dita.shapes import Kind, OpenSoraShape
@@ -283,9 +283,9 @@ def cached_block(
 
 
 def _of_rows(values: Tensor, rows: Tensor, x: Tensor) -> Tensor:
-    """Of `values` (B, 1 or T, 1, C), one for each frame or one for all, those of the rows (B, k): (B, 1 or k, C)."""
-    frames = values.shape[1]
+    """Of `values` (B, 1 or T, 1, C), one for each frame or one for all, those of the rows (B * k): (B, 1 or k, C)."""
+    batch, frames = values.shape[:2]
     if frames == 1:
         return values[:, 0]
     frame_tokens = x.shape[1] // frames
-    return gather_rows(values.flatten(1, 2), rows // frame_tokens)
+    return values.flatten(0, 2).index_select(0, rows // frame_tokens).unflatten(0, (batch, -1))
