@@ -18,8 +18,9 @@ import torch
 from torch import Tensor
 
 from dita.bench.contenders import Contender, Control, twin
-from dita.bench.sampling import keep_freed_memory, without_collector
+from dita.bench.sampling import without_collector
 from dita.bench.workloads import SHAPES, workload
+from dita.freed_memory import keep_freed_memory
 
 
 @dataclass(frozen=True)

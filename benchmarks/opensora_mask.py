@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from dita.bench.sampling import keep_freed_memory
+from dita.freed_memory import keep_freed_memory
 from dita.pipelines.opensora import OpenSoraTransformer3DModel
 from dita.pipelines.opensora.transformer import modulate
 

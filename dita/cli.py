@@ -194,6 +194,7 @@ def compare(
             columns = catalogue.parse(metrics)
         from dita import models, report
         from dita.compare import compare as run
+        from dita.freed_memory import keep_freed_memory
 
         report.check_folder(out, overwrite)
         if steps is not None and steps < 1:
@@ -203,6 +204,7 @@ def compare(
             networks = _networks(weights, network or [], device=device or "cpu")
             networks.locate(columns)
         progress = Console(stderr=True)
+        keep_freed_memory()
         with progress.status(f"loading {model}"):
             _silence_libraries()
             pipe, call = models.load(model, dtype, device=device, local_files_only=local_files_only)
@@ -710,9 +712,11 @@ def demo(
         from dita.demo.loaded import load
         from dita.demo.request import limits_of
         from dita.demo.studio import Studio
+        from dita.freed_memory import keep_freed_memory
 
         with Console(stderr=True).status(f"loading {model}"):
             _silence_libraries()
+            keep_freed_memory()
             loaded = load(model, dtype, device, local_files_only)
             studio = Studio(loaded, limits_of(loaded, max_steps))
             served = page.launch(studio, port=port, host=host, share=share)

@@ -12,6 +12,12 @@ settings.register_profile("dita", settings(), deadline=None)
 settings.load_profile("dita")
 
 
+@pytest.fixture(autouse=True)
+def _leave_the_allocator(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What keeps freed memory is for the whole process, and lasts: not for one of many tests."""
+    monkeypatch.setattr("dita.freed_memory.keep_freed_memory", lambda: False)
+
+
 @pytest.fixture(scope="session")
 def golden() -> Path:
     """The golden vectors, which lie beside the repository and are no part of it."""

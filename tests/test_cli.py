@@ -205,6 +205,13 @@ def job(monkeypatch):
     return asked
 
 
+def test_compare_keeps_freed_memory_before_anything_is_loaded(job, tmp_path, monkeypatch):
+    loaded = []
+    monkeypatch.setattr("dita.freed_memory.keep_freed_memory", lambda: loaded.append(job.loaded))
+    run("compare", "--model", "a/b", "--methods", "fora:3", "--prompts", 3, "--out", tmp_path / "o")
+    assert loaded == [None] and job.loaded is not None
+
+
 def test_compare_passes_everything_on(job, tmp_path):
     options = ("--steps", 10, "--seed", 5, "--batch", 2, "--repeats", 3, "--width", 32, "--guidance", "2.5")
     machine = ("--dtype", "bfloat16", "--device", "cpu", "--local-files-only")

@@ -21,8 +21,9 @@ from dita.bench.contenders import Accelerated, Claim, Contender, Control, Refuse
 from dita.bench.counting import Counting, StepCount
 from dita.bench.rivals import FirstBlockCache, Rival, Setting
 from dita.bench.roofline import Peak, measured_peak
-from dita.bench.sampling import Timed, keep_freed_memory, sample, without_collector
+from dita.bench.sampling import Timed, sample, without_collector
 from dita.bench.workloads import Inputs, Workload, sizes
+from dita.freed_memory import keep_freed_memory
 from dita.methods import Method, Plain, TaylorSeer
 from dita.plan import Plan
 from dita.shapes import Kind

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import gc
 import time
 from collections.abc import Iterator
@@ -104,24 +103,6 @@ class _Clock:
             return tuple(after - before for before, after in pairs)
         self._ticks[-1].synchronize()
         return tuple(before.elapsed_time(after) / 1000 for before, after in pairs)
-
-
-def keep_freed_memory() -> bool:
-    """Tells glibc to keep what it frees, for all that is measured alike; False where there is no glibc.
-
-    By default it hands memory back to the system and takes it again, page by page, in some steps and not in others.
-    Those page faults are a tenth of a run, and have nothing to do with what is measured. Servers avoid them in the same
-    way, or with another allocator.
-    """
-    try:
-        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
-    except (OSError, TypeError):  # Windows has no such library
-        return False
-    if mallopt is None:
-        return False
-    trim_threshold, top_pad, mmap_threshold = -1, -2, -3  # M_* of malloc.h
-    settings = ((trim_threshold, 2**31 - 1), (top_pad, 2**27), (mmap_threshold, 2**30))
-    return all(mallopt(parameter, value) for parameter, value in settings)
 
 
 def _page_faults() -> int | None:
