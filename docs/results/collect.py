@@ -79,7 +79,7 @@ def circumstances(found: Comparison) -> str:
     machine = found.machine
     what = f"clips of {found.frames} frames" if found.frames else "pictures"
     return (
-        f"{len(found.prompts)} {what} of {found.steps} steps, {found.dtype}, {machine['threads']} thread of"
+        f"{len(found.prompts)} {what} of {found.steps} steps, {found.dtype}, {machine['threads']} thread{'s' * (machine['threads'] > 1)} of"
         f" {machine['processor']} ({machine['gpu'] or 'no GPU'}), torch {found.versions['torch']},"
         f" {found.started[:10]}"
     )
