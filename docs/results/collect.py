@@ -78,8 +78,9 @@ def circumstances(found: Comparison) -> str:
     """Where and how a comparison was made."""
     machine = found.machine
     what = f"clips of {found.frames} frames" if found.frames else "pictures"
+    threads = f"{machine['threads']} thread{'s' * (machine['threads'] > 1)}"
     return (
-        f"{len(found.prompts)} {what} of {found.steps} steps, {found.dtype}, {machine['threads']} thread{'s' * (machine['threads'] > 1)} of"
+        f"{len(found.prompts)} {what} of {found.steps} steps, {found.dtype}, {threads} of"
         f" {machine['processor']} ({machine['gpu'] or 'no GPU'}), torch {found.versions['torch']},"
         f" {found.started[:10]}"
     )
