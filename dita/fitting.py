@@ -96,4 +96,4 @@ def _without_spans(plan: Plan) -> Plan:
 
 def _with_steps(plan: Plan, steps: tuple[Step, ...], dropped: frozenset[Site]) -> Plan:
     changed = replace(plan, steps=steps, dropped=dropped)
-    return changed if changed.modulation_chunks else replace(changed, foresees=False)
+    return replace(changed, foresees=plan.foresees and changed.modulation_chunks > 0)

@@ -15,10 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from dita.caching.scores import staggered_place
-
-QUERY_CHUNK = 256
-"""Queries whose attention to a rank's own keys is held at once."""
+from dita.caching.scores import QUERY_CHUNK, staggered_place
 
 
 class Ranks:

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from dita.caching.offload import to_device, to_host
+from dita.caching.rows import gather_rows, scatter_rows
 from dita.stores import Store
 
 FLOAT8_LARGEST = 448.0  # of float8_e4m3fn
@@ -141,12 +142,11 @@ def with_each(kept: Kept, change: Callable[[Tensor], Tensor]) -> Kept:
 
 
 def _rows(x: Tensor, rows: Tensor, ragged: bool) -> Tensor:
-    chosen = _as_bytes(x).reshape(-1, x.shape[-1]).index_select(0, rows).view(x.dtype)
-    return chosen[None] if ragged else chosen.view(x.shape[0], -1, x.shape[-1])
+    return gather_rows(_as_bytes(x), rows, ragged).view(x.dtype)
 
 
 def _write(out: Tensor, rows: Tensor, values: Tensor) -> None:
-    _as_bytes(out).view(-1, out.shape[-1]).index_copy_(0, rows, _as_bytes(values).reshape(-1, out.shape[-1]))
+    scatter_rows(_as_bytes(out), rows, _as_bytes(values))
 
 
 def _as_bytes(x: Tensor) -> Tensor:

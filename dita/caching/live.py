@@ -8,9 +8,9 @@ from torch import Tensor
 from dita.caching import selection
 from dita.caching.context_parallel import Divided
 from dita.caching.probe import Probe
+from dita.caching.rows import row_numbers
 from dita.caching.scores import combined, entropy_score, live
 from dita.caching.selection import SpatialBonus
-from dita.caching.state import row_numbers
 
 
 class LiveSelection:

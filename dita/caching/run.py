@@ -236,14 +236,16 @@ class Run:
         """How ranks share the tokens of each module."""
         if ranks is None:
             return {}
-        modules = dict.fromkeys(site.module for site in shape.sites())
-        starts = {module: self.adapter.image_start(module, shape) for module in modules}
+        starts = self._image_starts(shape)
         return {module: Divided(ranks, shape.tokens(module), start or 0) for module, start in starts.items()}
 
     def _geometry(self, shape: Shape, grid: tuple[int, ...] | None) -> Geometry:
-        modules = dict.fromkeys(site.module for site in shape.sites())
-        starts = {module: self.adapter.image_start(module, shape) for module in modules}
+        starts = self._image_starts(shape)
         return Geometry(shape, grid, {module: start for module, start in starts.items() if start is not None})
+
+    def _image_starts(self, shape: Shape) -> dict[str, int | None]:
+        modules = dict.fromkeys(site.module for site in shape.sites())
+        return {module: self.adapter.image_start(module, shape) for module in modules}
 
     def _join_halves(self, branch: Branch) -> None:
         """At the end of guidance: what was stored of both halves becomes that of their mean."""
@@ -433,8 +435,7 @@ class Run:
     def _hand_out(self, branch: Branch, shared: Branch, site: Site, slot: Slot, state: BlockState) -> None:
         """Gives a cached site its rows, or what finds them inside the step."""
         if branch is not shared:
-            source = shared.slot(site)
-            slot.rows, slot.all_rows = (source.rows, source.all_rows) if slot.kind is Kind.PARTIAL else (None, None)
+            slot.rows = shared.slot(site).rows if slot.kind is Kind.PARTIAL else None
         elif self.method.selects_live(branch.shape):
             assert self._selector is not None
             slot.live = slot.live or self._selector.live(branch, site)
@@ -533,7 +534,8 @@ class Run:
         for (stack, layer, _), state in zip(self._blocks, branch.states, strict=True):
             for module, slot in state.slots.items():
                 if slot.rows is not None:
-                    selected[Site(stack, layer, module)] = slot.rows if slot.all_rows is None else slot.all_rows
+                    all_rows = slot.all_rows if slot.live is None else slot.live.all_rows
+                    selected[Site(stack, layer, module)] = slot.rows if all_rows is None else all_rows
             if state.matcher is not None:
                 matched[branch.plan.group((stack, layer))] = state.matcher.representatives()
         merging = {

@@ -10,9 +10,9 @@ from torch import Tensor
 from dita.caching.adapters import Adapter
 from dita.caching.branch import Branch
 from dita.caching.live import LiveSelection
+from dita.caching.rows import row_numbers
 from dita.caching.scores import combined, entropy_score, of_features, random_scores, spread
 from dita.caching.selection import SpatialBonus, select_cycle
-from dita.caching.state import row_numbers
 from dita.methods import FEATURE_SCORES, ToCa
 from dita.shapes import Shape, Site
 

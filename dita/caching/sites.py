@@ -14,8 +14,9 @@ from torch import Tensor
 from dita.caching.class_swap import Forward
 from dita.caching.few_rows import FewRows
 from dita.caching.keeping import near, rows_of, tensor_of, write_rows
+from dita.caching.rows import scatter_rows
 from dita.caching.scores import mean_length
-from dita.caching.state import Slot, scatter_rows
+from dita.caching.state import Slot
 from dita.shapes import Kind
 
 
@@ -85,7 +86,6 @@ def fill_from_store(slot: Slot, tokens: Tensor, compute: Callable[[Tensor, Tenso
     if slot.kind is Kind.PARTIAL:
         if slot.live is not None:
             slot.rows = slot.live.rows(slot.count(), tokens, stored)
-            slot.all_rows = slot.live.all_rows
         assert slot.rows is not None
         if slot.ragged and len(slot.rows) == 0:
             return stored

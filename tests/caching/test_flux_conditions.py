@@ -13,6 +13,7 @@ import dita
 from dita.methods import ToCa
 from tests import tiny_flux
 from tests.nearness import distance
+from tests.sampling_loop import sample
 
 STEPS = 8
 GENERATOR = 11
@@ -42,13 +43,7 @@ CONDITIONS = {"controlnet": controlnet, "ip-adapter": ip_adapter, "none": lambda
 
 @torch.no_grad()
 def run(model, condition: dict[str, Any]) -> torch.Tensor:
-    inputs = tiny_flux.transformer_inputs(batch=2)
-    for step in range(STEPS):
-        # diffusers takes what it needs out of the attention's arguments
-        copied = {name: dict(one) if isinstance(one, dict) else one for name, one in condition.items()}
-        out = tiny_flux.forward(model, inputs | copied, step / STEPS)
-        inputs["hidden_states"] = inputs["hidden_states"] - out / STEPS
-    return inputs["hidden_states"]
+    return sample(tiny_flux, model, tiny_flux.transformer_inputs(batch=2) | condition, STEPS)
 
 
 @pytest.mark.parametrize("name", ["controlnet", "ip-adapter"])

@@ -7,8 +7,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dita.caching.rows import gather_rows, row_numbers, scatter_rows
 from dita.caching.selection import SpatialBonus, best_first, select_cycle
-from dita.caching.state import gather_rows, held_bytes, row_numbers, scatter_rows
+from dita.caching.state import held_bytes
 
 
 def one_layer(scores: list[float]) -> torch.Tensor:

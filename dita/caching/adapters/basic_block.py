@@ -12,9 +12,10 @@ from torch import Tensor
 from dita.caching.attention import attend, attention_bias, is_spelt_out, keys_values, projections
 from dita.caching.class_swap import Forward, MakeForward
 from dita.caching.probe import Common
+from dita.caching.rows import scatter_rows
 from dita.caching.scores import attention_entropy, mean_length, received_attention, staggered
 from dita.caching.sites import fill_from_store, keeping_forward, modulated
-from dita.caching.state import BlockState, Slot, scatter_rows
+from dita.caching.state import BlockState, Slot
 from dita.caching.steady import IDLE
 from dita.merging.merger import Merger, unmerged_numbers
 from dita.shapes import Kind, sampled_queries

@@ -315,8 +315,10 @@ def _sample(streams: dict[str, Tensor], count: int, common: Common, divided: Div
             parts = {"text": divided.part(text), "main": divided.part(image)} if text else {"main": divided}
             by_rank = {stream: parts[stream].staggered(number) for stream, number in counts.items()}
             of_ranks = [sum(map(len, numbers)) for numbers in zip(*by_rank.values(), strict=True)]
-            places = {stream: torch.tensor(numbers[divided.ranks.number]) for stream, numbers in by_rank.items()}
-            places = {stream: numbers.to(device, torch.int64) for stream, numbers in places.items()}
+            own = {stream: numbers[divided.ranks.number] for stream, numbers in by_rank.items()}
+            places = {
+                stream: torch.tensor(numbers, dtype=torch.int64, device=device) for stream, numbers in own.items()
+            }
         joint = torch.cat([numbers + text * (stream == "main") for stream, numbers in places.items()])
         return Sample(places, joint, of_ranks)
 

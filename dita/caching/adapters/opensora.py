@@ -12,10 +12,11 @@ from torch import Tensor, nn
 
 from dita.caching.adapters.basic_block import ENTROPY, halves_are_equal
 from dita.caching.class_swap import Forward, MakeForward
+from dita.caching.rows import scatter_rows
 from dita.caching.scores import attention_entropy, mean_length
 from dita.caching.sites import fill_from_store, keeping_forward, modulated
 from dita.caching.spans import in_spans
-from dita.caching.state import BlockState, scatter_rows
+from dita.caching.state import BlockState
 from dita.caching.steady import IDLE
 from dita.merging.merger import Merger, unmerged_numbers
 from dita.shapes import Kind, OpenSoraShape
