@@ -83,7 +83,7 @@ def _inner(plan: Plan, site: Site) -> int:
 
 def _of_tokens(plan: Plan, site: Site, tokens: int) -> int:
     """The same, of `tokens` of a sample; of all where they are not known before."""
-    if not (tokens and plan.shape.shares_projection(site)):
+    if not (tokens and plan.shape.shares_projection(site)) or site in plan.attention_alone:
         return 0
     if plan.method.selects_live(plan.shape):
         return _inner(plan, site)
@@ -213,7 +213,8 @@ def _live_index_bytes(plan: Plan) -> list[int]:
     aged: set[Site] = set()
     held = []
     for step in plan.steps:
-        partial = {site: action.tokens for site, action in step.items() if action.kind is Kind.PARTIAL}
+        chosen = (site for site, action in step.items() if action.kind is Kind.PARTIAL)
+        partial = {site: step[site].tokens for site in chosen if site not in plan.attention_alone}
         aged = {site for site in aged if step[site].kind is not Kind.FULL} | set(partial)
         ages = sum(4 * plan.shape.tokens(site.module) for site in aged) * choosing
         held.append(INDEX_BYTES * sum(partial.values()) * plan.shape.rows + ages)

@@ -91,6 +91,25 @@ def full_step(shape: Shape) -> Step:
     return {site: Action(Kind.FULL, shape.tokens(site.module)) for site in shape.sites()}
 
 
+ATTENTION = ("attn", "cross_attn")
+"""Modules that are attention, and nothing else."""
+
+
+def stored_step(shape: Shape, kind: Kind) -> Step:
+    """A step that takes the output of every site from the store: `kind` is REUSE, FORECAST or SKIP."""
+    return {site: Action(kind, 0) for site in shape.sites()}
+
+
+def attention_stored(shape: Shape, site: Site, kind: Kind) -> Action:
+    """What a site does in a step that takes its attention from the store, by `kind`, and computes everything else.
+
+    A site that is attention and MLP in one (FLUX's single-stream blocks) is PARTIAL, of all its tokens.
+    """
+    if site.module in ATTENTION:
+        return Action(kind, 0)
+    return Action(Kind.PARTIAL if shape.shares_projection(site) else Kind.FULL, shape.tokens(site.module))
+
+
 def blocks_of(shape: Shape) -> tuple[tuple[str, int], ...]:
     """(stack, layer) of every block, in the order of execution."""
     return tuple(dict.fromkeys((site.stack, site.layer) for site in shape.sites()))
@@ -173,6 +192,16 @@ class Plan:
         return {site: s for s, step in enumerate(self.steps) for site, action in step.items() if action.kind in STORED}
 
     @cached_property
+    def attention_alone(self) -> frozenset[Site]:
+        """Sites that share a projection and whose cached steps compute every token: what is stored of them, and
+        forecast, is not their output but their attention."""
+        whole = {
+            site: self.shape.tokens(site.module) for site in self.shape.sites() if self.shape.shares_projection(site)
+        }
+        taken = {site: {step[site][:2] for step in self.steps if step[site].kind in STORED} for site in whole}
+        return frozenset(site for site, tokens in whole.items() if taken[site] == {(Kind.PARTIAL, tokens)})
+
+    @cached_property
     def spans(self) -> tuple[Span, ...]:
         return tuple(dict.fromkeys(self.skips.values()))
 
@@ -187,20 +216,20 @@ class Plan:
         return frozenset(module for module, found in counts.items() if len(found) > 1)
 
     def cycle_tokens(self, step: int, site: Site) -> tuple[int, ...]:
-        """Tokens to compute at `site` in the cached steps that follow `step`, until the next full one there.
+        """Tokens to select at `site` in the cached steps that follow `step`, until the next full one there.
 
-        Steps that skip the site do not count.
+        0 where none or all are computed, of `attention_alone`; steps that skip the site do not count.
         """
         return self._coming[step].get(site, ())
 
     @cached_property
     def _coming(self) -> tuple[dict[Site, tuple[int, ...]], ...]:
         coming: dict[Site, tuple[int, ...]] = {}
-        per_step = []
+        alone, per_step = self.attention_alone, []
         for step in reversed(self.steps):
             per_step.append(coming)
             coming = {
-                site: later if action.kind is Kind.SKIP else (action.tokens, *later)
+                site: later if action.kind is Kind.SKIP else (0 if site in alone else action.tokens, *later)
                 for site, action in step.items()
                 if (later := coming.get(site, ())) or action.kind in STORED
                 if action.kind is not Kind.FULL
@@ -278,7 +307,10 @@ class Plan:
     def modulation_chunks(self) -> int:
         """How many shifts, scales and gates the blocks need in cached steps; those of a site in partial and in reuse
         steps count apart."""
-        needed = {(site, action.kind) for s in self.cached_steps for site, action in self.steps[s].items()}
+        needed: set[tuple[Site, Kind]] = set()
+        for step in (self.steps[s] for s in self.cached_steps):
+            cached = {(site.stack, site.layer) for site, action in step.items() if action.kind in STORED}
+            needed |= {(site, action.kind) for site, action in step.items() if (site.stack, site.layer) in cached}
         return sum(self.shape.modulation_chunks(site, kind) for site, kind in needed)
 
     @cached_property

@@ -176,8 +176,8 @@ class Shape(Protocol):
         ...
 
     def modulation_chunks(self, site: Site, kind: Kind) -> int:
-        """How many shifts, scales and gates, each as wide as the model, a cached step makes of the timestep for `site`;
-        0 where that is not done for all steps at once."""
+        """How many shifts, scales and gates, each as wide as the model, a block that is cached makes of the timestep
+        for `site`; 0 where that is not done for all steps at once."""
         ...
 
 
@@ -316,11 +316,11 @@ class FluxShape:
         return 2 * FLOAT32_BYTES * self.tokens("attn") * self.head_dim * self.branches
 
     def modulation_chunks(self, site: Site, kind: Kind) -> int:
-        if kind not in STORED or site.module == "attn":
+        if site.module == "attn":
             return 0
         if site.module == "single":  # shift, scale and gate
-            return 3 if kind is Kind.PARTIAL else 1
-        return 4 if kind is Kind.PARTIAL else 2  # the gates of attention and MLP
+            return 3 if kind in COMPUTED else 1
+        return 4 if kind in COMPUTED else 2  # the gates of attention and MLP
 
 
 @dataclass(frozen=True)

@@ -128,7 +128,7 @@ def test_options_change_the_short_form():
 def test_a_method_may_be_a_json_file(tmp_path):
     path = tmp_path / "method.json"
     path.write_text('{"method": "fora", "cycle": 5}')
-    assert json.loads(run(*PLAN, "--method", path, "--json").stdout)["method"] == {"method": "fora", "cycle": 5}
+    assert json.loads(run(*PLAN, "--method", path, "--json").stdout)["method"] == {"method": "fora", "cycle": 5, "modules": "all"}
 
 
 def test_the_size_of_pictures_and_batch_count():
@@ -320,7 +320,7 @@ def test_methods_lists_every_method_with_defaults_and_meaning():
 def test_methods_shows_the_page_of_one():
     text = run("methods", "taylorseer").stdout
     assert text.startswith("# TaylorSeer\n") and "## Parameters" in text
-    assert "families: pixart (extension), dit (extension), opensora" in run("methods").stdout
+    assert "families: flux (extension), pixart (extension), dit (extension), opensora" in run("methods").stdout
     assert "unknown method 'taylor'; known: plain" in refused("methods", "taylor")
 
 

@@ -32,6 +32,7 @@ METHODS = (
     "duca:4:0.6",
     "taylorseer:3:2",
     "taylorseer:3:2:lite=true",
+    "taylorseer:3:1:modules=attention",
     "deltadit:3",
     "tgate:5",
     "pab:1:low=0:high=1000",

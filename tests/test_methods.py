@@ -300,7 +300,7 @@ def test_a_label_says_what_differs_from_the_defaults(method, label):
 
 
 def test_json_names_the_method_and_all_its_parameters():
-    assert FORA(5).as_json() == {"method": "fora", "cycle": 5}
+    assert FORA(5).as_json() == {"method": "fora", "cycle": 5, "modules": "all"}
     assert set(ToCa().as_json()) == {"method"} | {field.name for field in dataclasses.fields(ToCa)}
 
 

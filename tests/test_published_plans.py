@@ -179,7 +179,7 @@ def test_every_kind_of_step_has_a_letter_of_its_own() -> None:
         (lambda: TGate(cross_interval=12).plan(PIXART, 25), "cross_interval=12 is for opensora"),
         (lambda: TGate().plan(FLUX, 50), "tgate does not run on flux: it gates cross-attention"),
         (lambda: TGate().plan(DIT, 50), "that family has none; families: pixart, opensora"),
-        (lambda: PAB().plan(FLUX, 50), "pab does not run on flux"),
+        (lambda: PAB(mlp=True).plan(FLUX, 50), "mlp=True does not run on flux"),
         (lambda: TaylorSeer(order=-1), "order must be a whole number, at least 0 .*got -1"),
         (lambda: TaylorSeer(basis="fourier"), "unknown basis 'fourier'; known: taylor, hermite"),
         (lambda: TaylorSeer(scale=0.0), r"scale must be in \(0, 1\], got 0.0"),

@@ -65,6 +65,8 @@ class Branch:
             for slot in state.slots.values():
                 slot.ragged = bool(self.divided)
             state.probe.divided = self.divided.get(shape.score_source(stack, "attention"))
+        for site in plan.attention_alone:
+            self.slot(site).attention_alone = True
 
     def actions(self, step: int) -> Step:
         """What a step does: full where the plan has ended, or where there is nothing stored to reuse."""

@@ -434,7 +434,9 @@ class Run:
 
     def _hand_out(self, branch: Branch, shared: Branch, site: Site, slot: Slot, state: BlockState) -> None:
         """Gives a cached site its rows, or what finds them inside the step."""
-        if branch is not shared:
+        if slot.attention_alone:
+            pass  # computes all tokens
+        elif branch is not shared:
             slot.rows = shared.slot(site).rows if slot.kind is Kind.PARTIAL else None
         elif self.method.selects_live(branch.shape):
             assert self._selector is not None

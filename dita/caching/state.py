@@ -28,6 +28,8 @@ class Slot(Stored):
     Attributes:
         kind: what to do in this step.
         keep: in a full step, store the output `out`: before the gate, (B, N, C); FLUX's attention has one a stream.
+        attention_alone: what is stored as `out` is the attention, or its share, as of `inner`: cached steps compute all
+            else of the site, for all tokens (`Plan.attention_alone`).
         needed: a later step uses what is stored.
         keep_gate: store the gate on the output, too; `gate`: then applied to the stored output, in place of today's.
         tokens: how many tokens of a sample a partial step computes; `room`, (tokens, 0), says the same to compiled
@@ -48,6 +50,7 @@ class Slot(Stored):
         super().__init__(keeper)
         self.kind: Kind = Kind.FULL
         self.keep = False
+        self.attention_alone = False
         self.needed = False
         self.keep_gate = False
         self.gate: Tensor | None = None

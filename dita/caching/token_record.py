@@ -119,7 +119,7 @@ class TokenRecord:
         tokens = shape.tokens(site.module)
         if site in recorded.computed:
             return np.unpackbits(recorded.computed[site], axis=1, count=tokens).astype(bool)
-        return np.full((shape.rows, tokens), recorded.actions[site].kind is Kind.FULL)
+        return np.full((shape.rows, tokens), recorded.actions[site].tokens == tokens)
 
     def selections(self) -> Iterator[tuple[int, Site, NDArray[np.int32]]]:
         """(step, site, token numbers (rows, k), ascending) wherever a site computed some of its tokens."""
@@ -168,7 +168,7 @@ class TokenRecord:
                 start = geometry.image_start[site.module]
                 total += self.computed(step, site)[sample :: geometry.shape.batch, start:].mean(0, dtype=np.float32)
             else:
-                total += recorded.actions[site].kind is Kind.FULL
+                total += recorded.actions[site].tokens == geometry.shape.tokens(site.module)
         return _on_grid(total / len(sites), geometry)
 
     def groups(self, step: int, layer: int | Block | None = None, *, sample: int = 0) -> NDArray[np.int32]:

@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from dita.families import FAMILIES, Phase
 from dita.methods.method import Method, check_count, check_steps, warn_of_a_plan_that_saves_nothing
-from dita.plan import Action, Plan, Span, Step, blocks_of, full_step
+from dita.plan import Action, Plan, Span, Step, blocks_of, full_step, stored_step
 from dita.shapes import Kind, Shape
 
 _OPENSORA_LAYERS = 6
@@ -56,7 +56,7 @@ class DeltaDiT(Method):
     def plan(self, shape: Shape, steps: int, timesteps: Sequence[float] | None = None) -> Plan:
         check_steps(steps)
         full = full_step(shape)
-        reuse: Step = {site: Action(Kind.REUSE, 0) for site in full}
+        reuse = stored_step(shape, Kind.REUSE)
         skips: dict[int, Span] = {}
         taken: list[Step] = []
         for s, position in enumerate(self._positions(shape, steps)):

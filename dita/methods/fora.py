@@ -7,8 +7,17 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from dita.families import FAMILIES, Phase
-from dita.methods.method import Method, check_count, check_steps, warn_of_a_plan_that_saves_nothing
-from dita.plan import Action, Plan, Step, full_step
+from dita.methods.method import (
+    MODULES,
+    Method,
+    Modules,
+    cached_step,
+    check_choice,
+    check_count,
+    check_steps,
+    warn_of_a_plan_that_saves_nothing,
+)
+from dita.plan import Plan, full_step
 from dita.shapes import Kind, Shape
 
 
@@ -18,6 +27,11 @@ class FORA(Method):
 
     The first step is full, on Open-Sora the first three. FLUX counts from the last full step; the others take the
     steps whose number is a multiple of `cycle`, DiT counting down to 0, so that its last step is full.
+
+    Fields:
+        cycle: N, full steps are N apart (at least 1; 1 is the plain pipeline).
+        modules: what cached steps reuse: `all` as published, or `attention` alone, so that they compute every MLP
+            (dita's own): nearer to the plain pipeline, and slower.
     """
 
     name: ClassVar[str] = "fora"
@@ -25,13 +39,14 @@ class FORA(Method):
     paper: ClassVar[str] = "Selvaraju et al., FORA: Fast-Forward Caching in Diffusion Transformers, arXiv 2407.01425"
 
     cycle: int = 3
+    modules: Modules = "all"
 
     def __post_init__(self) -> None:
         check_count("cycle", self.cycle, "1 is the plain pipeline")
+        check_choice("modules", self.modules, MODULES)
 
     def plan(self, shape: Shape, steps: int, timesteps: Sequence[float] | None = None) -> Plan:
-        full = full_step(shape)
-        reuse: Step = {site: Action(Kind.REUSE, 0) for site in full}
+        full, reuse = full_step(shape), cached_step(shape, self.modules, Kind.REUSE)
         check_steps(steps)
         settings = FAMILIES[shape.family]
         warmup = settings.reuse_warmup

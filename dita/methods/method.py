@@ -8,11 +8,11 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, get_args
 
 from dita.families import FAMILIES
 from dita.merges import joined
-from dita.plan import Plan
+from dita.plan import Plan, Step, attention_stored, stored_step
 from dita.shapes import Kind, Shape
 
 if TYPE_CHECKING:
@@ -130,6 +130,18 @@ def check_weight(field_name: str, value: float) -> None:
     """Raises `ValueError` unless `value` is finite and at least 0."""
     if not (value >= 0 and math.isfinite(value)):
         raise ValueError(f"{field_name} must be a finite number, at least 0, got {value}")
+
+
+Modules = Literal["all", "attention"]
+MODULES: tuple[Modules, ...] = get_args(Modules)
+"""What cached steps take from the store."""
+
+
+def cached_step(shape: Shape, modules: Modules, kind: Kind) -> Step:
+    """A cached step that takes what `modules` put out from the store, by `kind`, and computes the others."""
+    if modules == "all":
+        return stored_step(shape, kind)
+    return {site: attention_stored(shape, site, kind) for site in shape.sites()}
 
 
 _T = TypeVar("_T")

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from dita.families import usual_timesteps
 from dita.methods.method import Method, check_choice, check_count, check_steps
-from dita.plan import Action, Plan, full_step
+from dita.plan import Action, Plan, attention_stored, full_step
 from dita.shapes import Kind, Shape, Site
 
 RANGES = {1: (2, 4, 6), 2: (3, 5, 7), 3: (5, 7, 9)}
@@ -30,9 +30,9 @@ class PAB(Method):
     Fields:
         level: 1, 2 or 3: ranges of (2, 4, 6), (3, 5, 7) or (5, 7, 9) steps.
         spatial, temporal, cross: ranges of their own, at least 1; None is the level's. A step is computed if its range
-            divides its number. Pictures have no temporal attention.
+            divides its number. Pictures have no temporal attention, and FLUX's is all spatial: text and image together.
         mlp: reuse the MLPs of the first 5 layers too: those of the steps at timesteps 864, 788 and 676, in the two
-            steps that follow.
+            steps that follow. Not on FLUX, whose blocks reuse the attention wherever they reuse an MLP.
         low, high: timesteps between which outputs are reused, in [0, 1000].
         strict: reproduce the reference on Open-Sora: stored outputs keep the gate of the step that computed them
             (today's is right, and costs nothing); `mlp` finds its timesteps by their number in bfloat16, so that
@@ -42,9 +42,7 @@ class PAB(Method):
     name: ClassVar[str] = "pab"
     positional: ClassVar[tuple[str, ...]] = ("level",)
     paper: ClassVar[str] = "Zhao et al., Real-Time Video Generation with Pyramid Attention Broadcast, ICLR 2025"
-    families: ClassVar[tuple[str, ...]] = ("pixart", "dit", "opensora")
-    extends: ClassVar[tuple[str, ...]] = ("pixart", "dit")
-    why_not: ClassVar[str] = "two thirds of its blocks compute attention and MLP as one"
+    extends: ClassVar[tuple[str, ...]] = ("flux", "pixart", "dit")
 
     level: int = 2
     spatial: int | None = None
@@ -63,6 +61,11 @@ class PAB(Method):
         if not 0 <= self.low < self.high <= 1000:
             raise ValueError(f"low and high must be timesteps, 0 <= low < high <= 1000, got {self.low} and {self.high}")
 
+    def check_family(self, family: str) -> None:
+        super().check_family(family)
+        if self.mlp and family == "flux":
+            raise ValueError("mlp=True does not run on flux: its blocks cannot reuse an MLP and compute attention")
+
     def keeps_gates(self, shape: Shape) -> bool:
         return self.strict and shape.family == "opensora"
 
@@ -75,25 +78,24 @@ class PAB(Method):
         taken = []
         for s, t in enumerate(times):
             inside = s > 0 and self.low < int(t) < self.high
-            taken.append(
-                {
-                    site: Action(Kind.REUSE, 0) if self._reuses(site, s, inside, broadcast) else action
-                    for site, action in full.items()
-                }
-            )
+            taken.append({site: self._action(shape, site, s, inside, broadcast) for site in full})
         return Plan(self, shape, tuple(taken), steps)
 
-    def _reuses(self, site: Site, step: int, inside: bool, broadcast: frozenset[int]) -> bool:
-        if site.module == "mlp":
-            return step in broadcast and site.layer < MLP_LAYERS
+    def _action(self, shape: Shape, site: Site, step: int, inside: bool, broadcast: frozenset[int]) -> Action:
+        if site.module == "mlp" and step in broadcast and site.layer < MLP_LAYERS:
+            return Action(Kind.REUSE, 0)
+        if inside and step % self._range(site):
+            return attention_stored(shape, site, Kind.REUSE)
+        return Action(Kind.FULL, shape.tokens(site.module))
+
+    def _range(self, site: Site) -> int:
+        """In how many steps the attention of a site is computed once."""
         spatial, temporal, cross = RANGES[self.level]
         if site.module == "cross_attn":
-            span = self.cross or cross
-        elif site.stack == "temporal":
-            span = self.temporal or temporal
-        else:
-            span = self.spatial or spatial
-        return inside and step % span != 0
+            return self.cross or cross
+        if site.stack == "temporal":
+            return self.temporal or temporal
+        return self.spatial or spatial
 
     def _mlp_steps(self, timesteps: Sequence[float]) -> frozenset[int]:
         """The steps in which MLPs are reused."""

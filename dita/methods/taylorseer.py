@@ -9,14 +9,17 @@ from typing import ClassVar
 
 from dita.families import FAMILIES, Phase
 from dita.methods.method import (
+    MODULES,
     Method,
+    Modules,
+    cached_step,
     check_choice,
     check_count,
     check_steps,
     check_weight,
     warn_of_a_plan_that_saves_nothing,
 )
-from dita.plan import BASES, Action, Basis, Forecast, Plan, Span, Step, blocks_of, full_step
+from dita.plan import BASES, Basis, Forecast, Plan, Span, Step, blocks_of, full_step
 from dita.shapes import Kind, Shape
 
 
@@ -44,6 +47,8 @@ class TaylorSeer(Method):
             of them.
         ramp: after the start, full steps are 2, 3, 4 ... apart, up to `cycle` (dita's own). Features change fastest in
             the first steps, and a difference of neighbouring steps does not reach far.
+        modules: what cached steps forecast: `all` as published, or `attention` alone, so that they compute every MLP
+            (as diffusers' TaylorSeer does by default): nearer to the plain pipeline, and slower.
     """
 
     name: ClassVar[str] = "taylorseer"
@@ -58,6 +63,7 @@ class TaylorSeer(Method):
     lite: bool = False
     warmup: int | None = None
     ramp: bool = False
+    modules: Modules = "all"
 
     def __post_init__(self) -> None:
         check_count("cycle", self.cycle, "1 is the plain pipeline")
@@ -65,6 +71,11 @@ class TaylorSeer(Method):
         check_basis(self.basis, self.scale)
         if self.warmup is not None:
             check_count("warmup", self.warmup, "the first step is always full")
+        check_choice("modules", self.modules, MODULES)
+        if self.lite and self.modules != "all":
+            raise ValueError(
+                f"lite forecasts what all blocks put out: it takes modules='all' only, got {self.modules!r}"
+            )
 
     def plan(self, shape: Shape, steps: int, timesteps: Sequence[float] | None = None) -> Plan:
         check_steps(steps)
@@ -74,7 +85,7 @@ class TaylorSeer(Method):
             steps, self.cycle, warmup=warmup, varying=False, strict=False, counter=True, ramp=self.ramp
         )
         full = full_step(shape)
-        cached: Step = {site: Action(Kind.SKIP if self.lite else Kind.FORECAST, 0) for site in full}
+        cached = cached_step(shape, self.modules, Kind.SKIP if self.lite else Kind.FORECAST)
         taken = tuple(full if phase is Phase.FULL else cached for phase, _ in positions)
         blocks = blocks_of(shape)
         span = Span(blocks[0], blocks[-1])

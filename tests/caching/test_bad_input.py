@@ -58,7 +58,7 @@ def test_what_is_no_model_at_all() -> None:
         ("fora:-1", "cycle must be a whole number, at least 1.*got -1"),
         ("steps:0", r"fraction must be in \(0, 1\], got 0"),
         ("tgate", "tgate does not run on flux: it gates cross-attention, and that family has none; families: pixart"),
-        ("pab:2", "pab does not run on flux: .*; families: pixart, dit, opensora"),
+        ("pab:2:mlp=true", "mlp=True does not run on flux"),
         ("toca:4:0.9:frame-uniqueness", "compares the frames of a video, and flux makes pictures"),
         ("taylorseer:4:-1", "order must be a whole number, at least 0 .*got -1"),
         (3, "method must be a dita method.*got 3"),

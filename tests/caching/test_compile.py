@@ -121,7 +121,16 @@ def test_a_whole_transformer_of_the_published_depth_is_a_graph_for_each_kind_of_
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "method",
-    ["fora:3", "toca:4:0.5:norm", "duca:4:0.6", "taylorseer:3:2", "taylorseer:3:1:lite=true", "deltadit:3", "tgate:5"],
+    [
+        "fora:3",
+        "toca:4:0.5:norm",
+        "duca:4:0.6",
+        "taylorseer:3:2",
+        "taylorseer:3:1:lite=true",
+        "taylorseer:3:1:modules=attention",
+        "deltadit:3",
+        "tgate:5",
+    ],
 )
 def test_the_graphs_of_a_whole_transformer_depend_on_neither_depth_nor_steps(family, method: str) -> None:
     if family.FAMILY not in dita.methods.parse(method).families:

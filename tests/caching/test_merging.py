@@ -440,7 +440,8 @@ BESIDE = {
     "duca:3": FAMILIES,
     "taylorseer:3": FAMILIES,
     "deltadit:2": FAMILIES,
-    "pab:1": FAMILIES[1:],
+    "taylorseer:3:1:modules=attention": FAMILIES,
+    "pab:1": FAMILIES,
     "tgate:5": [tiny_pixart, tiny_opensora],
 }
 

@@ -133,4 +133,4 @@ def test_a_plan_or_a_refusal_stands_below_a_method(flux):
     assert "2 full + 2 reused steps" in picker._planned("fora:2", 4)
     assert 'role="alert"' in picker._planned("fora:0", 4)
     assert picker._planned("", 4) == ""
-    assert "does not run on flux" in picker._planned("pab", 4)
+    assert "does not run on flux" in picker._planned("tgate", 4)

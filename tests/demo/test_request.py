@@ -71,8 +71,8 @@ def test_sizes_of_models_with_one_size_are_their_own():
 
 def test_methods_are_checked_for_the_model(flux):
     assert checked_methods(flux, Limits(), ["toca:4:0.9", "steps:0.5"]) == [ToCa(4, 0.9), FewerSteps(0.5)]
-    with pytest.raises(Refused, match=r"Pab does not run on flux"):
-        checked_method(flux, "pab")
+    with pytest.raises(Refused, match=r"Tgate does not run on flux"):
+        checked_method(flux, "tgate")
     with pytest.raises(Refused, match="known: plain"):
         checked_method(flux, "magic")
     with pytest.raises(Refused, match="empty"):
@@ -99,4 +99,4 @@ def test_presets_are_those_that_run_on_a_family():
         for method in known.values():
             method.check_family(family)
     assert len(presets("opensora")) == len(PRESETS)
-    assert not any("PAB" in name for name in presets("flux"))
+    assert not any("T-GATE" in name for name in presets("flux"))

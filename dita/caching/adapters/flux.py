@@ -352,7 +352,7 @@ def double_forward(stock: Forward) -> Forward:
 
 
 def _cached_double(block: Any, state: BlockState, hidden: Tensor, text: Tensor, temb: Tensor) -> tuple[Tensor, Tensor]:
-    """Attention reused whole, both MLPs partial or reused; gates are those of the current timestep.
+    """Attention reused whole, both MLPs computed, partial or reused; gates are those of the current timestep.
 
     hidden: (B, N_image, C), text: (B, N_text, C), temb: (B, C). Returns (text, hidden).
     """
@@ -371,7 +371,7 @@ def _stream(
     norm1: Any, norm2: Any, mlp: Any, slot: Any, modulations: Modulations, x: Tensor, attended: Tensor, temb: Tensor
 ) -> Tensor:
     # of shift, scale and gate of the attention, then of the MLP: those of what is not computed are not wanted
-    wanted = ((2, 6),) if slot.kind is Kind.PARTIAL else ((2, 3), (5, 6))
+    wanted = ((2, 3), (5, 6)) if slot.kind in (Kind.REUSE, Kind.FORECAST) else ((2, 6),)
     gate_attn, *shift_scale, gate_mlp = modulations.of(norm1.linear, norm1.silu, temb, wanted, of=6)
 
     def compute(rows: Tensor, chosen: Tensor) -> Tensor:
@@ -379,6 +379,9 @@ def _stream(
         return mlp(modulated(norm2(chosen), shift, scale))
 
     x = torch.addcmul(x, gate_attn, attended)
+    if slot.kind is Kind.FULL:
+        shift, scale = shift_scale
+        return x.addcmul_(gate_mlp, mlp(modulated(norm2(x), shift, scale)))
     return x.addcmul_(gate_mlp, fill_from_store(slot, x, compute))
 
 
@@ -423,14 +426,18 @@ def _storing_single(
     mlp = block.act_mlp(block.proj_mlp(normed))
     attended = block.attn(hidden_states=normed, image_rotary_emb=rotary, **attention_kwargs)
     inner, out = _projected(block, slot, attended, mlp)
-    slot.put_inner(inner)
-    slot.put(out)
+    _store_single(slot, inner, out)
     return joint + gate.unsqueeze(1) * out
+
+
+def _store_single(slot: Slot, inner: Tensor, out: Tensor) -> None:
+    slot.put_inner(inner)
+    slot.put(inner if slot.attention_alone else out)
 
 
 def _projected(block: Any, slot: Slot, attended: Tensor, mlp: Tensor) -> tuple[Tensor, Tensor]:
     """What a later step needs of the attention, and what the block's projection makes of attention and MLP."""
-    slot.folded = slot.keep_inner and is_stock(block.proj_out)
+    slot.folded = (slot.keep_inner or slot.attention_alone) and is_stock(block.proj_out)
     if not slot.folded:
         return attended, block.proj_out(torch.cat([attended, mlp], dim=2))
     share = share_of_attention(block.proj_out, attended)
@@ -450,14 +457,13 @@ def _merging_single(
     if short == {"attn", "mlp"}:
         inner, out = _projected(block, slot, attended, mlp)
         out = unmerged_image(merger, out)
-        inner = unmerged_image(merger, inner) if slot.keep and slot.keep_inner else inner
+        inner = unmerged_image(merger, inner) if slot.keep and (slot.keep_inner or slot.attention_alone) else inner
     else:
         attended = unmerged_image(merger, attended) if "attn" in short else attended
         mlp = unmerged_image(merger, mlp) if "mlp" in short else mlp
         inner, out = _projected(block, slot, attended, mlp)
     if slot.keep:
-        slot.put_inner(inner)
-        slot.put(out)
+        _store_single(slot, inner, out)
     return joint + gate.unsqueeze(1) * out
 
 
@@ -470,11 +476,21 @@ def _cached_single(block: Any, state: BlockState, joint: Tensor, temb: Tensor) -
         shift, scale = (slot.of_chosen(values, rows, joint) for values in shift_scale)
         normed = modulated(block.norm.norm(chosen), shift, scale)
         mlp = block.act_mlp(block.proj_mlp(normed))
-        inner = slot.inner_rows(rows)
-        return projected(block.proj_out, inner, mlp) if slot.folded else block.proj_out(torch.cat([inner, mlp], dim=2))
+        return _of_both(block, slot, slot.inner_rows(rows), mlp)
 
+    if slot.attention_alone:
+        shift, scale = shift_scale
+        mlp = block.act_mlp(block.proj_mlp(modulated(block.norm.norm(joint), shift, scale)))
+        attended = slot.output()
+        assert isinstance(attended, Tensor)
+        return torch.addcmul(joint, gate, _of_both(block, slot, attended, mlp))
     out = fill_from_store(slot, joint, compute)
     return torch.addcmul(joint, gate, out)
+
+
+def _of_both(block: Any, slot: Slot, inner: Tensor, mlp: Tensor) -> Tensor:
+    """What the block's projection makes of what is stored of the attention, and of the MLP."""
+    return projected(block.proj_out, inner, mlp) if slot.folded else block.proj_out(torch.cat([inner, mlp], dim=2))
 
 
 def _rejoin(text: Tensor, hidden: Tensor) -> Tensor:
