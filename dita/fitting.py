@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from math import ceil
 
-from dita.footprint import peak_bytes, site_bytes
+from dita.footprint import Compiled, peak_bytes, site_bytes
 from dita.plan import Action, Plan, Step
 from dita.shapes import STORED, Kind, Site
 from dita.stores import Store
@@ -16,7 +16,7 @@ Unit = tuple[Site, ...]
 """Sites that are cached together or not at all."""
 
 
-def with_store(plan: Plan, store: Store, share: float = 1.0, compiled: bool = False) -> Plan:
+def with_store(plan: Plan, store: Store, share: float = 1.0, compiled: Compiled = Compiled.NOTHING) -> Plan:
     """`plan` with features kept as `store` says, in `share` of its `max_cache_bytes`. compiled: as of `peak_bytes`.
 
     Sites are computed in full, those first that save the fewest FLOPs for their bytes, until the rest fits. What is

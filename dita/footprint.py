@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from enum import Enum
 from typing import TYPE_CHECKING, cast
 
 from dita.shapes import STORED, Kind, Site
@@ -13,12 +14,22 @@ if TYPE_CHECKING:
 INDEX_BYTES = 8
 
 
-def peak_bytes(plan: Plan, compiled: bool = False) -> int:
-    """The most that is held at the end of a transformer call, or between two blocks inside of it.
+class Compiled(Enum):
+    """What `torch.compile` makes graphs of.
 
-    compiled: the blocks are compiled, so that nothing is freed before the call has ended: of FLUX's single-stream
-    blocks the attention of all tokens, and the outputs that the factors of a forecast are differences to.
+    Nothing is freed inside of a graph: where it is the whole transformer, the attention of all tokens in FLUX's
+    single-stream blocks, and the outputs that the factors of a forecast are differences to, stay until the call has
+    ended. No graph keeps what no timestep enters.
     """
+
+    NOTHING = "nothing"
+    BLOCKS = "blocks"
+    WHOLE = "whole"
+
+
+def peak_bytes(plan: Plan, compiled: Compiled = Compiled.NOTHING) -> int:
+    """The most that is held at the end of a transformer call, or between two blocks inside of it."""
+    whole = compiled is Compiled.WHOLE
     shape, live = plan.shape, plan.method.selects_live(plan.shape)
     sizes: dict[Site | Span, int] = {site: _output(plan, site) + _gate(plan, site) for site in shape.sites()}
     sizes |= dict.fromkeys(plan.spans, _stored(plan, shape.hidden_bytes()))
@@ -34,10 +45,10 @@ def peak_bytes(plan: Plan, compiled: bool = False) -> int:
         ended = int((features + inner) * plan.row_share(s)) + steady
         more = scores[s] + int(_matching_bytes(plan, plan.matchings_kept[s]) * plan.row_share(s))
         peak = max(peak, ended + more + (live_indices[s] if live else later))
-        if compiled and _forms_factors(plan, s):  # the one that differs, and the last factor, are there still
+        if whole and _forms_factors(plan, s):  # the one that differs, and the last factor, are there still
             again = (one for one, count in held.items() if one in before and _is_new(plan, s, one))
             features += sum((before[one] + 1 - held[one]) * factor[one] for one in again)
-        for inner, indices, block in () if live else _inside(plan, s, compiled):
+        for inner, indices, block in () if live else _inside(plan, s, whole):
             unstored = [one for one in held if one not in before] if block else []
             to_come = sum(sizes[one] for one in unstored if block and order[_stored_by(one)] >= order[block])
             fullest = int((features - to_come + inner) * plan.row_share(s)) + steady
@@ -135,10 +146,10 @@ def _stored_by(one: Site | Span) -> Block:
     return (one.stack, one.layer) if isinstance(one, Site) else one.source or one.last
 
 
-def _inside(plan: Plan, step: int, compiled: bool) -> Iterator[tuple[int, int, Block | None]]:
+def _inside(plan: Plan, step: int, whole: bool) -> Iterator[tuple[int, int, Block | None]]:
     """The same inside of a step, each time before attention is cut down to the tokens that it is stored for: and the
-    block in front of which this is, None at the end."""
-    settled: frozenset[Block] = frozenset() if compiled else plan.settled(step)
+    block in front of which this is, None at the end. `whole`: it is cut down at the end only."""
+    settled: frozenset[Block] = frozenset() if whole else plan.settled(step)
     inner = indices = 0
     opened: list[Site] = []
     for site, action in plan.steps[step].items():
@@ -159,10 +170,10 @@ def _inside(plan: Plan, step: int, compiled: bool) -> Iterator[tuple[int, int, B
     yield inner, indices, None
 
 
-def _steady_bytes(plan: Plan, step: int, compiled: bool) -> int:
+def _steady_bytes(plan: Plan, step: int, compiled: Compiled) -> int:
     """At the end of a step: what no timestep enters, such as the text's keys and values. Compiled blocks compute it
     anew."""
-    if compiled or not plan.keeps_steady(step):
+    if compiled is not Compiled.NOTHING or not plan.keeps_steady(step):
         return 0
     return plan.shape.steady_bytes(len(plan.text_blocks))
 

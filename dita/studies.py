@@ -36,6 +36,8 @@ def every_method(family: str) -> list[Method]:
         TaylorSeer(4, 2),
         TaylorSeer(4, 2, basis="hermite"),
         TaylorSeer(4, 2, lite=True),
+        TaylorSeer(5, 1, ramp=True),
+        TaylorSeer(4, 1, modules="attention"),
         DeltaDiT(2),
         TGate(),
         PAB(2),

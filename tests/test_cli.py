@@ -128,7 +128,11 @@ def test_options_change_the_short_form():
 def test_a_method_may_be_a_json_file(tmp_path):
     path = tmp_path / "method.json"
     path.write_text('{"method": "fora", "cycle": 5}')
-    assert json.loads(run(*PLAN, "--method", path, "--json").stdout)["method"] == {"method": "fora", "cycle": 5, "modules": "all"}
+    assert json.loads(run(*PLAN, "--method", path, "--json").stdout)["method"] == {
+        "method": "fora",
+        "cycle": 5,
+        "modules": "all",
+    }
 
 
 def test_the_size_of_pictures_and_batch_count():

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from dita.fitting import with_store
-from dita.footprint import peak_bytes, staged_bytes
+from dita.footprint import Compiled, peak_bytes, staged_bytes
 from dita.methods import parse
 from dita.plan import Plan, full_step
 from dita.shapes import STORED, DiTShape, FluxShape, Kind, OpenSoraShape, PixArtShape, named_shape
@@ -55,8 +55,8 @@ def test_what_is_bounded_fits_and_what_does_not_is_computed_in_full(family: str,
     plan = plan_of(family, method)
 
     @settings(max_examples=5, deadline=None)
-    @given(st.floats(0, 1.2), st.sampled_from([None, "bf16", "fp8"]), st.booleans())
-    def holds(share: float, dtype: str | None, compiled: bool) -> None:
+    @given(st.floats(0, 1.2), st.sampled_from([None, "bf16", "fp8"]), st.sampled_from(Compiled))
+    def holds(share: float, dtype: str | None, compiled: Compiled) -> None:
         free = with_store(plan, Store(dtype))
         limit = int(peak_bytes(free, compiled) * share)
         try:

@@ -19,6 +19,7 @@ from dita.caching.run import Run
 from dita.caching.state import BlockState
 from dita.caching.steady import IDLE, steady_forward
 from dita.caching.summary import Summary
+from dita.footprint import Compiled
 from dita.methods import Method, MethodLike, as_method
 from dita.stores import Store
 
@@ -214,7 +215,7 @@ class PipelineAttachment(_Attachment):
                     timesteps=timesteps,
                     store=self.store,
                     calls=calls,
-                    compiled=_is_compiled(outer, adapter),
+                    compiled=_compiled(outer, adapter),
                 )
             return run.before_call(_named(model, args, kwargs))
 
@@ -296,7 +297,7 @@ class TransformerAttachment(_Attachment):
                 timesteps=self.timesteps,
                 store=self.store,
                 calls=self.calls_per_step,
-                compiled=_is_compiled(self.outer, self.adapter),
+                compiled=_compiled(self.outer, self.adapter),
             )
         try:
             return self.run.before_call(inputs)
@@ -323,11 +324,13 @@ class TransformerAttachment(_Attachment):
             self.run = None
 
 
-def _is_compiled(outer: nn.Module, adapter: Adapter) -> bool:
-    """Whether `torch.compile` is on a transformer, or on its blocks."""
+def _compiled(outer: nn.Module, adapter: Adapter) -> Compiled:
+    """What of a transformer `torch.compile` is on."""
     model = transformer_of(outer)
-    modules = (outer, model, *(block for _, _, block in adapter.blocks(model)))
-    return outer is not model or any(module._compiled_call_impl is not None for module in modules)
+    if outer is not model or model._compiled_call_impl is not None:
+        return Compiled.WHOLE
+    blocks = (block for _, _, block in adapter.blocks(model))
+    return Compiled.BLOCKS if any(block._compiled_call_impl is not None for block in blocks) else Compiled.NOTHING
 
 
 def _users(model: nn.Module) -> list[object]:

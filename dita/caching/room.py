@@ -5,7 +5,7 @@ from __future__ import annotations
 import psutil
 import torch
 
-from dita.footprint import peak_bytes
+from dita.footprint import Compiled, peak_bytes
 from dita.plan import Plan
 
 
@@ -13,7 +13,9 @@ class CacheMemoryError(MemoryError):
     """The feature store of the plan would not fit into the memory that is free."""
 
 
-def check_room(plan: Plan, device: torch.device, limit: int | None, held: int, compiled: bool, ranks: int = 1) -> None:
+def check_room(
+    plan: Plan, device: torch.device, limit: int | None, held: int, compiled: Compiled, ranks: int = 1
+) -> None:
     """Raises `CacheMemoryError` if a store beside `held` bytes would be larger than `limit`, or than what is free.
 
     ranks: of the processes that share the tokens, each holding its part.

@@ -16,6 +16,7 @@ from dita.caching.adapters import Adapter
 from dita.caching.attention import check_backend
 from dita.caching.branch import Branch
 from dita.caching.clock import Clock
+from dita.caching.compiled_blocks import around_calls
 from dita.caching.context_parallel import Divided, Ranks, ranks_of_model
 from dita.caching.cuda_graphs import Rescue
 from dita.caching.forecast import Stored, as_weights
@@ -32,6 +33,7 @@ from dita.caching.steady import IDLE
 from dita.caching.summary import Executed, Summary
 from dita.caching.token_record import Geometry
 from dita.fitting import with_store
+from dita.footprint import Compiled
 from dita.merges import Cells
 from dita.merging.matching import cell_order
 from dita.merging.merger import Merger
@@ -48,7 +50,7 @@ class Run:
     take are bounded by `memory_limit`, or by the memory that is free. `guidance`: False where the calls are known to
     hold no guided halves; otherwise two equal halves of latents are taken as such. `timesteps`: of the steps, where
     they are known. `store`: how features are kept. `calls`: transformer calls of a step, which share what the store may
-    hold. `compiled`: the blocks run as compiled graphs.
+    hold. `compiled`: what runs as compiled graphs.
     """
 
     def __init__(
@@ -65,7 +67,7 @@ class Run:
         timesteps: Sequence[float] | None = None,
         store: Store | None = None,
         calls: int = 1,
-        compiled: bool = False,
+        compiled: Compiled = Compiled.NOTHING,
     ) -> None:
         self.store = store or Store()
         self.calls = calls
@@ -91,6 +93,8 @@ class Run:
         self._bound: Branch | None = None
         self._selector = Selector(adapter, self.method, record) if isinstance(self.method, ToCa) else None
         self._clock = Clock()
+        blocks = (block for _, _, block in self._blocks)
+        self._around = around_calls(blocks) if compiled is Compiled.BLOCKS else []
         self._rescue: Rescue | None = None
 
     # ------------------------------------------------------------------------------------------ one transformer call
@@ -113,7 +117,7 @@ class Run:
         branch.modulations.begin(self.step, partial(self._foreseen, branch, inputs))
         self.summary.shape, self.summary.plan = self.branches[0].shape, self.branches[0].plan
         latents = self.adapter.tokens_in(inputs)
-        if cuda_graphs.may_own_outputs(latents.device, self.compiled):
+        if cuda_graphs.may_own_outputs(latents.device, self._in_graphs):
             self._rescue = self._rescue or Rescue()
             if self.call == 0:
                 self._rescue.begin_step()
@@ -170,6 +174,8 @@ class Run:
 
     def finish(self) -> Summary:
         """Frees the feature store, lets the model run plain again, and returns what was executed."""
+        for around in self._around:
+            around.remove()
         self._clock.settle(self.summary.executed)
         self._bind([BlockState(self.adapter.modules(stack)) for stack, _, _ in self._blocks])
         self.branches.clear()
@@ -177,6 +183,10 @@ class Run:
         if self.recorder is not None:
             self.recorder.settle()
         return self.summary
+
+    @property
+    def _in_graphs(self) -> bool:
+        return self.compiled is not Compiled.NOTHING
 
     # ------------------------------------------------------------------------------------------------ set-up
 
@@ -225,7 +235,7 @@ class Run:
             raise ValueError(f"dita supports context parallelism on FLUX only, not on {plan.shape.family}")
         if plan.merging is not None:
             raise ValueError(f"{method} matches tokens of a whole picture, of which each rank holds a part: no merging")
-        if self.compiled and plan.method.selects_live(plan.shape):
+        if self._in_graphs and plan.method.selects_live(plan.shape):
             raise ValueError(
                 f"{method} selects tokens inside of cached steps, and ranks would have to wait for each other inside of"
                 " compiled blocks: take another score, or do not compile"
@@ -304,7 +314,7 @@ class Run:
         return branch.weights[key]
 
     def _form_factors(self, branch: Branch) -> None:
-        """Forms the factors of forecasts that compiled blocks have left to do."""
+        """Forms the factors of forecasts that graphs have left to do."""
         if self._order(branch):
             for state in branch.states:
                 for slot in state.slots.values():
@@ -377,12 +387,12 @@ class Run:
 
     def _keeps_steady(self, branch: Branch) -> bool:
         plan = branch.plan
-        return not self.compiled and plan.keeps_steady(0) and plan.shape.steady_bytes(len(plan.text_blocks)) > 0
+        return not self._in_graphs and plan.keeps_steady(0) and plan.shape.steady_bytes(len(plan.text_blocks)) > 0
 
     def _foresees(self, plan: Plan, latents: Tensor) -> bool:
         """Whether the modulations of cached steps are computed ahead."""
         known = self.timesteps is not None and len(self.timesteps) == len(plan.steps)
-        here = latents.device.type == "cpu" and not self.compiled and not torch.is_grad_enabled()
+        here = latents.device.type == "cpu" and not self._in_graphs and not torch.is_grad_enabled()
         return known and here and plan.modulation_chunks > 0
 
     def _foreseen(self, branch: Branch, inputs: dict[str, Any]) -> Tensor:
@@ -449,7 +459,7 @@ class Run:
         if slot.later:
             slot.inner = slot.later.pop(0)
         varying = bool(branch.divided) or (site.stack, site.module) in branch.plan.varying
-        if self.compiled and varying:
+        if self._in_graphs and varying:
             _mark_varying(slot)
 
     def _expect(self, branch: Branch) -> None:

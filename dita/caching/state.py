@@ -155,11 +155,17 @@ class BlockState:
 
     def enter(self, tokens: Tensor) -> None:
         """At the head of the block: settles what the blocks before have stored, where this is due, and where asked to
-        matches the image tokens that enter, (B, N, C), for merging. Compiled blocks settle when the call has ended."""
-        if not torch.compiler.is_compiling() and self.settle is not None:
-            self.settle()
+        matches the image tokens that enter, (B, N, C), for merging. Around compiled blocks `AroundCall` settles; what
+        is inside of a larger graph waits until the call has ended."""
+        if not torch.compiler.is_compiling():
+            self.settle_before()
         if self.matcher is not None:
             self.matcher.match(tokens)
+
+    def settle_before(self) -> None:
+        """Settles what the blocks before have stored, where this is due."""
+        if self.settle is not None:
+            self.settle()
 
     def tensors(self) -> Iterator[Tensor]:
         """Everything that the block holds in memory, but the collected scores."""

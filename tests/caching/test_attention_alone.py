@@ -125,6 +125,23 @@ def test_pab_on_flux_computes_attention_in_every_third_step_of_its_window() -> N
     assert float((out - by_hooks).norm() / by_hooks.norm()) < 1e-5
 
 
+def test_diffusers_pab_with_the_same_full_steps_gives_the_same() -> None:
+    from diffusers.hooks import PyramidAttentionBroadcastConfig, apply_pyramid_attention_broadcast
+
+    model, inputs = tiny_flux.tiny_transformer(), tiny_flux.transformer_inputs(batch=2)
+    out = sample(tiny_flux, dita.enable(model, "pab:2:low=0:high=1000", steps=STEPS), dict(inputs), STEPS)
+    dita.disable(model)
+    config = PyramidAttentionBroadcastConfig(
+        spatial_attention_block_skip_range=3,
+        spatial_attention_timestep_skip_range=(-1, 1001),
+        current_timestep_callback=lambda: 500,
+    )
+    apply_pyramid_attention_broadcast(model, config)
+    with model.cache_context("cond"):
+        by_diffusers = sample(tiny_flux, model, dict(inputs), STEPS)
+    assert float((out - by_diffusers).norm() / out.norm()) < 1e-5
+
+
 def test_of_a_single_stream_block_the_attention_is_all_that_is_stored() -> None:
     shape = NAMED_SHAPES["flux-dev"]
     alone, whole = (parse(f"fora:3:modules={modules}").plan(shape, 50) for modules in ("attention", "all"))

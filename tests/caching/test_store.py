@@ -12,7 +12,7 @@ from dita.caching.branch import Branch
 from dita.caching.keeping import Keeper, Packed, near, packed, rows_of, tensor_of, write_rows
 from dita.caching.room import CacheMemoryError
 from dita.fitting import with_store
-from dita.footprint import peak_bytes
+from dita.footprint import Compiled, peak_bytes
 from dita.methods import parse
 from dita.shapes import Kind
 from tests import tiny_dit, tiny_flux, tiny_opensora, tiny_pixart
@@ -122,7 +122,7 @@ def test_attention_is_kept_for_the_selected_tokens_alone(score: str, calls: int)
     else:  # the calls of a step store one after the other
         assert 0.95 * plan.cache_bytes <= summary.cache_bytes <= plan.cache_bytes
     if score != "norm":
-        assert plan.cache_bytes < 0.95 * peak_bytes(plan, compiled=True)
+        assert plan.cache_bytes < 0.95 * peak_bytes(plan, Compiled.WHOLE)
 
 
 def test_selecting_inside_of_a_full_step_selects_the_same(monkeypatch) -> None:
@@ -300,9 +300,33 @@ def test_compiled_blocks_keep_what_eager_ones_keep(store: dita.Store, method: st
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             plan = with_store(parse(method).plan(summary.shape, STEPS), store)
-        assert summary.cache_bytes == peak_bytes(plan, compiled=True)
+        assert summary.cache_bytes == peak_bytes(plan, Compiled.BLOCKS)
         counts[depth] = counter.frame_count
     assert counts[3] == counts[6], "graphs depend on what a block may do, not on depth"
+    torch._dynamo.reset()
+
+
+@pytest.mark.parametrize("method", ["toca:3:0.6:random:schedule=constant", "taylorseer:3:2"])
+def test_between_compiled_blocks_memory_is_freed_and_inside_of_one_graph_it_is_not(method: str) -> None:
+    held = {}
+    for compiled in Compiled:
+        torch._dynamo.reset()
+        model = tiny_flux.tiny_transformer(0, 3, 20)
+        calls = {block: block._compiled_call_impl for block in model.single_transformer_blocks}
+        if compiled is Compiled.BLOCKS:
+            model.compile_repeated_blocks(fullgraph=True, backend="eager")
+            calls = {block: block._compiled_call_impl for block in model.single_transformer_blocks}
+        if compiled is Compiled.WHOLE:
+            model.compile(fullgraph=True, backend="eager")
+        with torch._dynamo.config.patch(recompile_limit=12):
+            _, summary = sample(tiny_flux, model, method)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            plan = parse(method).plan(summary.shape, STEPS)
+        assert summary.cache_bytes == peak_bytes(plan, compiled)
+        held[compiled] = summary.cache_bytes
+        assert {block: block._compiled_call_impl for block in calls} == calls, "a run leaves nothing behind"
+    assert held[Compiled.BLOCKS] <= held[Compiled.NOTHING] < held[Compiled.WHOLE]
     torch._dynamo.reset()
 
 
