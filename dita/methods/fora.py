@@ -31,7 +31,7 @@ class FORA(Method):
     Fields:
         cycle: N, full steps are N apart (at least 1; 1 is the plain pipeline).
         modules: what cached steps reuse: `all` as published, or `attention` alone, so that they compute every MLP
-            (dita's own): nearer to the plain pipeline, and slower.
+            (dita's own): slower, and on some models nearer to the plain pipeline.
     """
 
     name: ClassVar[str] = "fora"

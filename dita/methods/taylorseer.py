@@ -48,7 +48,7 @@ class TaylorSeer(Method):
         ramp: after the start, full steps are 2, 3, 4 ... apart, up to `cycle` (dita's own). Features change fastest in
             the first steps, and a difference of neighbouring steps does not reach far.
         modules: what cached steps forecast: `all` as published, or `attention` alone, so that they compute every MLP
-            (as diffusers' TaylorSeer does by default): nearer to the plain pipeline, and slower.
+            (as diffusers' TaylorSeer does by default): slower, and on some models nearer to the plain pipeline.
     """
 
     name: ClassVar[str] = "taylorseer"
