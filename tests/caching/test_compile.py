@@ -248,3 +248,37 @@ def test_nothing_is_copied_on_a_cpu_or_without_compiling() -> None:
     cpu, cuda = torch.device("cpu"), torch.device("cuda")
     assert not cuda_graphs.may_own_outputs(cpu, True) and not cuda_graphs.may_own_outputs(cuda, False)
     assert cuda_graphs.may_own_outputs(cuda, True)
+
+
+# ------------------------------------------------------------------------------------------------ between blocks
+
+
+def test_a_run_that_is_broken_off_leaves_compiled_calls_as_they_were() -> None:
+    model, inputs = tiny_pixart.tiny_transformer(), tiny_pixart.transformer_inputs()
+    for block in model.transformer_blocks:
+        block.compile(fullgraph=True, backend="eager")
+    calls = [block._compiled_call_impl for block in model.transformer_blocks]
+    dita.enable(model, "fora:3", steps=6)
+    with torch.no_grad():
+        tiny_pixart.forward(model, inputs, 0.0)
+        assert [block._compiled_call_impl for block in model.transformer_blocks] != calls
+        dita.disable(model)
+        assert [block._compiled_call_impl for block in model.transformer_blocks] == calls
+        dita.enable(model, "fora:3", steps=6)
+        broken = dict(inputs, hidden_states=torch.full_like(inputs["hidden_states"], torch.nan))
+        with pytest.raises(ValueError, match="NaN"):
+            tiny_pixart.forward(model, broken, 0.0)
+    assert [block._compiled_call_impl for block in model.transformer_blocks] == calls
+
+
+def test_a_block_that_is_compiled_again_during_a_run_stays_so() -> None:
+    model, inputs = tiny_pixart.tiny_transformer(), tiny_pixart.transformer_inputs()
+    first = model.transformer_blocks[0]
+    first.compile(fullgraph=True, backend="eager")
+    dita.enable(model, "fora:3", steps=6)
+    with torch.no_grad():
+        tiny_pixart.forward(model, inputs, 0.0)
+        first.compile(fullgraph=True, backend="eager")
+        call = first._compiled_call_impl
+        dita.disable(model)
+    assert first._compiled_call_impl is call
