@@ -224,8 +224,11 @@ def _live_index_bytes(plan: Plan) -> list[int]:
     aged: set[Site] = set()
     held = []
     for step in plan.steps:
-        chosen = (site for site, action in step.items() if action.kind is Kind.PARTIAL)
-        partial = {site: step[site].tokens for site in chosen if site not in plan.attention_alone}
+        partial = {
+            site: action.tokens
+            for site, action in step.items()
+            if action.kind is Kind.PARTIAL and site not in plan.attention_alone
+        }
         aged = {site for site in aged if step[site].kind is not Kind.FULL} | set(partial)
         ages = sum(4 * plan.shape.tokens(site.module) for site in aged) * choosing
         held.append(INDEX_BYTES * sum(partial.values()) * plan.shape.rows + ages)

@@ -14,6 +14,7 @@ from dita.methods import parse
 from dita.plan import Plan, full_step
 from dita.shapes import STORED, DiTShape, FluxShape, Kind, OpenSoraShape, PixArtShape, named_shape
 from dita.stores import Store
+from tests.for_family import method_for
 from tests.plans import on_a_cpu
 
 SHAPES = {
@@ -41,9 +42,7 @@ METHODS = (
 
 
 def plan_of(family: str, method: str) -> Plan:
-    parsed = parse(method)
-    if family not in parsed.caching.families:
-        pytest.skip(f"{method} is not for {family}")
+    parsed = method_for(family, method)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return on_a_cpu(parsed.plan(SHAPES[family], 10))

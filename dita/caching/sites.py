@@ -73,13 +73,15 @@ def modulated(normed: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
     return (normed * (1 + scale)).add_(shift)
 
 
-def fill_from_store(slot: Slot, tokens: Tensor, compute: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
-    """The output of a cached site for all tokens, (B, N, C), before the gate.
+def site_output(slot: Slot, tokens: Tensor, compute: Callable[[Tensor | None, Tensor], Tensor]) -> Tensor:
+    """The output of a site in a block that is cached, for all tokens, (B, N, C), before the gate.
 
     tokens: (B, N, C), the residual stream in front of the site's norm. A partial step computes
     `compute(rows, chosen tokens)` on the chosen rows alone and writes them into the store, or into the forecast that
-    stands for it in this step.
+    stands for it in this step. A site that computes all tokens, beside others that are cached, has no rows: None.
     """
+    if slot.kind is Kind.FULL or slot.attention_alone:
+        return compute(None, tokens)
     assert slot.out is not None and not isinstance(slot.out, tuple)
     kept = near(slot.out)
     stored = slot.forecast(tensor_of(kept))

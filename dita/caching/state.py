@@ -104,6 +104,11 @@ class Slot(Stored):
         self.later = []
         self.cut = False
 
+    @property
+    def keeps_attention(self) -> bool:
+        """Whether a full step stores the attention, beside the output or in its place."""
+        return self.keep and (self.keep_inner or self.attention_alone)
+
     def put_inner(self, attended: Tensor) -> None:
         """Stores what later steps need of the attention, (B, N, C), where one does."""
         self.inner = self.keeper.pack(attended) if self.keep_inner else None
@@ -119,13 +124,18 @@ class Slot(Stored):
         """The rows (B * k) of `x` (B, N, C): (B, k, C), or (1, K, C) where they are ragged."""
         return gather_rows(x, rows, self.ragged)
 
-    def of_chosen(self, values: Tensor, rows: Tensor, x: Tensor) -> Tensor:
-        """Of `values` (B, 1, C), one for each sample of `x` (B, N, C), what serves `chosen(x, rows)`."""
-        several = self.ragged and values.shape[0] > 1
-        return gather_rows(values, rows // x.shape[1], True) if several else values
+    def of_chosen(self, values: Tensor, rows: Tensor | None, x: Tensor) -> Tensor:
+        """Of `values` (B, 1, C), one for each sample of `x` (B, N, C), what serves `chosen(x, rows)`; or all of `x`."""
+        if rows is None or not self.ragged or values.shape[0] == 1:
+            return values
+        return gather_rows(values, rows // x.shape[1], True)
 
-    def inner_rows(self, rows: Tensor) -> Tensor:
-        """What is stored of the attention of the rows (B * k) of this step, as `chosen` gives rows."""
+    def inner_rows(self, rows: Tensor | None) -> Tensor:
+        """What stands for the attention of the rows (B * k) of this step, as `chosen` gives rows; or of all tokens."""
+        if rows is None:
+            attended = self.output()
+            assert isinstance(attended, Tensor)
+            return attended
         assert self.inner is not None
         inner = near(self.inner)
         return tensor_of(inner if self.cut else rows_of(inner, rows, self.ragged))

@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from dita.families import usual_timesteps
 from dita.methods.method import Method, check_choice, check_count, check_steps
-from dita.plan import Action, Plan, attention_stored, full_step
+from dita.plan import Action, Plan, attention_stored
 from dita.shapes import Kind, Shape, Site
 
 RANGES = {1: (2, 4, 6), 2: (3, 5, 7), 3: (5, 7, 9)}
@@ -73,12 +73,11 @@ class PAB(Method):
         check_steps(steps)
         self.check_family(shape.family)
         times = usual_timesteps(shape, steps) if timesteps is None else list(timesteps)
-        full = full_step(shape)
         broadcast = self._mlp_steps(times) if self.mlp else frozenset()
         taken = []
         for s, t in enumerate(times):
             inside = s > 0 and self.low < int(t) < self.high
-            taken.append({site: self._action(shape, site, s, inside, broadcast) for site in full})
+            taken.append({site: self._action(shape, site, s, inside, broadcast) for site in shape.sites()})
         return Plan(self, shape, tuple(taken), steps)
 
     def _action(self, shape: Shape, site: Site, step: int, inside: bool, broadcast: frozenset[int]) -> Action:

@@ -7,9 +7,10 @@ import torch
 
 import dita
 from dita.caching.adapters import adapter_for
-from dita.methods import SCORES, parse
+from dita.methods import SCORES
 from dita.shapes import Kind
 from tests import tiny_dit, tiny_flux, tiny_opensora, tiny_pixart
+from tests.for_family import method_for
 from tests.plans import on_a_cpu
 from tests.sampling_loop import sample
 
@@ -57,12 +58,7 @@ METHODS = (
 @pytest.fixture(params=METHODS)
 def method(request, family) -> dita.Method:
     """Every method that the family has."""
-    parsed = parse(request.param)
-    try:
-        parsed.check_family(family.FAMILY)
-    except ValueError as refused:
-        pytest.skip(str(refused))
-    return parsed
+    return method_for(family.FAMILY, request.param)
 
 
 def scores_of(family) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from dita.footprint import Compiled, peak_bytes
 from dita.methods import parse
 from dita.shapes import Kind
 from tests import tiny_dit, tiny_flux, tiny_opensora, tiny_pixart
+from tests.for_family import method_for
 
 FAMILIES = [tiny_flux, tiny_pixart, tiny_dit, tiny_opensora]
 METHODS = (
@@ -51,12 +52,7 @@ def family(request):
 @pytest.fixture(params=METHODS)
 def method(request, family) -> dita.Method:
     """Every kind of plan that the family has."""
-    parsed = parse(request.param)
-    try:
-        parsed.check_family(family.FAMILY)
-    except ValueError as refused:
-        pytest.skip(str(refused))
-    return parsed
+    return method_for(family.FAMILY, request.param)
 
 
 def sample(family, model, method, steps: int = STEPS, **options) -> tuple[torch.Tensor, dita.Summary]:
@@ -312,12 +308,11 @@ def test_between_compiled_blocks_memory_is_freed_and_inside_of_one_graph_it_is_n
     for compiled in Compiled:
         torch._dynamo.reset()
         model = tiny_flux.tiny_transformer(0, 3, 20)
-        calls = {block: block._compiled_call_impl for block in model.single_transformer_blocks}
         if compiled is Compiled.BLOCKS:
             model.compile_repeated_blocks(fullgraph=True, backend="eager")
-            calls = {block: block._compiled_call_impl for block in model.single_transformer_blocks}
         if compiled is Compiled.WHOLE:
             model.compile(fullgraph=True, backend="eager")
+        calls = {block: block._compiled_call_impl for block in model.single_transformer_blocks}
         with torch._dynamo.config.patch(recompile_limit=12):
             _, summary = sample(tiny_flux, model, method)
         with warnings.catch_warnings():

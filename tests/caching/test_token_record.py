@@ -12,9 +12,9 @@ import dita
 from dita.caching import run as engine
 from dita.caching.adapters import adapter_for
 from dita.merging.merger import Merger
-from dita.methods import parse
 from dita.shapes import Kind, Site
 from tests import tiny_dit, tiny_flux, tiny_opensora, tiny_pixart
+from tests.for_family import method_for
 
 FAMILIES = [tiny_flux, tiny_pixart, tiny_dit, tiny_opensora]
 METHODS = [
@@ -62,11 +62,7 @@ def record_of(family, pipe, method: dita.methods.MethodLike, count: int = 1, **k
 
 @pytest.mark.parametrize("text", METHODS)
 def test_every_site_computed_as_many_tokens_as_planned_and_recording_changes_no_bit(family, pipe, text: str) -> None:
-    method = parse(text)
-    try:
-        method.check_family(family.FAMILY)
-    except ValueError:
-        pytest.skip(f"{text} is not for {family.FAMILY}")
+    method = method_for(family.FAMILY, text)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
         dita.enable(pipe, method)

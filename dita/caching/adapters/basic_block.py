@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -14,8 +13,8 @@ from dita.caching.class_swap import Forward, MakeForward
 from dita.caching.probe import Common
 from dita.caching.rows import scatter_rows
 from dita.caching.scores import attention_entropy, mean_length, received_attention, staggered
-from dita.caching.sites import fill_from_store, keeping_forward, modulated
-from dita.caching.state import BlockState, Slot
+from dita.caching.sites import keeping_forward, modulated, site_output
+from dita.caching.state import BlockState
 from dita.caching.steady import IDLE
 from dita.merging.merger import Merger, unmerged_numbers
 from dita.shapes import Kind, sampled_queries
@@ -116,7 +115,7 @@ def cross_attention_forward(stock: Forward) -> Forward:
                 out = stock(self, hidden_states, encoder_hidden_states, attention_mask, **kwargs)
             if scoring:
                 entropies = attention_entropy(query, key, bias)
-                _note_entropy(state, entropies if merger is None else unmerged_numbers(merger, entropies))
+                note_entropy(state, entropies if merger is None else unmerged_numbers(merger, entropies))
         if merger is not None:
             out = merger.unmerge(out)
         if state.slots["cross_attn"].keep:
@@ -134,8 +133,8 @@ def _mask_of_merged(merger: Merger, mask: Tensor | None, dtype: torch.dtype) -> 
     return None if bias is None else bias[:, None]
 
 
-def _note_entropy(state: BlockState, entropies: Tensor) -> None:
-    """All tokens' in a full step; in a partial one, the rows that it computed."""
+def note_entropy(state: BlockState, entropies: Tensor) -> None:
+    """Notes scores of cross-attention, (B, N): all tokens' in a full step; in a partial one, those of its rows."""
     slot, probe = state.slots["cross_attn"], state.probe
     if slot.kind is Kind.FULL:
         probe.scores = entropies
@@ -185,15 +184,11 @@ def cached_block(
     # the first block's tokens come from a convolution, the channels of a token apart: all that follows would lie so
     x = torch.addcmul(x.contiguous(), m.gate_attn, attended)
     if "cross_attn" in slots:
-        x += _site(slots["cross_attn"], x, lambda chosen: block.attn2(chosen, text, text_mask, **extra))
-    out = _site(slots["mlp"], x, lambda chosen: block.ff(modulated(norm_mlp(chosen), m.shift_mlp, m.scale_mlp)))
+        x += site_output(slots["cross_attn"], x, lambda _, chosen: block.attn2(chosen, text, text_mask, **extra))
+    out = site_output(
+        slots["mlp"], x, lambda _, chosen: block.ff(modulated(norm_mlp(chosen), m.shift_mlp, m.scale_mlp))
+    )
     return x.addcmul_(m.gate_mlp, out)
-
-
-def _site(slot: Slot, tokens: Tensor, compute: Callable[[Tensor], Tensor]) -> Tensor:
-    if slot.kind is Kind.FULL:
-        return compute(tokens)
-    return fill_from_store(slot, tokens, lambda _, chosen: compute(chosen))
 
 
 def latent_grid(model: Any, inputs: dict[str, Any]) -> tuple[int, int]:

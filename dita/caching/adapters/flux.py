@@ -18,7 +18,7 @@ from dita.caching.linear_parts import is_stock, projected, share_of_attention
 from dita.caching.modulations import Modulations
 from dita.caching.probe import Common, Probe
 from dita.caching.scores import mean_length, received_attention, staggered
-from dita.caching.sites import fill_from_store, keeping_forward, key_norm_forward, modulated, query_norm_forward
+from dita.caching.sites import keeping_forward, key_norm_forward, modulated, query_norm_forward, site_output
 from dita.caching.spans import in_spans_of_two_streams
 from dita.caching.state import BlockState, Slot
 from dita.merging.merger import Merger
@@ -374,15 +374,12 @@ def _stream(
     wanted = ((2, 3), (5, 6)) if slot.kind in (Kind.REUSE, Kind.FORECAST) else ((2, 6),)
     gate_attn, *shift_scale, gate_mlp = modulations.of(norm1.linear, norm1.silu, temb, wanted, of=6)
 
-    def compute(rows: Tensor, chosen: Tensor) -> Tensor:
+    def compute(rows: Tensor | None, chosen: Tensor) -> Tensor:
         shift, scale = (slot.of_chosen(values, rows, x) for values in shift_scale)
         return mlp(modulated(norm2(chosen), shift, scale))
 
     x = torch.addcmul(x, gate_attn, attended)
-    if slot.kind is Kind.FULL:
-        shift, scale = shift_scale
-        return x.addcmul_(gate_mlp, mlp(modulated(norm2(x), shift, scale)))
-    return x.addcmul_(gate_mlp, fill_from_store(slot, x, compute))
+    return x.addcmul_(gate_mlp, site_output(slot, x, compute))
 
 
 @in_spans_of_two_streams
@@ -437,7 +434,7 @@ def _store_single(slot: Slot, inner: Tensor, out: Tensor) -> None:
 
 def _projected(block: Any, slot: Slot, attended: Tensor, mlp: Tensor) -> tuple[Tensor, Tensor]:
     """What a later step needs of the attention, and what the block's projection makes of attention and MLP."""
-    slot.folded = (slot.keep_inner or slot.attention_alone) and is_stock(block.proj_out)
+    slot.folded = slot.keeps_attention and is_stock(block.proj_out)
     if not slot.folded:
         return attended, block.proj_out(torch.cat([attended, mlp], dim=2))
     share = share_of_attention(block.proj_out, attended)
@@ -457,7 +454,7 @@ def _merging_single(
     if short == {"attn", "mlp"}:
         inner, out = _projected(block, slot, attended, mlp)
         out = unmerged_image(merger, out)
-        inner = unmerged_image(merger, inner) if slot.keep and (slot.keep_inner or slot.attention_alone) else inner
+        inner = unmerged_image(merger, inner) if slot.keeps_attention else inner
     else:
         attended = unmerged_image(merger, attended) if "attn" in short else attended
         mlp = unmerged_image(merger, mlp) if "mlp" in short else mlp
@@ -472,25 +469,15 @@ def _cached_single(block: Any, state: BlockState, joint: Tensor, temb: Tensor) -
     wanted = ((0, 3),) if slot.kind is Kind.PARTIAL else ((2, 3),)
     *shift_scale, gate = state.modulations.of(block.norm.linear, block.norm.silu, temb, wanted, of=3)
 
-    def compute(rows: Tensor, chosen: Tensor) -> Tensor:
+    def compute(rows: Tensor | None, chosen: Tensor) -> Tensor:
         shift, scale = (slot.of_chosen(values, rows, joint) for values in shift_scale)
         normed = modulated(block.norm.norm(chosen), shift, scale)
         mlp = block.act_mlp(block.proj_mlp(normed))
-        return _of_both(block, slot, slot.inner_rows(rows), mlp)
+        inner = slot.inner_rows(rows)
+        return projected(block.proj_out, inner, mlp) if slot.folded else block.proj_out(torch.cat([inner, mlp], dim=2))
 
-    if slot.attention_alone:
-        shift, scale = shift_scale
-        mlp = block.act_mlp(block.proj_mlp(modulated(block.norm.norm(joint), shift, scale)))
-        attended = slot.output()
-        assert isinstance(attended, Tensor)
-        return torch.addcmul(joint, gate, _of_both(block, slot, attended, mlp))
-    out = fill_from_store(slot, joint, compute)
+    out = site_output(slot, joint, compute)
     return torch.addcmul(joint, gate, out)
-
-
-def _of_both(block: Any, slot: Slot, inner: Tensor, mlp: Tensor) -> Tensor:
-    """What the block's projection makes of what is stored of the attention, and of the MLP."""
-    return projected(block.proj_out, inner, mlp) if slot.folded else block.proj_out(torch.cat([inner, mlp], dim=2))
 
 
 def _rejoin(text: Tensor, hidden: Tensor) -> Tensor:

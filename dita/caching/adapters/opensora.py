@@ -10,11 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dita.caching.adapters.basic_block import ENTROPY, halves_are_equal
+from dita.caching.adapters.basic_block import ENTROPY, halves_are_equal, note_entropy
 from dita.caching.class_swap import Forward, MakeForward
-from dita.caching.rows import scatter_rows
 from dita.caching.scores import attention_entropy, mean_length
-from dita.caching.sites import fill_from_store, keeping_forward, modulated
+from dita.caching.sites import keeping_forward, modulated, site_output
 from dita.caching.spans import in_spans
 from dita.caching.state import BlockState
 from dita.caching.steady import IDLE
@@ -185,12 +184,7 @@ def cross_attention_forward(stock: Forward) -> Forward:
             out = stock(self, hidden_states, encoder_hidden_states, attention_mask, rotary)
         if probe.score == ENTROPY:
             entropies = attention_entropy(query, key, _bias(attention_mask, query.dtype))
-            entropies = entropies if merger is None else unmerged_numbers(merger, entropies)
-            if slot.kind is Kind.FULL:
-                probe.scores = entropies
-            else:  # the rows that a partial step computes anew
-                assert probe.scores is not None and slot.rows is not None
-                scatter_rows(probe.scores[..., None], slot.rows, entropies[..., None])
+            note_entropy(state, entropies if merger is None else unmerged_numbers(merger, entropies))
         if merger is not None:
             out = merger.unmerge(out)
         if slot.keep:
@@ -262,13 +256,10 @@ def cached_block(
         gate_attn = gate_attn if slot.gate is None else slot.gate
     x = torch.addcmul(x, gate_attn, block.unfold(attended, batch)).flatten(1, 2)
 
-    slot = slots["cross_attn"]
-    if slot.kind is Kind.FULL:
-        x += block.attn2(x, text, text_mask)
-    else:
-        x += fill_from_store(slot, x, lambda _, chosen: block.attn2(chosen, text, text_mask))
+    x += site_output(slots["cross_attn"], x, lambda _, chosen: block.attn2(chosen, text, text_mask))
 
-    def chosen_mlp(rows: Tensor, chosen: Tensor) -> Tensor:
+    def chosen_mlp(rows: Tensor | None, chosen: Tensor) -> Tensor:
+        assert rows is not None
         shift, scale = (_of_rows(values, rows, x) for values in (shift_mlp, scale_mlp))
         return block.ff(modulated(block.norm2(chosen), shift, scale))
 
@@ -277,7 +268,7 @@ def cached_block(
         by_frame = x.unflatten(1, (num_frames, -1))
         out = block.ff((block.norm2(by_frame) * (1 + scale_mlp) + shift_mlp).flatten(1, 2))
     else:
-        out = fill_from_store(slot, x, chosen_mlp)
+        out = site_output(slot, x, chosen_mlp)
         gate_mlp = gate_mlp if slot.gate is None else slot.gate
     by_frame = x.unflatten(1, (num_frames, -1))
     return by_frame.addcmul_(gate_mlp, out.unflatten(1, (num_frames, -1))).flatten(1, 2)
