@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
-import math
 import re
 from collections.abc import Sequence
 from typing import Any, TypeAlias
@@ -19,6 +17,7 @@ from dita.methods.taylorseer import LoweredOrderWarning, TaylorSeer
 from dita.methods.tgate import TGate
 from dita.methods.toca import FEATURE_SCORES, LIVE_SCORES, PROBED_SCORES, SCORES, Score, ToCa
 from dita.methods.tome import MERGED_MODULES, Composition, MergingRefusedWarning, ToMe
+from dita.values import field_hints, is_choice, nearest, shown, typed, unknown
 
 __all__ = [
     "FEATURE_SCORES",
@@ -46,6 +45,7 @@ __all__ = [
     "ToMe",
     "as_method",
     "from_json",
+    "named_parameters",
     "parse",
     "short",
 ]
@@ -66,16 +66,29 @@ def as_method(given: MethodLike) -> Method:
     if isinstance(given, str):
         return parse(given)
     if not isinstance(given, Sequence):
-        raise ValueError(f"method must be a dita method or its short form such as 'toca:4:0.9', got {given!r}")
+        raise ValueError(
+            "method must be a dita method or its short form such as 'toca:4:0.9', got"
+            f" {shown(given)}{_class_hint(given)}"
+        )
     methods = tuple(method for method in map(as_method, given) if method != Plain())
     return methods[0] if len(methods) == 1 else Composition(methods)
 
 
-def from_json(data: dict[str, Any]) -> Method:
+def _class_hint(given: object) -> str:
+    """What to write for a method's class in place of a method."""
+    return f"; did you mean {given.__name__}()?" if isinstance(given, type) and issubclass(given, Method) else ""
+
+
+def from_json(data: object) -> Method:
     """The method that `Method.as_json` wrote. Raises `ValueError` for unknown names, fields or values."""
+    if not isinstance(data, dict):
+        raise ValueError(f"a method in JSON is an object such as {json.dumps(FORA().as_json())}, got {shown(data)}")
     fields = dict(data)
     if fields.get("method") == Composition.name:
-        return Composition(tuple(from_json(part) for part in fields.get("methods", ())))
+        parts = fields.get("methods")
+        if not isinstance(parts, (list, tuple)) or set(fields) > {"method", "methods"}:
+            raise ValueError(f'a composition in JSON has a list "methods" and nothing else, got {shown(data)}')
+        return Composition(tuple(from_json(part) for part in parts))
     return _build(fields.pop("method", None), fields)
 
 
@@ -84,13 +97,27 @@ def parse(text: str) -> Method:
 
     `tome:0.5+toca:4:0.9` are two that work together. Raises `ValueError` that names what is wrong and what is allowed.
     """
+    if not isinstance(text, str):
+        raise ValueError(f"the short form of a method is a text such as 'toca:4:0.9', got {shown(text)}")
     together = re.split(r"\+(?=[a-z])", text)
     if len(together) > 1:
         return as_method(together)
+    name, values = _named_values(text)
+    return _build(name, values)
+
+
+def named_parameters(text: str) -> dict[str, Any]:
+    """The parameters that a short form gives, by name; several methods' together. Raises `ValueError` as `parse`."""
+    parts = [_named_values(part)[1] for part in re.split(r"\+(?=[a-z])", text)]
+    return {key: value for values in parts for key, value in values.items()}
+
+
+def _named_values(text: str) -> tuple[str, dict[str, Any]]:
+    """The method's name and the values of its parameters, in a short form of one method."""
     name, *parts = text.strip().split(":")
     cls = METHODS.get(name)
     if cls is None:
-        raise _unknown_method(name)
+        raise unknown("method", name, METHODS)
     values: dict[str, Any] = {}
     for position, part in enumerate(parts):
         key, equals, value = part.partition("=")
@@ -99,52 +126,27 @@ def parse(text: str) -> Method:
                 form = ":".join((name, *cls.positional))
                 raise ValueError(f"method {text!r} has too many values; its form is {form!r}")
             key, value = cls.positional[position], part
+        if key in values:
+            raise ValueError(f"method {text!r} gives {key!r} twice: {short(values[key])} and {value}")
         values[key] = _literal(value)
-    return _build(name, values)
+    return name, values
 
 
-def _build(name: str | None, fields: dict[str, Any]) -> Method:
-    cls = METHODS.get(name or "")
+def _build(name: object, fields: dict[str, Any]) -> Method:
+    cls = METHODS.get(name) if isinstance(name, str) else None
     if cls is None:
-        raise _unknown_method(name)
-    types = {f.name: str(f.type) for f in dataclasses.fields(cls)}
+        raise unknown("method", name, METHODS)
+    hints = field_hints(cls)
     for key, value in fields.items():
-        if key not in types:
-            raise ValueError(f"method {name!r} has no parameter {key!r}; it has: {', '.join(types) or 'none'}")
-        fields[key] = _checked(name, key, value, types[key])
+        if key not in hints:
+            near = nearest(key, hints)
+            raise ValueError(
+                f"method {name!r} has no parameter {key!r}; it has: {', '.join(hints) or 'none'}"
+                + (f"; did you mean {near!r}?" if near else "")
+            )
+        if not is_choice(hints[key]):  # which the method names itself
+            fields[key] = typed(f"parameter {key!r} of method {name!r}", value, hints[key])
     return cls(**fields)
-
-
-def _checked(name: str | None, key: str, value: Any, annotation: str) -> Any:
-    if annotation.startswith("tuple"):
-        return _listed(name, key, value, whole="int" in annotation)
-    number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
-    if annotation.startswith("float") and number:
-        return float(value)
-    matches = {
-        "float": False,
-        "float | None": value is None,
-        "int": number and value == int(value),
-        "int | None": value is None or (number and value == int(value)),
-        "bool": isinstance(value, bool),
-    }.get(annotation, True)  # a choice, which the method checks itself
-    if not matches:
-        kind = {"float": "a number", "float | None": "a number", "bool": "true or false"}.get(
-            annotation, "a whole number"
-        )
-        raise ValueError(f"parameter {key!r} of method {name!r} must be {kind}, got {value!r}")
-    return int(value) if annotation.startswith("int") and value is not None else value
-
-
-def _listed(name: str | None, key: str, value: Any, whole: bool) -> tuple[Any, ...]:
-    """Whole numbers (`2x2` in short) or names (`attn/mlp` in short)."""
-    parts = value.split("x" if whole else "/") if isinstance(value, str) else value
-    if isinstance(parts, (list, tuple)):
-        items = [_literal(part) if whole and isinstance(part, str) else part for part in parts]
-        if all(isinstance(item, int if whole else str) and not isinstance(item, bool) for item in items):
-            return tuple(items)
-    kind = "whole numbers such as 2x2" if whole else "names such as attn/mlp"
-    raise ValueError(f"parameter {key!r} of method {name!r} must be {kind}, got {value!r}")
 
 
 def _literal(text: str) -> Any:
@@ -152,7 +154,3 @@ def _literal(text: str) -> Any:
         return json.loads(text)
     except json.JSONDecodeError:
         return text
-
-
-def _unknown_method(name: str | None) -> ValueError:
-    return ValueError(f"unknown method {name!r}; known: {', '.join(METHODS)}")

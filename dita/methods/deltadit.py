@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from dita.families import FAMILIES, Phase
-from dita.methods.method import Method, check_count, check_steps, warn_of_a_plan_that_saves_nothing
+from dita.methods.method import Method, check_count, checked_run, warn_of_a_plan_that_saves_nothing
 from dita.plan import Action, Plan, Span, Step, blocks_of, full_step, stored_step
 from dita.shapes import Kind, Shape
 
@@ -45,6 +45,7 @@ class DeltaDiT(Method):
     strict: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_count("cycle", self.cycle, "1 is the plain pipeline")
         if self.layers is not None:
             check_count("layers", self.layers)
@@ -54,7 +55,7 @@ class DeltaDiT(Method):
             check_count("window", self.window, "a step number", least=0)
 
     def plan(self, shape: Shape, steps: int, timesteps: Sequence[float] | None = None) -> Plan:
-        check_steps(steps)
+        steps = checked_run(shape, steps)
         full = full_step(shape)
         reuse = stored_step(shape, Kind.REUSE)
         skips: dict[int, Span] = {}

@@ -14,7 +14,7 @@ from dita.methods.method import (
     cached_step,
     check_choice,
     check_count,
-    check_steps,
+    checked_run,
     warn_of_a_plan_that_saves_nothing,
 )
 from dita.plan import Plan, full_step
@@ -42,12 +42,13 @@ class FORA(Method):
     modules: Modules = "all"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_count("cycle", self.cycle, "1 is the plain pipeline")
         check_choice("modules", self.modules, MODULES)
 
     def plan(self, shape: Shape, steps: int, timesteps: Sequence[float] | None = None) -> Plan:
+        steps = checked_run(shape, steps)
         full, reuse = full_step(shape), cached_step(shape, self.modules, Kind.REUSE)
-        check_steps(steps)
         settings = FAMILIES[shape.family]
         warmup = settings.reuse_warmup
         phases = settings.phases(steps, self.cycle, warmup=warmup, varying=False, strict=False)

@@ -14,9 +14,14 @@ from dita.families import FAMILIES
 from dita.merges import joined
 from dita.plan import Plan, Step, attention_stored, stored_step
 from dita.shapes import Kind, Shape
+from dita.values import LARGEST_SEED, check_fields, shown, unknown, whole
 
 if TYPE_CHECKING:
     from dita.methods.tome import ToMe
+
+
+MOST_STEPS = 10_000
+"""Of a run: ten times the timesteps that models are trained on."""
 
 
 class NothingToSkipWarning(UserWarning):
@@ -33,6 +38,10 @@ class Method:
     families: ClassVar[tuple[str, ...]] = tuple(FAMILIES)  # that it runs on
     extends: ClassVar[tuple[str, ...]] = ()  # those of them for which no publication defines it: dita's own extension
     why_not: ClassVar[str] = ""  # what the other families lack
+
+    def __post_init__(self) -> None:
+        """Checks the type of every field. Raises `ValueError`, as do the checks of the range in each method."""
+        check_fields(self)
 
     def plan(self, shape: Shape, steps: int, timesteps: Sequence[float] | None = None) -> Plan:
         """All actions of a run of `steps` denoising steps of the plain pipeline.
@@ -113,17 +122,32 @@ def short(value: Any) -> str:
     return json.dumps(value).strip('"')
 
 
-def check_steps(steps: int) -> None:
-    """Raises `ValueError` for a run without steps."""
-    if steps < 1:
-        raise ValueError(f"the number of steps must be at least 1, got {steps}")
+def checked_run(shape: Shape, steps: int) -> int:
+    """The number of steps of a plan, as an int. Raises `ValueError` as `check_steps`, and for what is no shape."""
+    if not hasattr(shape, "sites"):
+        raise ValueError(
+            f"a plan takes the shape of a model, such as dita.shapes.named_shape('flux-dev'), got {shown(shape)}"
+        )
+    return check_steps(steps)
+
+
+def check_steps(steps: int) -> int:
+    """`steps` as an int. Raises `ValueError` for a run without steps, or with more than `MOST_STEPS`."""
+    count = whole("the number of steps", steps)
+    if not 1 <= count <= MOST_STEPS:
+        bound = "at least 1" if count < 1 else f"at most {MOST_STEPS}"
+        raise ValueError(f"the number of steps must be {bound}, got {count}")
+    return count
 
 
 def check_count(field_name: str, value: object, why: str = "", least: int = 1) -> None:
     """Raises `ValueError` unless `value` is a whole number, at least `least`."""
-    if not isinstance(value, int) or value < least:
-        reason = f" ({why})" if why else ""
-        raise ValueError(f"{field_name} must be a whole number, at least {least}{reason}, got {value}")
+    whole(field_name, value, least, why=why)
+
+
+def check_seed(value: object) -> None:
+    """Raises `ValueError` for a seed below 0, or of more than 64 bits."""
+    whole("seed", value, 0, LARGEST_SEED)
 
 
 def check_weight(field_name: str, value: float) -> None:
@@ -150,7 +174,7 @@ _T = TypeVar("_T")
 def check_choice(field_name: str, value: _T, allowed: tuple[_T, ...]) -> None:
     """Raises `ValueError` that lists what is allowed."""
     if value not in allowed:
-        raise ValueError(f"unknown {field_name} {value!r}; known: {', '.join(map(str, allowed))}")
+        raise unknown(field_name, value, allowed)
 
 
 def warn_of_a_plan_that_saves_nothing(plan: Plan, cycle: int, warmup: int) -> None:

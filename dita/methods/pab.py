@@ -9,7 +9,7 @@ from functools import partial
 from typing import ClassVar
 
 from dita.families import usual_timesteps
-from dita.methods.method import Method, check_choice, check_count, check_steps
+from dita.methods.method import Method, check_choice, check_count, checked_run
 from dita.plan import Action, Plan, attention_stored
 from dita.shapes import Kind, Shape, Site
 
@@ -54,6 +54,7 @@ class PAB(Method):
     strict: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_choice("level", self.level, tuple(RANGES))
         for name in ("spatial", "temporal", "cross"):
             if getattr(self, name) is not None:
@@ -70,7 +71,7 @@ class PAB(Method):
         return self.strict and shape.family == "opensora"
 
     def plan(self, shape: Shape, steps: int, timesteps: Sequence[float] | None = None) -> Plan:
-        check_steps(steps)
+        steps = checked_run(shape, steps)
         self.check_family(shape.family)
         times = usual_timesteps(shape, steps) if timesteps is None else list(timesteps)
         broadcast = self._mlp_steps(times) if self.mlp else frozenset()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-from dita.methods.method import Method, check_steps
+from dita.methods.method import Method, checked_run
 from dita.plan import Plan, full_step
 from dita.shapes import Shape
 
@@ -18,7 +18,7 @@ class Plain(Method):
     name: ClassVar[str] = "plain"
 
     def plan(self, shape: Shape, steps: int, timesteps: Sequence[float] | None = None) -> Plan:
-        check_steps(steps)
+        steps = checked_run(shape, steps)
         return Plan(self, shape, (full_step(shape),) * steps, steps)
 
 
@@ -35,6 +35,7 @@ class FewerSteps(Method):
     fraction: float = 0.5
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if not 0 < self.fraction <= 1:
             raise ValueError(f"fraction must be in (0, 1], got {self.fraction}")
 
@@ -42,5 +43,5 @@ class FewerSteps(Method):
         return max(1, round(steps * self.fraction))
 
     def plan(self, shape: Shape, steps: int, timesteps: Sequence[float] | None = None) -> Plan:
-        check_steps(steps)
+        steps = checked_run(shape, steps)
         return Plan(self, shape, (full_step(shape),) * self.run_steps(steps), steps)

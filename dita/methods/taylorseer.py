@@ -15,8 +15,8 @@ from dita.methods.method import (
     cached_step,
     check_choice,
     check_count,
-    check_steps,
     check_weight,
+    checked_run,
     warn_of_a_plan_that_saves_nothing,
 )
 from dita.plan import BASES, Basis, Forecast, Plan, Span, Step, blocks_of, full_step
@@ -66,6 +66,7 @@ class TaylorSeer(Method):
     modules: Modules = "all"
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_count("cycle", self.cycle, "1 is the plain pipeline")
         check_count("order", self.order, "0 is reuse", least=0)
         check_basis(self.basis, self.scale)
@@ -78,7 +79,7 @@ class TaylorSeer(Method):
             )
 
     def plan(self, shape: Shape, steps: int, timesteps: Sequence[float] | None = None) -> Plan:
-        check_steps(steps)
+        steps = checked_run(shape, steps)
         settings = FAMILIES[shape.family]
         warmup = self.warmup or settings.forecast_warmup
         positions = settings.positions(

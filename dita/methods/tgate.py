@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
-from dita.methods.method import Method, check_count, check_steps
+from dita.methods.method import Method, check_count, checked_run
 from dita.plan import Action, Plan, full_step
 from dita.shapes import Kind, Shape
 
@@ -59,6 +59,7 @@ class TGate(Method):
     strict: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         for name in ("gate", "interval", "after", "cross_interval"):
             if getattr(self, name) is not None:
                 check_count(name, getattr(self, name))
@@ -69,7 +70,7 @@ class TGate(Method):
         return self.strict and shape.family == "opensora"
 
     def plan(self, shape: Shape, steps: int, timesteps: Sequence[float] | None = None) -> Plan:
-        check_steps(steps)
+        steps = checked_run(shape, steps)
         self.check_family(shape.family)
         published = _PUBLISHED[shape.family]
         gate = self.gate or max(1, round(published.gate * steps))

@@ -11,8 +11,9 @@ from dita.methods.method import (
     Method,
     check_choice,
     check_count,
-    check_steps,
+    check_seed,
     check_weight,
+    checked_run,
     warn_of_a_plan_that_saves_nothing,
 )
 from dita.methods.taylorseer import check_basis, formed
@@ -101,6 +102,7 @@ class ToCa(Method):
     strict: bool = False
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         check_count("cycle", self.cycle, "1 is the plain pipeline")
         if not 0 <= self.ratio <= 1:
             raise ValueError(f"ratio must be in [0, 1] (0.9 computes 10 % of the tokens), got {self.ratio}")
@@ -116,6 +118,7 @@ class ToCa(Method):
         if self.cross_cycle is not None:
             check_count("cross_cycle", self.cross_cycle)
         check_count("forecast", self.forecast, "an order; 0 is reuse", least=0)
+        check_seed(self.seed)
         check_basis(self.basis, self.scale)
 
     @property
@@ -160,7 +163,7 @@ class ToCa(Method):
         return cycles
 
     def plan(self, shape: Shape, steps: int, timesteps: Sequence[float] | None = None) -> Plan:
-        check_steps(steps)
+        steps = checked_run(shape, steps)
         self.check_family(shape.family)
         cycles = self.cycles(shape)
         phases = {cycle: [phase for phase, _ in self.positions(shape, steps, cycle)] for cycle in set(cycles.values())}

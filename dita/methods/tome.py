@@ -11,10 +11,11 @@ from typing import Any, ClassVar
 
 from dita.families import FAMILIES
 from dita.merges import MACHINES, MachineName, joined, matching_seconds, merging_seconds
-from dita.methods.method import Method, check_choice, check_count
+from dita.methods.method import Method, check_choice, check_count, check_seed
 from dita.methods.plain import Plain
 from dita.plan import Plan, Step
 from dita.shapes import Kind, Shape, Site
+from dita.values import shown
 
 
 class MergingRefusedWarning(UserWarning):
@@ -65,10 +66,8 @@ class ToMe(Method):
     machine: MachineName | None = None
 
     def __post_init__(self) -> None:
-        for field in ("stride", "modules"):  # lists are as good, but have no hash
-            if isinstance(getattr(self, field), list):
-                object.__setattr__(self, field, tuple(getattr(self, field)))
-        if not isinstance(self.stride, tuple) or len(self.stride) not in (2, 3):
+        super().__post_init__()
+        if len(self.stride) not in (2, 3):
             raise ValueError(f"stride must be (height, width) or (frames, height, width) of a cell, got {self.stride}")
         for size in self.stride:
             check_count("each number of stride", size)
@@ -78,13 +77,13 @@ class ToMe(Method):
                 f"ratio must be in [0, {1 - 1 / cell:.4g}], as one of the {joined(self.stride)} tokens of a cell stays,"
                 f" got {self.ratio}"
             )
-        if not isinstance(self.modules, tuple) or not self.modules:
+        if not self.modules:
             raise ValueError(f"modules must be at least one of {', '.join(MERGED_MODULES)}, got {self.modules!r}")
         for module in self.modules:
             check_choice("module to merge", module, MERGED_MODULES)
         check_count("reuse_steps", self.reuse_steps, "1 matches in every step")
         check_count("reuse_layers", self.reuse_layers, "1 matches in every block")
-        check_choice("machine", self.machine, (None, *MACHINES))
+        check_seed(self.seed)
 
     @property
     def caching(self) -> Method:
@@ -192,6 +191,9 @@ class Composition(Method):
     methods: tuple[Method, ...]
 
     def __post_init__(self) -> None:
+        given = self.methods if isinstance(self.methods, (list, tuple)) else ()
+        if not given or not all(isinstance(method, Method) for method in given):
+            raise ValueError(f"a composition takes one tome and one other method, got {shown(self.methods)}")
         merging = [method for method in self.methods if isinstance(method, ToMe)]
         others = [method for method in self.methods if not isinstance(method, ToMe)]
         for claimed, rivals in (("every block's modules", others), ("the merging of tokens", merging)):
