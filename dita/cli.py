@@ -29,6 +29,7 @@ from dita.schedules import RATIO_SCHEDULES
 from dita.shapes import ACCOUNTINGS, NAMED_SHAPES, Accounting
 from dita.stores import Store, parse_bytes
 from dita.studies import STUDIES
+from dita.values import unknown
 from dita.version import __version__
 
 app = typer.Typer(
@@ -113,7 +114,7 @@ def plan(
         if plot is not None and plot.suffix not in FIGURES:
             raise ValueError(f"--plot draws {', '.join(FIGURES)} files, got {str(plot)!r}")
         if accounting not in ACCOUNTINGS:
-            raise ValueError(f"unknown accounting {accounting!r}; known: {', '.join(ACCOUNTINGS)}")
+            raise unknown("accounting", accounting, ACCOUNTINGS)
         counted: Accounting = "pre-projection" if accounting == "pre-projection" else "post-projection"
         from dita import models
 
@@ -314,7 +315,7 @@ def study(
     """
     with _one_line_errors():
         if name not in STUDIES:
-            raise ValueError(f"unknown study {name!r}; known: {', '.join(STUDIES)}")
+            raise unknown("study", name, STUDIES)
         from dita import models
 
         family = models.shape(model).family
@@ -467,7 +468,7 @@ def bench(
         place = _device(device) if device else models.default_device()
         chosen_dtype = dtype or models.default_dtype(place)
         if chosen_dtype not in models.DTYPES:
-            raise ValueError(f"unknown dtype {chosen_dtype!r}; known: {', '.join(models.DTYPES)}")
+            raise unknown("dtype", chosen_dtype, models.DTYPES)
         _silence_libraries()
         import torch
 
@@ -738,7 +739,7 @@ def methods(
     if name is not None:
         with _one_line_errors():
             if name not in METHODS:
-                raise ValueError(f"unknown method {name!r}; known: {', '.join(METHODS)}")
+                raise unknown("method", name, METHODS)
             typer.echo(pages.page(METHODS[name]), nl=False)
         return
     for cls in METHODS.values():
@@ -773,9 +774,9 @@ def tables(
     from dita.tables import as_json as tables_json
 
     with _one_line_errors():
-        unknown = [name for name in names or () if name not in TABLES]
-        if unknown:
-            raise ValueError(f"unknown table {unknown[0]!r}; known: {', '.join(TABLES)}")
+        stray = [name for name in names or () if name not in TABLES]
+        if stray:
+            raise unknown("table", stray[0], TABLES)
     chosen = [TABLES[name] for name in names or TABLES]
     if as_json:
         typer.echo(json.dumps(tables_json(chosen), indent=1))
@@ -936,7 +937,7 @@ def _networks(
         raise ValueError(f"--network takes NAME=PATH or NAME=HUB_ID, got {', '.join(given)}")
     mode = next((mode for mode in RESIZES if mode == resize), None)
     if mode is None:
-        raise ValueError(f"unknown resize {resize!r}; known: {', '.join(RESIZES)}")
+        raise unknown("resize", resize, RESIZES)
     return Networks(weights, chosen=chosen, device=_device(device), resize=mode, download=download)
 
 

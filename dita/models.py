@@ -7,6 +7,7 @@ import hashlib
 import json
 import os
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from dita.shapes import (
     named_shape,
     with_text_tokens,
 )
+from dita.values import nearest, number, shown, unknown, whole
 
 DTYPES = ("float32", "bfloat16", "float16")
 VIDEO_PIPELINES = ("OpenSoraPipeline",)
@@ -55,7 +57,7 @@ def load(
         raise ValueError(f"device {device!r} was asked for, but this torch sees no CUDA device; use --device cpu")
     dtype = dtype or default_dtype(kind)
     if dtype not in DTYPES:
-        raise ValueError(f"unknown dtype {dtype!r}; known: {', '.join(DTYPES)}")
+        raise unknown("dtype", dtype, DTYPES)
     if isinstance(source, str) and is_bundled(source):
         return miniature.load(source, dtype=getattr(torch, dtype), device=device), miniature.defaults(source)
     pipe = _from_pretrained(source, getattr(torch, dtype), local_files_only)
@@ -82,9 +84,11 @@ def shape(
     elif Path(model).is_dir():
         folder = Path(model)
     else:
+        known = (*NAMED_SHAPES, *miniature.MINIATURES)
+        near = nearest(model, known)
         raise ValueError(
-            f"unknown model {model!r}; a plan knows {', '.join((*NAMED_SHAPES, *miniature.MINIATURES))},"
-            " and local folders in the diffusers layout"
+            f"unknown model {model!r}; a plan knows {', '.join(known)}, and local folders in the diffusers layout"
+            + (f"; did you mean {near!r}?" if near else "")
         )
     config = _read_config(folder / "transformer" if (folder / "transformer").is_dir() else folder)
     vae = _read_config(folder / "vae") if (folder / "vae").is_dir() else {}
@@ -119,25 +123,24 @@ def shape_from_config(
         return flux_shape_from_config(
             transformer, vae, name=name, batch=batch, height=height, width=width, text_tokens=text_tokens
         )
-    if batch < 1:
-        raise ValueError(f"batch must be at least 1, got {batch}")
-    cell = 2 ** (len(vae.get("block_out_channels", (0,) * 4)) - 1)  # pixels of a latent cell
-    token = cell * transformer["patch_size"]
-    native = transformer["sample_size"] * cell
+    batch = _batch(batch)
+    cell = _latent_cell(vae, "block_out_channels", name)
+    token = cell * _size(transformer, "patch_size", name)
+    native = _size(transformer, "sample_size", name) * cell
     height, width = _sides(height, width, native)
     if min(height, width) < token or height % token or width % token:
         raise ValueError(f"height and width of {name!r} must be multiples of {token} pixels, got {height}x{width}")
-    model_width = transformer["num_attention_heads"] * transformer["attention_head_dim"]
+    model_width = _size(transformer, "num_attention_heads", name) * _size(transformer, "attention_head_dim", name)
     sizes: dict[str, Any] = {
         "name": name,
-        "layers": transformer["num_layers"],
+        "layers": _size(transformer, "num_layers", name),
         "width": model_width,
         "mlp_width": 4 * model_width,
         "grid": (height // token, width // token),
         "batch": batch,
-        "patch": transformer["patch_size"],
-        "in_channels": transformer["in_channels"],
-        "out_channels": transformer.get("out_channels") or transformer["in_channels"],
+        "patch": _size(transformer, "patch_size", name),
+        "in_channels": _size(transformer, "in_channels", name),
+        "out_channels": _size(transformer, "out_channels" if transformer.get("out_channels") else "in_channels", name),
     }
     if found == "DiTTransformer2DModel":
         if (height, width) != (native, native):
@@ -148,8 +151,8 @@ def shape_from_config(
         shape = PixArtShape(
             **sizes,
             caption_width=transformer.get("caption_channels"),
-            cross_width=transformer["cross_attention_dim"],
-            micro_conditions=transformer["sample_size"] == 128 if micro is None else micro,
+            cross_width=_size(transformer, "cross_attention_dim", name),
+            micro_conditions=_size(transformer, "sample_size", name) == 128 if micro is None else micro,
         )
     return shape if text_tokens is None else with_text_tokens(shape, text_tokens)
 
@@ -177,31 +180,30 @@ def flux_shape_from_config(
             f"{name!r} has a transformer of class {found!r}; a plan supports FluxTransformer2DModel,"
             " PixArtTransformer2DModel, DiTTransformer2DModel and OpenSoraTransformer3DModel"
         )
-    if batch < 1:
-        raise ValueError(f"batch must be at least 1, got {batch}")
-    cell = 2 ** (len(vae.get("block_out_channels", (0,) * 4)) - 1)  # pixels of a latent cell
+    batch = _batch(batch)
+    cell = _latent_cell(vae, "block_out_channels", name)
     token = 2 * cell  # 2x2 latent cells make one token
     height, width = _sides(height, width, 128 * cell)
     if min(height, width) < token or height % token or width % token:
         raise ValueError(f"height and width of {name!r} must be multiples of {token} pixels, got {height}x{width}")
     guidance = bool(transformer.get("guidance_embeds", False))
-    model_width = transformer["num_attention_heads"] * transformer["attention_head_dim"]
+    model_width = _size(transformer, "num_attention_heads", name) * _size(transformer, "attention_head_dim", name)
     grid = (height // token, width // token)
     return FluxShape(
         name=name,
-        double_layers=transformer["num_layers"],
-        single_layers=transformer["num_single_layers"],
+        double_layers=_size(transformer, "num_layers", name, least=0),
+        single_layers=_size(transformer, "num_single_layers", name, least=0),
         width=model_width,
         mlp_width=4 * model_width,
         text_tokens=text_tokens or (512 if guidance else 256),
         image_tokens=grid[0] * grid[1],
         grid=grid,
         batch=batch,
-        in_channels=transformer["in_channels"],
-        text_width=transformer["joint_attention_dim"],
-        pooled_width=transformer["pooled_projection_dim"],
+        in_channels=_size(transformer, "in_channels", name),
+        text_width=_size(transformer, "joint_attention_dim", name),
+        pooled_width=_size(transformer, "pooled_projection_dim", name),
         guidance=guidance,
-        head_dim=transformer["attention_head_dim"],
+        head_dim=_size(transformer, "attention_head_dim", name),
         element_bytes=element_bytes,
     )
 
@@ -222,26 +224,26 @@ def opensora_shape_from_config(
     `height` and `width` are in nominal pixels and default to each other, or to 240x426; 15 latent frames are 2 seconds.
     Raises `ValueError` for a batch below 1 or a size without a whole patch.
     """
-    if batch < 1:
-        raise ValueError(f"batch must be at least 1, got {batch}")
-    cell = 2 ** (len(vae.get("spatial_block_out_channels", (0,) * 4)) - 1)  # pixels of a latent cell
-    patch = transformer["patch_size"]
+    batch = _batch(batch)
+    cell = _latent_cell(vae, "spatial_block_out_channels", name)
+    patch = _size(transformer, "patch_size", name)
     height, width = (240, 426) if height is None and width is None else _sides(height, width, 0)
     if min(height, width) < cell:
         raise ValueError(f"height and width of {name!r} must be at least {cell} pixels, got {height}x{width}")
-    model_width = transformer["num_attention_heads"] * transformer["attention_head_dim"]
+    model_width = _size(transformer, "num_attention_heads", name) * _size(transformer, "attention_head_dim", name)
+    mlp_ratio = number(f"'mlp_ratio' in the configuration of {name!r}", transformer.get("mlp_ratio"))
     shape = OpenSoraShape(
         name=name,
-        layers=transformer["num_layers"],
+        layers=_size(transformer, "num_layers", name),
         width=model_width,
-        mlp_width=int(transformer["mlp_ratio"] * model_width),
+        mlp_width=int(mlp_ratio * model_width),
         frames=latent_frames,
         grid=(-(-(height // cell) // patch), -(-(width // cell) // patch)),
         batch=batch,
         patch=patch,
-        in_channels=transformer["in_channels"],
-        out_channels=transformer["out_channels"],
-        caption_width=transformer["caption_channels"],
+        in_channels=_size(transformer, "in_channels", name),
+        out_channels=_size(transformer, "out_channels", name),
+        caption_width=_size(transformer, "caption_channels", name),
     )
     return shape if text_tokens is None else dataclasses.replace(shape, text_tokens=text_tokens)
 
@@ -326,10 +328,33 @@ def is_bundled(model: str | os.PathLike[str]) -> bool:
 
 
 def _sides(height: int | None, width: int | None, default: int) -> tuple[int, int]:
-    """Height and width, where each defaults to the other."""
+    """Height and width, where each defaults to the other. Raises `ValueError` for what is no whole number."""
     if height is None:
         height = default if width is None else width
-    return height, height if width is None else width
+    width = height if width is None else width
+    return whole("height", height), whole("width", width)
+
+
+def _batch(given: int) -> int:
+    count = whole("batch", given)
+    if count < 1:
+        raise ValueError(f"batch must be at least 1, got {count}")
+    return count
+
+
+def _size(config: Mapping[str, Any], key: str, name: str, least: int = 1) -> int:
+    """A size in a configuration. Raises `ValueError` where it is missing, or no whole number from `least` on."""
+    if key not in config:
+        raise ValueError(f"the configuration of {name!r} has no {key!r}: it does not belong to the class that it names")
+    return whole(f"{key!r} in the configuration of {name!r}", config[key], least)
+
+
+def _latent_cell(vae: Mapping[str, Any], key: str, name: str) -> int:
+    """Pixels a side of a latent cell; 8 for an autoencoder that is not there."""
+    channels = vae.get(key, (0,) * 4)
+    if not isinstance(channels, (list, tuple)) or not channels:
+        raise ValueError(f"{key!r} in the configuration of {name!r} must be a list of sizes, got {shown(channels)}")
+    return int(2 ** (len(channels) - 1))
 
 
 def _resolve(model: str | os.PathLike[str]) -> str | Path:
@@ -344,10 +369,10 @@ def _resolve(model: str | os.PathLike[str]) -> str | Path:
         return folder
     if HUB_ID.fullmatch(name):
         return name
-    bundled = ", ".join(miniature.MINIATURES)
+    bundled, near = ", ".join(miniature.MINIATURES), nearest(name, miniature.MINIATURES)
     raise ValueError(
         f"unknown model {name!r}; bundled: {bundled}; otherwise give the path of a local diffusers folder,"
-        " or a hub id such as black-forest-labs/FLUX.1-dev"
+        " or a hub id such as black-forest-labs/FLUX.1-dev" + (f"; did you mean {near!r}?" if near else "")
     )
 
 
@@ -362,10 +387,18 @@ def _from_pretrained(source: str | Path, dtype: Any, local_files_only: bool) -> 
     local = local_files_only or isinstance(source, Path)
     try:
         return pipeline.from_pretrained(source, local_files_only=local, **arguments)
-    except OSError as error:
-        where = "is not in the local cache" if local and not isinstance(source, Path) else "cannot be loaded"
-        reason = " ".join(str(error).split())
-        raise ValueError(f"model {str(source)!r} {where}: {reason[:300]}") from error
+    except MemoryError:
+        raise
+    except Exception as error:  # of many libraries: whatever it is, these files do not make a pipeline
+        absent = isinstance(error, OSError) and local and not isinstance(source, Path)
+        where = "is not in the local cache" if absent else "cannot be loaded"
+        raise ValueError(f"model {str(source)!r} {where}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """What went wrong, on one line; the kind of the error too, where its message alone says little."""
+    text = re.sub(r"^\[Errno -?\d+\] ", "", " ".join(str(error).split()))[:300]
+    return text if isinstance(error, (OSError, ValueError)) and text else f"{type(error).__name__}: {text}"
 
 
 def _default_call(source: str | Path) -> dict[str, Any]:
@@ -382,4 +415,8 @@ def _read_config(folder: Path, name: str = "config.json") -> dict[str, Any]:
         raise ValueError(f"folder {str(folder)!r} holds no {name}: it is not in the diffusers layout") from None
     except json.JSONDecodeError as error:
         raise ValueError(f"{str(path)!r} is not JSON: {error}") from None
-    return dict(data)
+    except UnicodeDecodeError:
+        raise ValueError(f"{str(path)!r} is not JSON: it is no text in UTF-8") from None
+    if not isinstance(data, dict):
+        raise ValueError(f"{str(path)!r} must hold an object, got {shown(data)}")
+    return data

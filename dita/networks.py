@@ -27,6 +27,7 @@ from dita.metrics.image_reward_package import PackageScorer, load_package_scorer
 from dita.metrics.images import Preparation
 from dita.metrics.inception import Resize
 from dita.models import HUB_ID
+from dita.values import unknown
 
 Origin = Literal["given", "environment", "cache", "hub", "bundled"]
 T = TypeVar("T")
@@ -124,7 +125,7 @@ class Networks:
         self.chosen = dict(chosen or {})
         for name in self.chosen:
             if name not in PLACES:
-                raise ValueError(f"unknown network {name!r}; known: {', '.join(PLACES)}")
+                raise unknown("network", name, PLACES)
         self.device, self.resize, self.download = torch.device(device), resize, download
         self._found: dict[Need, Found] = {}
         self._loaded: dict[str, Any] = {}

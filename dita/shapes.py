@@ -8,6 +8,7 @@ from enum import Enum
 from typing import ClassVar, Literal, NamedTuple, Protocol
 
 from dita.merges import Cells, joined
+from dita.values import unknown, whole
 
 Accounting = Literal["post-projection", "pre-projection"]
 ACCOUNTINGS: tuple[Accounting, ...] = ("post-projection", "pre-projection")
@@ -760,14 +761,15 @@ def named_shape(
     of a model without text.
     """
     if name not in NAMED_SHAPES:
-        raise ValueError(f"unknown model shape {name!r}; known: {', '.join(NAMED_SHAPES)}")
+        raise unknown("model shape", name, NAMED_SHAPES)
+    batch = whole("batch", batch)
     if batch < 1:
         raise ValueError(f"batch must be at least 1, got {batch}")
     shape = NAMED_SHAPES[name]
     if height is not None or width is not None:
         if isinstance(shape, OpenSoraShape):
             raise ValueError(f"the size of {name!r} is in its name; known: {', '.join(_opensora_shapes())}")
-        size = (height or width or 0, width or height or 0)
+        size = whole("height", width if height is None else height), whole("width", height if width is None else width)
         if any(side < 16 or side % 16 for side in size):
             raise ValueError(f"height and width must be multiples of 16 pixels, got {size[0]}x{size[1]}")
         shape = with_grid(shape, (size[0] // 16, size[1] // 16))
@@ -789,6 +791,7 @@ def with_text_tokens(shape: AnyShape, text_tokens: int) -> AnyShape:
     """`shape` for a prompt of another length. Raises `ValueError` below 1, and for a model without text."""
     if isinstance(shape, DiTShape):
         raise ValueError(f"{shape.name} has no text: it takes a class label, not {text_tokens} text tokens")
+    text_tokens = whole("text_tokens", text_tokens)
     if text_tokens < 1:
         raise ValueError(f"text_tokens must be at least 1, got {text_tokens}")
     return dataclasses.replace(shape, text_tokens=text_tokens)

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from dita.networks import Networks
+from dita.values import unknown
 from dita.workers import cluster
 from dita.workers.processes import Processes
 
@@ -53,7 +54,7 @@ def opened(engine: str = "local", actors: tuple[int, int] = (1, 1)) -> Iterator[
     has from `actors[0]` to `actors[1]` actors. Raises `ValueError` for another engine.
     """
     if engine not in ENGINES:
-        raise ValueError(f"unknown engine {engine!r}; known: {', '.join(ENGINES)}")
+        raise unknown("engine", engine, ENGINES)
     if engine == "ray":
         yield Actors(actors)
         return

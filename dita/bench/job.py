@@ -27,6 +27,7 @@ from dita.freed_memory import keep_freed_memory
 from dita.methods import Method, Plain, TaylorSeer
 from dita.plan import Plan
 from dita.shapes import Kind
+from dita.values import unknown
 from dita.version import __version__
 
 COMPILES = ("none", "blocks", "model")
@@ -164,7 +165,7 @@ def bench(
     if steps < 1 or repeats < 1:
         raise ValueError(f"steps and repeats must be at least 1, got {steps} and {repeats}")
     if compile not in COMPILES:
-        raise ValueError(f"unknown compile {compile!r}; known: {', '.join(COMPILES)}")
+        raise unknown("compile", compile, COMPILES)
     for method in methods:
         method.check_family(workload.shape.family)
     budget = Budget(seconds, clock)

@@ -19,6 +19,7 @@ from torch import nn
 
 from dita.bench.contenders import Claim, Contender, Refused, Role, blocks_of, full_claim
 from dita.bench.counting import StepCount
+from dita.values import unknown
 
 ALWAYS = 1e9
 """A threshold that is never reached."""
@@ -375,7 +376,7 @@ def chosen(text: str) -> list[type[Rival]]:
         matching = [rival for rival in RIVALS if name in (rival.library, f"{rival.library}:{rival.name}")]
         if not matching:
             known = (*LIBRARIES, *(f"{rival.library}:{rival.name}" for rival in RIVALS))
-            raise ValueError(f"unknown rival {name!r}; known: none, {', '.join(known)}")
+            raise unknown("rival", name, ("none", *known))
         found += [rival for rival in matching if rival not in found]
     if any(rival.library == "cache-dit" for rival in found):
         _cache_dit()

@@ -23,6 +23,7 @@ from dita.shapes import (
     named_shape,
     with_text_tokens,
 )
+from dita.values import unknown
 
 Inputs = dict[str, Any]
 
@@ -124,7 +125,7 @@ def workload(
         shape = named_shape(name, batch=batch, text_tokens=text_tokens)
         head_dim = HEAD_DIM[shape.family]
     else:
-        raise ValueError(f"unknown shape {name!r}; known: {', '.join(SHAPES)}")
+        raise unknown("shape", name, SHAPES)
     shape = scaled(shape, head_dim, scale)
     if layers is not None:
         shape = shallow(shape, layers)

@@ -13,6 +13,7 @@ from typing import Any
 from dita.generation.prompts import Prompt
 from dita.methods import Method, from_json
 from dita.stores import Store
+from dita.values import unknown
 
 FORMATS = ("png", "webp", "mp4")
 SAFE = re.compile(r"[a-z0-9][a-z0-9._-]{0,79}")
@@ -83,7 +84,7 @@ class Settings:
 
     def __post_init__(self) -> None:
         if self.format not in FORMATS:
-            raise ValueError(f"unknown format {self.format!r}; known: {', '.join(FORMATS)}")
+            raise unknown("format", self.format, FORMATS)
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, got {self.steps}")
 

@@ -54,6 +54,8 @@ class Method:
 
     def check_family(self, family: str) -> None:
         """Raises `ValueError` for a family that the method is not for."""
+        if family not in FAMILIES:
+            raise unknown("family", family, FAMILIES)
         if family not in self.families:
             raise ValueError(
                 f"{self.name} does not run on {family}: {self.why_not}; families: {', '.join(self.families)}"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from dita.values import unknown
+
 Kind = Literal["distribution", "text", "paired"]
 Need = Literal["none", "inception", "clip", "cmmd", "pickscore", "hpsv2", "image-reward", "dino", "lpips", "lpips-vgg"]
 
@@ -72,7 +74,7 @@ def parse(text: str) -> list[Metric]:
     names = [name.strip().lower() for name in text.split(",") if name.strip()]
     for name in names:
         if name not in METRICS:
-            raise ValueError(f"unknown metric {name!r}; known: {', '.join(METRICS)}")
+            raise unknown("metric", name, METRICS)
     if not names:
         raise ValueError(f"no metrics were given; known: {', '.join(METRICS)}")
     return [metric for name, metric in METRICS.items() if name in names]

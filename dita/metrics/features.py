@@ -17,6 +17,7 @@ from dita.metrics.checkpoints import sha256
 from dita.metrics.clip import ClipScorer
 from dita.metrics.images import IMAGENET_MEAN, IMAGENET_STD, Picture, Preparation
 from dita.metrics.libraries import exact_float32, transformers_class
+from dita.values import unknown
 
 
 @dataclass(frozen=True)
@@ -54,7 +55,7 @@ def inception_features(
 ) -> FeatureNetwork:
     """The 2048 features of FID. See `inception.load_inception` and `inception.prepare` for errors and modes."""
     if resize not in inception.RESIZES:
-        raise ValueError(f"unknown resize {resize!r}; known: {', '.join(inception.RESIZES)}")
+        raise unknown("resize", resize, inception.RESIZES)
     network = inception.load_inception(weights).to(device)
 
     def extract(pictures: Sequence[Picture]) -> torch.Tensor:

@@ -20,6 +20,7 @@ from torch import nn
 
 from dita.metrics.checkpoints import load_strictly, read_tensors
 from dita.metrics.images import Picture, resized
+from dita.values import unknown
 
 Resize = Literal["tensorflow", "pytorch-fid", "clean"]
 RESIZES: tuple[Resize, ...] = get_args(Resize)
@@ -212,7 +213,7 @@ def prepare(pictures: Sequence[Picture], resize: Resize = "tensorflow") -> torch
     different modes differ by percents: name the mode beside the value. Raises `ValueError` for another mode.
     """
     if resize not in RESIZES:
-        raise ValueError(f"unknown resize {resize!r}; known: {', '.join(RESIZES)}")
+        raise unknown("resize", resize, RESIZES)
     if resize == "clean":
         return (torch.stack([_clean(picture) for picture in pictures]) - 128) / 128
     tensors = [torch.from_numpy(np.ascontiguousarray(p)).permute(2, 0, 1)[None].float() for p in pictures]

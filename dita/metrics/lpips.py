@@ -17,6 +17,7 @@ from torch import nn
 
 from dita.metrics.checkpoints import load_strictly, read_tensors
 from dita.metrics.libraries import exact_float32
+from dita.values import unknown
 
 Backbone = Literal["alex", "vgg"]
 BACKBONES: tuple[Backbone, ...] = get_args(Backbone)
@@ -112,7 +113,7 @@ def load_lpips(backbone: Backbone, weights: str | Path) -> LPIPSNetwork:
     `FileNotFoundError` for a missing file.
     """
     if backbone not in BACKBONES:
-        raise ValueError(f"unknown LPIPS backbone {backbone!r}; known: {', '.join(BACKBONES)}")
+        raise unknown("LPIPS backbone", backbone, BACKBONES)
     network = LPIPSNetwork(backbone)
     tensors = {key: t for key, t in read_tensors(weights).items() if not key.startswith("classifier.")}
     load_strictly(network, tensors, weights)

@@ -24,6 +24,7 @@ from dita.pipelines.opensora.scheduler import active_frames, add_noise, flow_sch
 from dita.pipelines.opensora.sizes import SIZES, SizeTable, VideoFormat
 from dita.pipelines.opensora.text_encoder import TEXT_ENCODER, load_text_encoder
 from dita.pipelines.opensora.transformer import OpenSoraTransformer3DModel
+from dita.values import unknown
 
 DTYPE_ARGUMENT = "dtype" if tuple(map(int, diffusers.__version__.split(".")[:2])) >= (0, 42) else "torch_dtype"
 """What diffusers calls the precision to load in."""
@@ -589,12 +590,10 @@ class OpenSoraPipeline(DiffusionPipeline):
 
     def _check_output(self, output_type: str, callback_inputs: Sequence[str]) -> None:
         if output_type not in OUTPUT_TYPES:
-            raise ValueError(f"unknown output_type {output_type!r}; known: {', '.join(OUTPUT_TYPES)}")
+            raise unknown("output_type", output_type, OUTPUT_TYPES)
         for name in callback_inputs:
             if name not in self._callback_tensor_inputs:
-                raise ValueError(
-                    f"unknown callback tensor input {name!r}; known: {', '.join(self._callback_tensor_inputs)}"
-                )
+                raise unknown("callback tensor input", name, self._callback_tensor_inputs)
 
     def _check_loop(
         self, video: VideoFormat, length: int, edit: float, latents: torch.Tensor | None, output_type: str

@@ -9,6 +9,8 @@ from typing import Any
 from diffusers import PixArtAlphaPipeline
 from diffusers.utils import is_bs4_available, is_ftfy_available
 
+from dita.values import unknown
+
 CAMERA_MOTIONS = ("pan right", "pan left", "tilt up", "tilt down", "zoom in", "zoom out", "static")
 
 
@@ -91,7 +93,7 @@ def finished(
     Raises `ValueError` for an empty prompt, also one of which cleaning leaves nothing, and for an unknown motion.
     """
     if camera_motion is not None and camera_motion not in CAMERA_MOTIONS:
-        raise ValueError(f"unknown camera_motion {camera_motion!r}; known: {', '.join(CAMERA_MOTIONS)}")
+        raise unknown("camera_motion", camera_motion, CAMERA_MOTIONS)
     finish = clean if cleaned else lambda text: text.lower().strip()
     texts = [split_loops(prompt) for prompt in prompts]
     for prompt, by_loop in zip(prompts, texts, strict=True):

@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from dita.values import unknown
+
 Size = tuple[int, int]
 SizeTable = Mapping[str, Mapping[str, Size]]
 
@@ -55,7 +57,7 @@ FRAME_COUNTS: tuple[int, ...] = (1, 4, 8, 12, 16, *range(17, MOST_FRAMES + 1, 17
 def frame_size(resolution: str, aspect_ratio: str, table: SizeTable = SIZES) -> Size:
     """(height, width) of a named size. Raises `ValueError` that names the known or nearest ones."""
     if resolution not in table:
-        raise ValueError(f"unknown resolution {resolution!r}; known: {', '.join(table)}")
+        raise unknown("resolution", resolution, table)
     sizes = table[resolution]
     if aspect_ratio in sizes:
         return sizes[aspect_ratio]
