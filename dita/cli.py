@@ -24,6 +24,7 @@ from dita.footprint import staged_bytes
 from dita.methods import METHODS, SCORES, Method, from_json, pages, parse, short
 from dita.methods.pages import MEANINGS
 from dita.methods.pages import field_meanings as _field_meanings
+from dita.output_files import in_words, try_files, try_folder, write_file
 from dita.plan import Plan
 from dita.schedules import RATIO_SCHEDULES
 from dita.shapes import ACCOUNTINGS, NAMED_SHAPES, Accounting
@@ -113,6 +114,7 @@ def plan(
         chosen = _changed(_method(method), {key: value for key, value in changes.items() if value is not None})
         if plot is not None and plot.suffix not in FIGURES:
             raise ValueError(f"--plot draws {', '.join(FIGURES)} files, got {str(plot)!r}")
+        try_files({"--plot": plot})
         if accounting not in ACCOUNTINGS:
             raise unknown("accounting", accounting, ACCOUNTINGS)
         counted: Accounting = "pre-projection" if accounting == "pre-projection" else "post-projection"
@@ -120,9 +122,9 @@ def plan(
 
         shape = models.shape(model, batch=batch, height=height, width=width, text_tokens=text_tokens)
         result = with_store(chosen.plan(shape, steps), _store(store_dtype, store_device, max_cache))
+        typer.echo(json.dumps(result.as_json(counted), indent=2) if as_json else _plan_text(result))
         if plot is not None:
             _draw_plan(result, plot)
-    typer.echo(json.dumps(result.as_json(counted), indent=2) if as_json else _plan_text(result))
 
 
 @app.command()
@@ -175,6 +177,7 @@ def compare(
     Results of an earlier comparison in --out are replaced, once the new ones are complete.
     """
     with _one_line_errors():
+        try_folder("--out", out)
         if pictures:
             stray = [name for name in MAKING if _was_given(context, name)]
             if stray:
@@ -316,6 +319,8 @@ def study(
     with _one_line_errors():
         if name not in STUDIES:
             raise unknown("study", name, STUDIES)
+        out = out or Path(f"study-{name}")
+        try_folder("--out", out)
         from dita import models
 
         family = models.shape(model).family
@@ -325,7 +330,7 @@ def study(
     compare(
         context,
         prompts=prompts or ["64"],
-        out=out or Path(f"study-{name}"),
+        out=out,
         model=model,
         methods=",".join(method.label() for method in chosen),
         steps=steps,
@@ -456,6 +461,9 @@ def bench(
     compile: Annotated[str, typer.Option(help="none, blocks or model: by torch.compile, before it is timed.")] = "none",
     threads: Annotated[int | None, typer.Option(help="Of the CPU; all cores by default.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs, and nothing else.")] = False,
+    save: Annotated[
+        Path | None, typer.Option(help="Write the same JSON to this file, after every round of runs.")
+    ] = None,
 ) -> None:
     """Measure how fast methods and rivals really are, on a model of random weights.
 
@@ -463,6 +471,7 @@ def bench(
     not depend on the weights; how good the pictures are does: that is for dita compare.
     """
     with _one_line_errors():
+        try_files({"--save": save})
         from dita import models
 
         place = _device(device) if device else models.default_device()
@@ -486,6 +495,14 @@ def bench(
         work = workload(shape, scale=scale, batch=batch, text_tokens=text_tokens, dtype=kind)
         usual = DEFAULTS[work.shape.family]
         console = Console(stderr=True)
+
+        def keep(so_far: job.Benchmark) -> None:
+            if save is not None:
+                try:
+                    _save_benchmark(save, so_far)
+                except OSError as error:  # there may be room again at the end
+                    warnings.warn(str(error), stacklevel=1)
+
         with console.status("measuring") as status:
             result = job.bench(
                 work,
@@ -498,17 +515,27 @@ def bench(
                 device=place,
                 compile=compile,
                 tell=status.update,
+                keep=keep,
             )
-    if as_json:
-        typer.echo(json.dumps(table.as_json(result), indent=1))
-        return
-    typer.echo(f"{table.heading(result)}\n")
-    shown = Console(width=max(Console().width, 120))
-    shown.print(table.table(result))
-    typer.echo("")
-    for label, reason in result.refused:
-        typer.echo(f"{label} is left out: {reason}")
-    shown.print(f"[dim]{table.LEGEND}[/dim]", highlight=False)
+        if as_json:
+            typer.echo(json.dumps(table.as_json(result), indent=1))
+        else:
+            typer.echo(f"{table.heading(result)}\n")
+            shown = Console(width=max(Console().width, 120))
+            shown.print(table.table(result))
+            typer.echo("")
+            for label, reason in result.refused:
+                typer.echo(f"{label} is left out: {reason}")
+            shown.print(f"[dim]{table.LEGEND}[/dim]", highlight=False)
+        if save is not None:
+            _save_benchmark(save, result)
+            typer.echo(f"wrote {save}", err=as_json)
+
+
+def _save_benchmark(path: Path, result: Any) -> None:
+    from dita.bench import table
+
+    write_file(path, (json.dumps(table.as_json(result), indent=1) + "\n").encode())
 
 
 @app.command()
@@ -532,7 +559,8 @@ def convert_opensora(
     Every tensor is mapped by its name: a missing or extra one is an error. Only safetensors are read.
     """
     with _one_line_errors():
-        if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        try_folder("--out", out)
+        if out.exists() and any(out.iterdir()):
             raise ValueError(f"--out {str(out)!r} is not empty; give a new folder")
         from dita import models
 
@@ -579,6 +607,7 @@ def judge(
     """
     with _one_line_errors():
         chosen = _method(method)
+        try_files({"--json": json_file})
         from dita import judge as job
         from dita import miniature, models
 
@@ -595,18 +624,16 @@ def judge(
                     pipe, chosen, prompts=prompts, steps=steps, seed=seed, batch=batch, call=call, name=model
                 )
             ]
+        console = Console()
+        for one in judgements:
+            console.print(f"\n{job.title(one)}\n", highlight=False)
+            console.print(job.table(one))
+            console.print("")
+            console.print(job.attribute_table(one))
+        typer.echo(f"\n{job.LEGEND}")
         if json_file is not None:
-            json_file.parent.mkdir(parents=True, exist_ok=True)
-            json_file.write_text(json.dumps([one.as_json() for one in judgements], indent=1) + "\n")
-    console = Console()
-    for one in judgements:
-        console.print(f"\n{job.title(one)}\n", highlight=False)
-        console.print(job.table(one))
-        console.print("")
-        console.print(job.attribute_table(one))
-    typer.echo(f"\n{job.LEGEND}")
-    if json_file is not None:
-        typer.echo(f"\nwrote {json_file}")
+            write_file(json_file, (json.dumps([one.as_json() for one in judgements], indent=1) + "\n").encode())
+            typer.echo(f"\nwrote {json_file}")
 
 
 @app.command()
@@ -652,6 +679,8 @@ def evaluate(
         chosen = catalogue.parse(metrics) if metrics is not None else None
         if batch < 1:
             raise ValueError(f"batch must be at least 1, got {batch}")
+        read = {"PICTURES": pictures, "--reference": reference, "--plain": plain, "--prompts": prompts}
+        try_files({"--json": as_json, "--save-statistics": save_statistics}, read)
         made = picture_sets.open_pictures(pictures)
         if prompts is not None:
             made = picture_sets.with_prompts(made, prompts)
@@ -669,7 +698,21 @@ def evaluate(
         networks.locate(chosen)
         if networks.bundled:
             typer.echo(networks.stand_ins())
-        result = job.evaluate(
+        unwritten: list[Exception] = []
+
+        def tell(result: Any) -> None:
+            Console().print(evaluation_report.table(result))
+            for line in evaluation_report.remarks(result):
+                typer.echo(line)
+            if as_json is not None:
+                try:
+                    data = json.dumps(result.as_json(), indent=1, allow_nan=False)
+                    write_file(as_json, f"{data}\n".encode())
+                    typer.echo(f"wrote {as_json}")
+                except (OSError, ValueError) as error:  # the statistics are written all the same
+                    unwritten.append(error)
+
+        job.evaluate(
             made,
             chosen,
             networks,
@@ -679,15 +722,12 @@ def evaluate(
             batch=batch,
             workers=team,
             console=Console(stderr=True),
+            tell=tell,
         )
-        if as_json is not None:
-            as_json.write_text(json.dumps(result.as_json(), indent=1, allow_nan=False) + "\n")
-    Console().print(evaluation_report.table(result))
-    for line in evaluation_report.remarks(result):
-        typer.echo(line)
-    for file in (as_json, save_statistics):
-        if file is not None:
-            typer.echo(f"wrote {file}")
+        if save_statistics is not None:
+            typer.echo(f"wrote {save_statistics}")
+        if unwritten:
+            raise unwritten[0]
 
 
 @app.command()
@@ -827,7 +867,8 @@ def _one_line_errors() -> Iterator[None]:
             ours = type(error).__module__.startswith("dita.")  # the engine's own, such as for an unsupported family
             if not (ours or isinstance(error, (ValueError, OSError, MemoryError))):
                 raise
-            message = " ".join(str(error).split()) or type(error).__name__
+            said = in_words(error) if isinstance(error, OSError) else str(error)
+            message = " ".join(said.split()) or type(error).__name__
             typer.echo(f"error: {message}", err=True)
             raise typer.Exit(BAD_INPUT) from None
 
@@ -1006,12 +1047,11 @@ def _prompts(given: list[str], model: str) -> list[str]:
 
 def _draw_plan(plan: Plan, path: Path) -> None:
     """The plan's map as a file: whole, or not at all."""
-    from dita.generation.files import write_whole
     from dita.plots.plan_map import plot_plan
 
     drawn = io.BytesIO()
     plot_plan(plan).savefig(drawn, format=path.suffix[1:], dpi=150)
-    write_whole(path, drawn.getvalue())
+    write_file(path, drawn.getvalue())
     typer.echo(f"wrote {path}", err=True)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
@@ -34,8 +34,9 @@ from dita.measurement import (
 from dita.metrics.catalogue import METRICS, Metric
 from dita.metrics.distribution import Sample
 from dita.metrics.picture_sets import PictureSet, Problem, without_odd_sizes
-from dita.metrics.statistics_file import write_statistics
+from dita.metrics.statistics_file import statistics_bytes
 from dita.networks import Networks
+from dita.output_files import try_files, write_file
 from dita.sharing import Tick, Workers
 from dita.version import __version__
 
@@ -81,6 +82,7 @@ def evaluate(
     batch: int = BATCH,
     workers: Workers | None = None,
     console: Console | None = None,
+    tell: Callable[[Evaluation], None] | None = None,
 ) -> Evaluation:
     """Measures `pictures` with `metrics`.
 
@@ -90,12 +92,15 @@ def evaluate(
         networks: where their networks come from.
         reference: for distributions: a folder, a `.npz` with statistics or pictures, or a set.
         plain: the plain pipeline's pictures, paired by id and seed; by default `reference`, where it shares them.
-        save_statistics: a file for the statistics of `pictures`, to be a `reference` later.
+        save_statistics: a file for the statistics of `pictures`, to be a `reference` later; tried before anything is
+            measured.
         batch: pictures read at a time; memory does not grow with their number, but for the features of KID and CMMD.
         workers: who share the pictures (`dita.sharing.opened`), this process alone by default; figures are the same.
         console: where progress bars go; None is the standard error stream.
+        tell: told of the evaluation before statistics are written.
 
-    Raises `ValueError` where a metric lacks what it compares with, no picture can be used, or sets do not fit.
+    Raises `ValueError` where a metric lacks what it compares with, no picture can be used, sets do not fit, or nothing
+    can be written; and `OSError` where writing fails after all.
     """
     started = datetime.now(timezone.utc).isoformat(timespec="seconds")
     networks.locate(metrics)
@@ -110,6 +115,7 @@ def evaluate(
     )
     if save_statistics is not None and not {"fid", "kid"} & {metric.name for metric in metrics}:
         raise ValueError("--save-statistics needs fid or kid among the metrics")
+    try_files({"--save-statistics": Path(save_statistics) if save_statistics is not None else None})
     if plain_set is not None and plain is None and of_kind(metrics, "distribution"):
         notes.append(
             "the reference is the plain pipeline's own pictures: distances to it are drift, which is not 0 for equally"
@@ -135,11 +141,9 @@ def evaluate(
             pairs = measure_pairs(pictures, plain_set, metrics, networks, **how, tick=stage("pairs"))
         progress.update(bar, description="distances", completed=total)
         results = results_of(metrics, measured, beside, pairs, references)
-    if save_statistics is not None:
-        _save(measured.samples["inception"], save_statistics)
     problems = [*measured.problems, *(beside.problems if beside else ()), *more]
     notes += _pairing_notes(pictures, plain_set)
-    return Evaluation(
+    evaluation = Evaluation(
         pictures=pictures.name,
         reference=str(getattr(reference, "name", reference)) if reference is not None else None,
         plain=plain_set.name if plain_set else None,
@@ -151,6 +155,11 @@ def evaluate(
         versions=_versions(),
         started=started,
     )
+    if tell is not None:
+        tell(evaluation)
+    if save_statistics is not None:
+        _save(measured.samples["inception"], Path(save_statistics))
+    return evaluation
 
 
 def available(
@@ -220,9 +229,9 @@ def _pairing_notes(pictures: PictureSet, plain: PictureSet | None) -> list[str]:
     return notes
 
 
-def _save(sample: Sample, path: str | Path) -> None:
+def _save(sample: Sample, path: Path) -> None:
     assert sample.identity is not None  # only files of others lack it
-    write_statistics(path, sample.statistics, sample.identity)
+    write_file(path, statistics_bytes(sample.statistics, sample.identity))
 
 
 def _versions() -> dict[str, str]:

@@ -145,6 +145,7 @@ def bench(
     seconds: float | None = None,
     clock: Clock = time.monotonic,
     tell: Tell = lambda _: None,
+    keep: Callable[[Benchmark], None] | None = None,
 ) -> Benchmark:
     """Measures `methods` and `rivals` beside the plain transformer and, unless `controls` is False, two controls that
     must cost what it costs.
@@ -153,7 +154,8 @@ def bench(
     once more as a warm-up; and `repeats` times with the clock, in turn with all others, in another order each time.
     The rivals are set to compute as many full steps as the methods do: each rival once for each such number. `compile`
     is one of `COMPILES`: the blocks, or the whole model, without graph breaks but for rivals; `backend` is that of
-    torch.compile. `tell` is told of it all.
+    torch.compile. `tell` is told of it all; `keep` is given, after every round of runs but the last, what was measured
+    until then.
 
     `seconds` bounds the whole, as well as can be foreseen: rivals enter as long as all repeats of all fit; of the
     methods, those behind the first as long as one repeat does; and there are as many repeats as then fit, at least one.
@@ -225,6 +227,22 @@ def bench(
             enter(contender)
         except Refused as error:
             refuse(label, str(error))
+    noise = inputs["hidden_states"]
+
+    def measured() -> Benchmark:
+        return Benchmark(
+            sizes=sizes(workload.shape),
+            steps=steps,
+            repeats=len(plain.runs),
+            dtype=str(dtype).removeprefix("torch."),
+            device=torch.cuda.get_device_name(place) if place.type == "cuda" else device,
+            compile=compile,
+            peak=peak,
+            rows=tuple(_row(entry, plain, noise, peak) for entry in entries),
+            refused=tuple(refused),
+            keeps_freed_memory=kept,
+        )
+
     with _compiling(compile, len(entries)):
         for entry in entries:
             _compile(entry.contender, compile, backend)
@@ -239,19 +257,9 @@ def bench(
                 entry.runs.append(_clean(workload, entry.contender, inputs))
             last = ", ".join(f"{entry.contender.label} {entry.runs[-1].seconds:.3f} s" for entry in entries)
             tell(f"run {repeat} of {repeats}: {last}")
-    noise = inputs["hidden_states"]
-    return Benchmark(
-        sizes=sizes(workload.shape),
-        steps=steps,
-        repeats=len(plain.runs),
-        dtype=str(dtype).removeprefix("torch."),
-        device=torch.cuda.get_device_name(place) if place.type == "cuda" else device,
-        compile=compile,
-        peak=peak,
-        rows=tuple(_row(entry, plain, noise, peak) for entry in entries),
-        refused=tuple(refused),
-        keeps_freed_memory=kept,
-    )
+            if keep is not None and repeat < repeats:
+                keep(measured())
+    return measured()
 
 
 def _needed(run_seconds: float, rounds: int, tuning: int = 0) -> float:

@@ -5,6 +5,7 @@ Files of dita are in pytorch-fid's layout, with `n` and the identity of the netw
 
 from __future__ import annotations
 
+import io
 import json
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -31,10 +32,16 @@ class Reference:
 
 def write_statistics(path: str | Path, statistics: FeatureStatistics, identity: Identity) -> None:
     """Writes `mu` (d,), `sigma` (d, d) unbiased, `n` and `provenance` (JSON). Raises `ValueError` below 2 pictures."""
+    Path(path).write_bytes(statistics_bytes(statistics, identity))
+
+
+def statistics_bytes(statistics: FeatureStatistics, identity: Identity) -> bytes:
+    """The file that `write_statistics` writes. Raises as it does."""
     mean, covariance = statistics.mean.cpu().numpy(), statistics.covariance.cpu().numpy()
     provenance = np.array(json.dumps(asdict(identity)))
-    with Path(path).open("wb") as file:
-        np.savez(file, mu=mean, sigma=covariance, n=np.array(statistics.count or 0), provenance=provenance)
+    file = io.BytesIO()
+    np.savez(file, mu=mean, sigma=covariance, n=np.array(statistics.count or 0), provenance=provenance)
+    return file.getvalue()
 
 
 def read_statistics(path: str | Path) -> Reference | None:
