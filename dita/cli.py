@@ -114,7 +114,7 @@ def plan(
         chosen = _changed(_method(method), {key: value for key, value in changes.items() if value is not None})
         if plot is not None and plot.suffix not in FIGURES:
             raise ValueError(f"--plot draws {', '.join(FIGURES)} files, got {str(plot)!r}")
-        try_files({"--plot": plot})
+        try_files({"--plot": plot}, make_folders=False)
         if accounting not in ACCOUNTINGS:
             raise unknown("accounting", accounting, ACCOUNTINGS)
         counted: Accounting = "pre-projection" if accounting == "pre-projection" else "post-projection"

@@ -19,12 +19,18 @@ class CannotWriteError(OSError):
         self.errno = error.errno
 
 
-def try_files(outputs: Mapping[str, Path | None], inputs: Mapping[str, Path | None] | None = None) -> None:
+def try_files(
+    outputs: Mapping[str, Path | None],
+    inputs: Mapping[str, Path | None] | None = None,
+    *,
+    make_folders: bool = True,
+) -> None:
     """Finds out whether all files can be written, by writing beside them; nothing of it stays, folders neither.
 
     Args:
         outputs: the file that each option names; None where it was not given.
         inputs: what is read, which no output may replace.
+        make_folders: whether folders that are missing will be made.
 
     Raises `ValueError` for a folder, for a path that stands in two options, and where nothing can be written.
     """
@@ -46,7 +52,7 @@ def try_files(outputs: Mapping[str, Path | None], inputs: Mapping[str, Path | No
         if os.path.exists(path) and not os.access(path, os.W_OK):
             raise ValueError(f"{option} {str(path)!r} cannot be written: it is read-only")
         if not _is_special(path):
-            _try(option, path, place.parent, place.name)
+            _try(option, path, place.parent, place.name, make_folders)
 
 
 def try_folder(option: str, folder: Path) -> None:
@@ -93,8 +99,7 @@ def in_words(error: OSError) -> str:
 
 
 def _reason(error: OSError) -> str:
-    text = error.strerror or str(error) or type(error).__name__
-    return text[:1].lower() + text[1:]
+    return error.strerror or str(error) or type(error).__name__
 
 
 def _resolved(option: str, path: Path) -> Path:
@@ -115,12 +120,12 @@ def _is_special(path: Path) -> bool:
     return not stat.S_ISDIR(mode) and (handed or not stat.S_ISREG(mode))
 
 
-def _try(option: str, path: Path, folder: Path, name: str) -> None:
-    """Writes a byte beside `name` in `folder`, which is made for it, and removes all that again."""
+def _try(option: str, path: Path, folder: Path, name: str, make_folders: bool = True) -> None:
+    """Writes a byte beside `name` in `folder`, which may be made for it, and removes all that again."""
     made: list[Path] = []
     try:
         missing = [one for one in (folder, *folder.parents) if not os.path.exists(one)]
-        for one in reversed(missing):
+        for one in reversed(missing) if make_folders else ():
             one.mkdir()
             made.append(one)
         probe = folder / f".{name}.{os.getpid()}{PARTIAL}"

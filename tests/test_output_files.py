@@ -32,8 +32,8 @@ def test_nothing_stays_of_a_trial(tmp_path):
     [
         ("folder", "is a folder; give a file"),
         ("file/x.json", "cannot be written: "),
-        ("x" * 300, "cannot be written: file name too long"),
-        ("x" * 250, "cannot be written: file name too long"),  # there is no room for what is written beside it
+        ("x" * 300, "cannot be written: File name too long"),
+        ("x" * 250, "cannot be written: File name too long"),  # there is no room for what is written beside it
         ("circle", "cannot be written: "),
     ],
 )
@@ -60,7 +60,7 @@ def test_read_only_files_folders_and_full_disks_are_refused(tmp_path, monkeypatc
 
     monkeypatch.setattr(Path, "write_bytes", full)
     for trial in (lambda: try_files({"--json": tmp_path / "y" / "x"}), lambda: try_folder("--out", tmp_path / "y")):
-        with pytest.raises(ValueError, match="cannot be written: no space left on device"):
+        with pytest.raises(ValueError, match="cannot be written: No space left on device"):
             trial()
     assert [path.name for path in tmp_path.iterdir()] == ["x.json"]
 
@@ -90,14 +90,14 @@ def test_files_are_written_whole_through_links_and_devices_are_written_into(tmp_
     os.close(reader)
     if Path("/dev/full").exists():
         try_files({"--json": Path("/dev/full")})
-        with pytest.raises(CannotWriteError, match=r"^cannot write '/dev/full': no space left on device$") as raised:
+        with pytest.raises(CannotWriteError, match=r"^cannot write '/dev/full': No space left on device$") as raised:
             write_file(Path("/dev/full"), b"x")
         assert raised.value.errno == errno.ENOSPC and in_words(raised.value) == str(raised.value)
 
 
 def test_errors_of_the_system_are_told_in_words():
-    assert in_words(PermissionError(13, "Permission denied", "/x")) == "'/x': permission denied"
-    assert in_words(OSError(errno.ENOSPC, "No space left on device")) == "no space left on device"
+    assert in_words(PermissionError(13, "Permission denied", "/x")) == "'/x': Permission denied"
+    assert in_words(OSError(errno.ENOSPC, "No space left on device")) == "No space left on device"
     assert in_words(FileNotFoundError("there is no folder")) == "there is no folder"
 
 
@@ -179,7 +179,7 @@ def full_disk(monkeypatch):
 
 def is_one_line(result):
     (line,) = [line for line in result.stderr.splitlines() if line.startswith("error: ")]
-    return result.exit_code == cli.BAD_INPUT and "no space left on device" in line and "Errno" not in line
+    return result.exit_code == cli.BAD_INPUT and "No space left on device" in line and "Errno" not in line
 
 
 def test_a_full_disk_loses_no_figures_of_an_evaluation(here, full_disk):
