@@ -6,7 +6,6 @@ CLIP score: Hessel et al. 2021 (arXiv 2104.08718), equation 1 with the customary
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 
-from dita.metrics import open_clip
+from dita.metrics import open_clip, preprocessor_file
 from dita.metrics.checkpoints import load_strictly, read_tensors, sha256
-from dita.metrics.images import Picture, Preparation
+from dita.metrics.images import CLIP_MEAN, CLIP_STD, Picture, Preparation
 from dita.metrics.libraries import exact_float32, transformers_class
 
 
@@ -107,7 +106,7 @@ def load_clip(source: str | Path, tokenizer: str | Path | None = None, *, local_
 
     Its tokenizer is in the same place, or in `tokenizer`.
     Normalisation is that of the folder's `preprocessor_config.json`, else CLIP's own; the resize is dita's. Raises
-    `ValueError` where there is no CLIP, and where its files lack tensors.
+    `ValueError` where there is no CLIP, where its files lack tensors, and as `preprocessor_file.read`.
     """
     model_class = transformers_class("CLIPModel")
     try:
@@ -120,11 +119,13 @@ def load_clip(source: str | Path, tokenizer: str | Path | None = None, *, local_
     missing = sorted(report["missing_keys"])
     if missing:
         raise ValueError(f"the CLIP in {str(source)!r} lacks {len(missing)} tensors ({', '.join(missing[:3])})")
+    told = preprocessor_file.read(source, local_files_only=local_files_only)
+    mean, std = told.normalisation(CLIP_MEAN, CLIP_STD)
     folder = Path(str(getattr(model, "name_or_path", source)))
     return ClipScorer(
         model=model.eval().requires_grad_(False),
         tokenizer=words,
-        preparation=_preparation(Path(source), model.config.vision_config.image_size),
+        preparation=Preparation(model.config.vision_config.image_size, mean=mean, std=std),
         name=str(source) if not Path(source).is_dir() else Path(source).resolve().name,
         weights=sha256(folder) if folder.is_dir() else _state_hash(model),
     )
@@ -174,14 +175,6 @@ def _tokenizer(source: str | Path, vocabulary: int, local_files_only: bool = Tru
     if len(words) != vocabulary:  # transformers makes an empty one where there are no files of one
         raise ValueError(f"the tokenizer in {str(source)!r} has {len(words)} tokens, the network {vocabulary}")
     return words
-
-
-def _preparation(folder: Path, size: int) -> Preparation:
-    try:
-        config = json.loads((folder / "preprocessor_config.json").read_text())
-        return Preparation(size, mean=tuple(config["image_mean"]), std=tuple(config["image_std"]))
-    except (OSError, KeyError, json.JSONDecodeError):
-        return Preparation(size)
 
 
 def _state_hash(model: Any) -> str:

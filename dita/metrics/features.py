@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from dita.metrics import inception
+from dita.metrics import inception, preprocessor_file
 from dita.metrics.checkpoints import sha256
 from dita.metrics.clip import ClipScorer
 from dita.metrics.images import IMAGENET_MEAN, IMAGENET_STD, Picture, Preparation
@@ -31,7 +31,10 @@ class Identity:
 
 @dataclass(frozen=True)
 class FeatureNetwork:
-    """A network as a function from pictures to features (B, width) in float32, on any device."""
+    """A network as a function from pictures to features (B, width) in float32, on any device.
+
+    Copies share it. It can be pickled where `extract` can, as all those of this module can.
+    """
 
     identity: Identity
     width: int
@@ -49,6 +52,10 @@ class FeatureNetwork:
             raise ValueError(f"{self.identity.network} gave features that hold NaN or infinity")
         return features
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> FeatureNetwork:
+        """Returns itself: it has no state, and its weights are large."""
+        return self
+
 
 def inception_features(
     weights: str | Path, *, resize: inception.Resize = "tensorflow", device: str | torch.device = "cpu"
@@ -56,12 +63,7 @@ def inception_features(
     """The 2048 features of FID. See `inception.load_inception` and `inception.prepare` for errors and modes."""
     if resize not in inception.RESIZES:
         raise unknown("resize", resize, inception.RESIZES)
-    network = inception.load_inception(weights).to(device)
-
-    def extract(pictures: Sequence[Picture]) -> torch.Tensor:
-        features: torch.Tensor = network(inception.prepare(pictures, resize).to(device))
-        return features
-
+    extract = _FromPixels(inception.load_inception(weights).to(device), partial(inception.prepare, resize=resize))
     return FeatureNetwork(Identity("inception-2015-12-05", sha256(weights), resize), inception.WIDTH, extract)
 
 
@@ -71,13 +73,8 @@ def clip_features(scorer: ClipScorer, *, antialias: bool = False) -> FeatureNetw
     CMMD resizes straight to the network's square, bicubic and without antialiasing; with `antialias` the preparation
     is that of the CLIP score.
     """
-
-    def extract(pictures: Sequence[Picture]) -> torch.Tensor:
-        if antialias:
-            return scorer.image_embeddings(pictures)
-        return scorer.embed_pixels(_bicubic(pictures, scorer.preparation))
-
     resize = str(scorer.preparation) if antialias else f"squash {scorer.preparation.size} bicubic, no antialiasing"
+    extract = scorer.image_embeddings if antialias else partial(_stretched_embeddings, scorer)
     return FeatureNetwork(Identity(scorer.name, scorer.weights, resize), scorer.width, extract)
 
 
@@ -86,9 +83,9 @@ def transformers_features(
 ) -> FeatureNetwork:
     """The pooled output of a vision network of transformers, such as DINOv2's class token, from a folder or a hub id.
 
-    As in FD-DINOv2 (Stein et al. 2023, arXiv 2306.04675): stretched to 224x224 (the size of
-    `preprocessor_config.json` where there is one), bicubic, ImageNet's normalisation. Raises `ValueError` where there
-    is no such network.
+    As in FD-DINOv2 (Stein et al. 2023, arXiv 2306.04675): stretched to 224x224 (the size of the folder's
+    `preprocessor_config.json`, where there is one), bicubic, ImageNet's normalisation (or that of the file). Raises
+    `ValueError` where there is no such network, and as `preprocessor_file.read`.
     """
     model_class = transformers_class("AutoModel")
     try:
@@ -97,11 +94,10 @@ def transformers_features(
         reason = " ".join(str(error).split())[:300]
         raise ValueError(f"{str(source)!r} holds no vision network that transformers loads: {reason}") from None
     model = loaded.eval().requires_grad_(False).to(device)
-    preparation = _preparation(Path(source))
-
-    def extract(pictures: Sequence[Picture]) -> torch.Tensor:
-        return _features_of(model(pixel_values=preparation(pictures).to(device))).flatten(1)
-
+    told = preprocessor_file.read(source, local_files_only=local_files_only)
+    mean, std = told.normalisation(IMAGENET_MEAN, IMAGENET_STD)
+    preparation = Preparation(told.side or 224, fit="squash", mean=mean, std=std)
+    extract = _FromPixels(model, preparation, by_name=True)
     with torch.inference_mode():
         width = extract([np.zeros((8, 8, 3), np.uint8)]).shape[1]
     folder = Path(source) if Path(source).is_dir() else Path(str(getattr(model, "name_or_path", source)))
@@ -115,13 +111,23 @@ def module_features(
 ) -> FeatureNetwork:
     """Any network of your own: `module` maps prepared pictures (B, 3, S, S) to a tensor (B, width) or to an output
     with `features` or `pooler_output`."""
-    network = module.eval().requires_grad_(False)
+    return FeatureNetwork(identity, width, _FromPixels(module.eval().requires_grad_(False), preparation))
 
-    def extract(pictures: Sequence[Picture]) -> torch.Tensor:
-        place = next((p.device for p in network.parameters()), torch.device("cpu"))
-        return _features_of(network(preparation(pictures).to(place)))
 
-    return FeatureNetwork(identity, width, extract)
+@dataclass(frozen=True)
+class _FromPixels:
+    """The features (B, width) of a network on the device of its parameters; `by_name` calls it with `pixel_values`."""
+
+    network: torch.nn.Module
+    prepare: Callable[[Sequence[Picture]], torch.Tensor]
+    by_name: bool = False
+
+    def __call__(self, pictures: Sequence[Picture]) -> torch.Tensor:
+        place = next((p.device for p in self.network.parameters()), torch.device("cpu"))
+        pixels = self.prepare(pictures).to(place)
+        if self.by_name:
+            return _features_of(self.network(pixel_values=pixels)).flatten(1)
+        return _features_of(self.network(pixels))
 
 
 def _features_of(output: Any) -> torch.Tensor:
@@ -134,16 +140,8 @@ def _features_of(output: Any) -> torch.Tensor:
     raise TypeError(f"a feature network gives a tensor, or an output with `features`; got {type(output).__name__}")
 
 
-def _preparation(folder: Path) -> Preparation:
-    size, mean, std = 224, IMAGENET_MEAN, IMAGENET_STD
-    try:
-        config = json.loads((folder / "preprocessor_config.json").read_text())
-        sides = config.get("crop_size") or config.get("size") or {}
-        size = int(sides.get("height") or sides.get("shortest_edge") or size)
-        mean, std = tuple(config.get("image_mean", mean)), tuple(config.get("image_std", std))
-    except (OSError, json.JSONDecodeError):
-        pass
-    return Preparation(size, fit="squash", mean=mean, std=std)
+def _stretched_embeddings(scorer: ClipScorer, pictures: Sequence[Picture]) -> torch.Tensor:
+    return scorer.embed_pixels(_bicubic(pictures, scorer.preparation))
 
 
 def _bicubic(pictures: Sequence[Picture], preparation: Preparation) -> torch.Tensor:

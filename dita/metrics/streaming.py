@@ -6,6 +6,7 @@ sizes, or a tensor (B, 3, H, W), uint8 or floating point in 0..1. Needs torchmet
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -31,17 +32,57 @@ Batch = Sequence[Picture] | torch.Tensor
 Pixels = Sequence[NDArray[Any]] | torch.Tensor
 
 
-class _Mean(Metric):
-    """The mean of one value a picture, as a sum and a count in float64; values that are infinite are left out."""
+class _Apart(Metric):
+    """A metric whose state is its own.
+
+    A `MetricCollection` lets metrics share one state for good whose states have equal names and, after the first
+    batch, equal values: two CLIP scores of 0, say, of different networks. One state here is a random mark, which no
+    two metrics have in common, nor a metric and its copy.
+    """
 
     full_state_update = False
     is_differentiable = False
+    mark: torch.Tensor
 
     def __init__(self, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        # Named after the class: a MetricCollection lets metrics of equal names and values share one state.
-        self._total, self._count, self._infinite = (f"{type(self).__name__}_{x}" for x in ("total", "count", "inf"))
-        for name in (self._total, self._count, self._infinite):
+        self.add_state("mark", _new_mark(), dist_reduce_fx=_last)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Restores a copied or unpickled metric, under a mark of its own."""
+        super().__setstate__(state)
+        self.mark = _new_mark().to(self.device)
+        self._defaults["mark"] = self.mark.clone()
+
+    @property
+    def metric_state(self) -> dict[str, list[torch.Tensor] | torch.Tensor]:
+        """What was taken in so far, by name; without the mark."""
+        return {name: state for name, state in super().metric_state.items() if name != "mark"}
+
+    def merge_state(self, incoming_state: dict[str, Any] | Metric) -> None:
+        """Takes in what another metric of the class has taken in, or its `metric_state`; errors as torchmetrics'."""
+        if isinstance(incoming_state, type(self)):
+            incoming_state = incoming_state.metric_state
+        if isinstance(incoming_state, dict):
+            incoming_state = {"mark": self.mark, **incoming_state}
+        super().merge_state(incoming_state)
+
+    def persistent(self, mode: bool = False) -> None:
+        """Whether `state_dict` holds the state; the mark is never in it."""
+        super().persistent(mode)
+        self._persistent["mark"] = False
+
+
+class _Mean(_Apart):
+    """The mean of one value a picture, as a sum and a count in float64; values that are infinite are left out."""
+
+    total: torch.Tensor
+    count: torch.Tensor
+    infinite: torch.Tensor
+
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        for name in ("total", "count", "infinite"):
             self.add_state(name, torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
 
     def _add(self, values: NDArray[np.float64] | torch.Tensor | Sequence[float]) -> None:
@@ -49,19 +90,15 @@ class _Mean(Metric):
         if numbers.isnan().any():
             raise ValueError(f"{type(self).__name__} gave NaN for a picture")
         finite = numbers[numbers.isfinite()]
-        for name, more in (
-            (self._total, finite.sum()),
-            (self._count, finite.new_tensor(len(finite))),
-            (self._infinite, finite.new_tensor(len(numbers) - len(finite))),
-        ):
-            setattr(self, name, getattr(self, name) + more)
+        self.total = self.total + finite.sum()
+        self.count = self.count + len(finite)
+        self.infinite = self.infinite + (len(numbers) - len(finite))
 
     def compute(self) -> torch.Tensor:
         """The mean over all pictures so far, in float64; infinite where every value was, NaN without any."""
-        total, count, infinite = (getattr(self, name) for name in (self._total, self._count, self._infinite))
-        if not count and infinite:
-            return torch.full_like(total, torch.inf)
-        return torch.as_tensor(total / count)
+        if not self.count and self.infinite:
+            return torch.full_like(self.total, torch.inf)
+        return self.total / self.count
 
 
 class PSNR(_Mean):
@@ -87,11 +124,9 @@ class SSIM(_Mean):
         self._add([float(fidelity.ssim(a, b)) for a, b in _pairs(pictures, plain)])
 
 
-class IdenticalPairs(Metric):
+class IdenticalPairs(_Apart):
     """How many pictures are equal to the plain ones, bit for bit: those whose PSNR is infinite."""
 
-    full_state_update = False
-    is_differentiable = False
     higher_is_better = True
     identical: torch.Tensor
 
@@ -214,15 +249,13 @@ class ImageRewardScore(_Prompted):
         self.truncated += cut
 
 
-class FrechetDistance(Metric):
+class FrechetDistance(_Apart):
     """Frechet distance between the features of two sets of pictures: FID with Inception, FD-DINOv2 with DINOv2.
 
     Range 0 and up; lower is closer. Memory does not depend on the number of pictures: count, mean and scatter of each
     side are one matrix of (width + 1)^2 numbers in float64, merged exactly across batches and processes.
     """
 
-    full_state_update = False
-    is_differentiable = False
     higher_is_better = False
     real: torch.Tensor
     made: torch.Tensor
@@ -245,11 +278,9 @@ class FrechetDistance(Metric):
         return torch.tensor(frechet_distance(_unpacked(self.made), _unpacked(self.real)), dtype=torch.float64)
 
 
-class _Kernel(Metric):
+class _Kernel(_Apart):
     """Keeps all features: 4 bytes times width for each picture."""
 
-    full_state_update = False
-    is_differentiable = False
     higher_is_better = False
     real: list[torch.Tensor]
     made: list[torch.Tensor]
@@ -292,6 +323,15 @@ class CMMD(_Kernel):
     def compute(self) -> torch.Tensor:
         """The distance so far. Raises `ValueError` for fewer than two pictures on a side."""
         return torch.tensor(kernels.cmmd(*self._sides(), biased=self.biased), dtype=torch.float64)
+
+
+def _new_mark() -> torch.Tensor:
+    return torch.tensor(list(uuid.uuid4().bytes), dtype=torch.uint8)
+
+
+def _last(stacked: torch.Tensor) -> torch.Tensor:
+    """The last of several marks: a metric's own, where another's state is merged into it."""
+    return stacked[-1]
 
 
 def _pairs(pictures: Pixels, plain: Pixels) -> list[tuple[NDArray[Any], NDArray[Any]]]:

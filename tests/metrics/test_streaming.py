@@ -1,4 +1,5 @@
 import multiprocessing
+import pickle
 
 import numpy as np
 import pytest
@@ -9,7 +10,8 @@ from torchmetrics import MetricCollection
 
 from dita.metrics import frechet_distance_of_features, kid, lpips, psnr, ssim, streaming, temporal_flicker
 from dita.metrics.clip import load_clip
-from dita.metrics.features import clip_features
+from dita.metrics.features import Identity, clip_features, module_features
+from dita.metrics.images import Preparation
 from dita.metrics.lpips import LPIPSNetwork
 from tests.metrics.test_image_reward import TINY
 from tests.metrics.tiny_networks import tiny_features
@@ -210,3 +212,141 @@ def test_two_gloo_processes_give_the_single_process_value(tmp_path):
     }
     assert found[0] == pytest.approx(expected, rel=1e-6)
     assert found[1] == found[0]
+
+
+class Mirrored:
+    """A scorer that gives `sign` / 10 for good texts, and less than 0 for others."""
+
+    def __init__(self, sign):
+        self.sign = sign
+
+    def cosines(self, pictures, texts):
+        return torch.tensor([self.sign * (0.1 if "good" in text else -0.1) for text in texts]), 0
+
+    def rewards(self, pictures, texts):
+        cosines, cut = self.cosines(pictures, texts)
+        return cosines.clamp(min=0), cut
+
+
+def scored(metric):
+    """Two of one class, of which the first batch gives equal values, and the second others."""
+    return metric(Mirrored(1)), metric(Mirrored(0.5)), [(pictures(1), ["bad"]), (pictures(1), ["good"])]
+
+
+def distances(metric):
+    """The same of distances: networks that tell black pictures from others in other ways."""
+    networks = [module_features(Shaded(scale), 2, Preparation(4), Identity("same", "", "")) for scale in (1, 3)]
+    black = [np.zeros((4, 4, 3), np.uint8)] * 2
+    batches = [(black, True), (black, False), (pictures(3), True), (pictures(3, 1), False)]
+    return metric(networks[0]), metric(networks[1]), batches
+
+
+class Shaded(torch.nn.Module):
+    """Two features of how far pixels are from black, times a number."""
+
+    def __init__(self, scale):
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, pixels):
+        darkest = pixels - Preparation(4)([np.zeros((4, 4, 3), np.uint8)])
+        return self.scale * torch.stack([darkest.mean(dim=(1, 2, 3)), darkest[:, 0].mean(dim=(1, 2))], dim=1)
+
+
+def paired(metric):
+    """The same of networks that look at pairs: identical ones first."""
+    plain = pictures(2, size=(40, 40))
+    batches = [(plain, plain), (noisy(plain), plain)]
+    if metric is streaming.LPIPS:
+        torch.manual_seed(0)
+        return metric(LPIPSNetwork("alex").eval()), metric(LPIPSNetwork("alex").eval()), batches
+    return metric(tiny_features(seed=1)), metric(tiny_features(seed=2)), batches
+
+
+def settings(metric):
+    """The same of one network and another setting."""
+    network = tiny_features()
+    batches = [(pictures(3), True), (pictures(3), False), (noisy(pictures(4)), False)]
+    return metric(network), metric(network, biased=False), batches
+
+
+OF_ONE_CLASS = [
+    (scored, streaming.CLIPScore),
+    (scored, streaming.ImageRewardScore),
+    (distances, streaming.FrechetDistance),
+    (distances, streaming.KID),
+    (distances, streaming.CMMD),
+    (paired, streaming.LPIPS),
+    (paired, streaming.ImageSimilarity),
+    (settings, streaming.CMMD),
+]
+
+
+@pytest.mark.parametrize(("make", "metric"), OF_ONE_CLASS, ids=lambda value: value.__name__)
+@pytest.mark.parametrize("how", ["as made", "cloned", "pickled", "reset", "moved"])
+def test_metrics_of_one_class_in_one_collection_give_what_each_gives_alone(make, metric, how):
+    first, second, batches = make(metric)
+    alone = []
+    for one in (first.clone(), second.clone()):
+        for batch in batches:
+            one.update(*batch)
+        alone.append(one.compute().item())
+    assert alone[0] != pytest.approx(alone[1], rel=1e-4)
+    both = MetricCollection({"first": first, "second": second})
+    if how == "cloned":
+        both = both.clone()
+    elif how == "pickled":
+        both = pickle.loads(pickle.dumps(both))
+    elif how == "reset":
+        both.update(*batches[0])
+        both.reset()
+    elif how == "moved":
+        both.to("cpu").set_dtype(torch.float64)
+    for batch in batches:
+        both.update(*batch)
+    found = both.compute()
+    assert [found["first"].item(), found["second"].item()] == pytest.approx(alone, rel=1e-5)
+    assert len(both.compute_groups) == 2
+
+
+def test_a_metric_and_its_copy_do_not_share_a_state():
+    first = streaming.CLIPScore(Mirrored(1))
+    second = first.clone()
+    second.scorer = Mirrored(0.5)
+    both = MetricCollection({"first": first, "second": second})
+    for text in ("bad", "good"):
+        both.update(pictures(1), [text])
+    assert both.compute()["first"].item() == pytest.approx(5)
+    assert both.compute()["second"].item() == pytest.approx(2.5)
+
+
+def test_forward_keeps_metrics_of_one_class_apart():
+    both = MetricCollection({"first": streaming.CLIPScore(Mirrored(1)), "second": streaming.CLIPScore(Mirrored(0.5))})
+    assert both(pictures(1), ["bad"])["first"] == 0
+    last = both(pictures(1), ["good"])
+    assert [last[name].item() for name in ("first", "second")] == pytest.approx([10, 5])
+    assert both.compute()["second"].item() == pytest.approx(2.5)
+
+
+@pytest.mark.parametrize("given", ["metric", "state"])
+def test_states_merge_into_one(given):
+    whole, one, other = (streaming.FrechetDistance(tiny_features()) for _ in range(3))
+    real, made = pictures(8), noisy(pictures(8))
+    for metric, share in ((whole, slice(0, 8)), (one, slice(0, 3)), (other, slice(3, 8))):
+        metric.update(real[share], real=True)
+        metric.update(made[share], real=False)
+    mark = one.mark.clone()
+    one.merge_state(other if given == "metric" else other.metric_state)
+    assert one.compute().item() == pytest.approx(whole.compute().item(), rel=1e-9)
+    assert torch.equal(one.mark, mark)
+
+
+@pytest.mark.filterwarnings("ignore:The ``compute`` method")
+def test_a_saved_state_holds_what_was_taken_in_and_loads_into_another_metric():
+    metric, other = streaming.PSNR(), streaming.PSNR()
+    metric.persistent(True)
+    metric.update(noisy(pictures(2)), pictures(2))
+    assert set(metric.state_dict()) == set(metric.metric_state) == {"total", "count", "infinite"}
+    other.load_state_dict(metric.state_dict())
+    assert other.compute() == metric.compute()
+    assert not torch.equal(other.mark, metric.mark)
