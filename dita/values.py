@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import difflib
 import math
+import operator
 import re
 import types
 import typing
@@ -59,6 +60,21 @@ def whole(name: str, value: object, least: int | None = None, most: int | None =
         reason = f" ({why})" if why else ""
         raise ValueError(f"{name} must be a whole number{bounds}{reason}, got {shown(count if right else value)}")
     return int(count)
+
+
+def integer(name: str, value: object, least: int = 1) -> int:
+    """How many: an integer of Python, NumPy or torch. A float is none, whatever its value, and a bool neither.
+
+    Raises `ValueError`, also below `least`.
+    """
+    try:
+        truth = isinstance(value, bool) or str(getattr(value, "dtype", "")).rpartition(".")[2] == "bool"
+        found = None if truth else operator.index(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, RuntimeError):  # RuntimeError: a tensor of several numbers
+        found = None
+    if found is None or found < least:
+        raise ValueError(f"{name} must be a whole number, at least {least}, got {shown(value)}")
+    return found
 
 
 def number(name: str, value: object, *, finite: bool = True) -> float:

@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
-import torch
 from diffusers import DiffusionPipeline
 from torch import nn
 
 from dita.caching.adapters import Adapter, UnsupportedModelError, adapter_for
 from dita.caching.calls import Surrounded
 from dita.caching.class_swap import check_free_of_other_caches, restore, swap
+from dita.caching.evaluations import Evaluations, check_one_step
 from dita.caching.run import Run
 from dita.caching.state import BlockState
 from dita.caching.steady import IDLE, steady_forward
@@ -22,6 +22,7 @@ from dita.caching.summary import Summary
 from dita.footprint import Compiled
 from dita.methods import Method, MethodLike, as_method
 from dita.stores import Store
+from dita.values import integer
 
 Target = TypeVar("Target", DiffusionPipeline, nn.Module)
 
@@ -76,11 +77,12 @@ def enable(
             )
         attachment = PipelineAttachment(target, method, record, memory_limit, store)
     else:
-        if steps is None or steps < 1 or calls_per_step < 1:
+        if steps is None:
             raise ValueError(
                 "a bare transformer does not know its sampling loop: pass steps, at least 1, and calls_per_step, at"
-                f" least 1; got steps={steps}, calls_per_step={calls_per_step}"
+                " least 1; got steps=None"
             )
+        steps, calls_per_step = integer("steps", steps), integer("calls_per_step", calls_per_step)
         if timesteps is not None and len(timesteps) != steps:
             raise ValueError(f"timesteps must be one for each of the {steps} steps, got {len(timesteps)}")
         attachment = TransformerAttachment(
@@ -172,14 +174,17 @@ class PipelineAttachment(_Attachment):
         """Calls the pipeline's own `__call__` under the method."""
         bound = inspect.signature(stock_call).bind(self.pipe, *args, **kwargs)
         bound.apply_defaults()
-        named, factor = _respaced(self.method, bound)
-        with self._sampling(factor, guidance=_may_be_guided(bound), calls=_calls_per_step(bound)):
+        named, evaluations = _respaced(self.pipe, self.method, bound)
+        with (
+            evaluations.watched(),
+            self._sampling(evaluations, guidance=_may_be_guided(bound), calls=_calls_per_step(bound)),
+        ):
             if named is not None:
                 return stock_call(self.pipe, **named)
             return stock_call(self.pipe, *args, **kwargs)
 
     @contextmanager
-    def _sampling(self, factor: float, guidance: bool, calls: int) -> Iterator[None]:
+    def _sampling(self, evaluations: Evaluations, guidance: bool, calls: int) -> Iterator[None]:
         outer = self.pipe.components["transformer"]
         model = transformer_of(self.pipe)
         adapter = adapter_for(model)
@@ -202,7 +207,7 @@ class PipelineAttachment(_Attachment):
                 earlier.append(self.last)
                 run = None
             if run is None:
-                taken, requested, timesteps = _steps_ahead(self.pipe.scheduler, factor)
+                taken, requested, timesteps = evaluations.ahead()
                 run = Run(
                     adapter,
                     model,
@@ -389,20 +394,34 @@ def _calling_class(base: type[DiffusionPipeline]) -> type[DiffusionPipeline]:
     return _CALLING_CLASSES[base]
 
 
-def _respaced(method: Method, bound: inspect.BoundArguments) -> tuple[dict[str, Any] | None, float]:
-    """The call's arguments by name with the method's number of steps, None where it leaves the call as it is; and how
-    many plain steps stand for one of them."""
-    steps = bound.arguments.get("num_inference_steps")
-    if not isinstance(steps, int) or method.run_steps(steps) == steps:
-        return None, 1.0
-    for spaced in ("sigmas", "timesteps"):
-        if bound.arguments.get(spaced) is not None:
-            raise ValueError(f"{method.label()} spaces the steps itself; call the pipeline without {spaced}")
-    named = dict(bound.arguments, num_inference_steps=method.run_steps(steps))
+def _respaced(
+    pipe: DiffusionPipeline, method: Method, bound: inspect.BoundArguments
+) -> tuple[dict[str, Any] | None, Evaluations]:
+    """The call's arguments by name with the method's number of steps, None where it leaves the call as it is; and what
+    counts the evaluations of the model.
+
+    Raises `ValueError` for a number of steps that is none, and for one step where the pipeline cannot take it.
+    """
+    given = bound.arguments.get("num_inference_steps")
+    if given is None:
+        return None, Evaluations(pipe.scheduler)
+    steps = integer("num_inference_steps", given)
+    taken = method.run_steps(steps)
+    spaced = next((found for name in ("sigmas", "timesteps") if (found := bound.arguments.get(name)) is not None), None)
+    check_one_step(pipe, taken if spaced is None else len(spaced), method.label() if taken != steps else "")
+    if taken != steps:
+        for name in ("sigmas", "timesteps"):
+            if bound.arguments.get(name) is not None:
+                raise ValueError(f"{method.label()} spaces the steps itself; call the pipeline without {name}")
+    elif type(given) is int:
+        return None, Evaluations(pipe.scheduler, steps)
+    named = dict(bound.arguments, num_inference_steps=taken)
     self_name = next(iter(named))
     del named[self_name]
     named.update(named.pop("kwargs", {}))
-    return named, steps / method.run_steps(steps)
+    if taken == steps:
+        return named, Evaluations(pipe.scheduler, steps)
+    return named, Evaluations(pipe.scheduler, taken, steps, bound.arguments.get("strength"), method.label())
 
 
 def _may_be_guided(bound: inspect.BoundArguments) -> bool:
@@ -417,18 +436,6 @@ def _calls_per_step(bound: inspect.BoundArguments) -> int:
     scale, given = bound.arguments.get("true_cfg_scale"), bound.arguments
     negative = given.get("negative_prompt") is not None or given.get("negative_prompt_embeds") is not None
     return 2 if isinstance(scale, (int, float)) and scale > 1 and negative else 1
-
-
-def _steps_ahead(scheduler: Any, factor: float) -> tuple[int, int, list[float]]:
-    """Model evaluations from the scheduler's present position to the end; those of `factor` times as many steps; and
-    the timesteps of the former.
-
-    Image-to-image starts mid-way. Schedulers of second order (Heun, DPM-2) list a timestep for each evaluation: two a
-    step, but one for the last.
-    """
-    timesteps = torch.as_tensor(scheduler.timesteps).tolist()[getattr(scheduler, "begin_index", None) or 0 :]
-    taken, single = len(timesteps), getattr(scheduler, "order", 1) - 1
-    return taken, round((taken + single) * factor) - single, timesteps
 
 
 def _named(model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:

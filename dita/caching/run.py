@@ -203,6 +203,8 @@ class Run:
         if self.whole_method.merging is not None and getattr(shape, "grid", None) is None:
             shape = dataclasses.replace(cast(Any, shape), grid=self.adapter.grid(self.model, inputs))
         plan = self.whole_method.on(latents.device.type).plan(shape, self.requested_steps, self.timesteps)
+        if len(plan.steps) != self.steps:  # fewer steps, of a sampler that does not evaluate the model once in each
+            plan = dataclasses.replace(plan, steps=(plan.steps * self.steps)[: self.steps])
         if self._foresees(plan, latents):
             plan = dataclasses.replace(plan, foresees=True)
         ranks = self._ranks(plan)

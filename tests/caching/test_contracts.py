@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
+from diffusers import DDIMScheduler
 
 import dita
 from dita.caching.adapters import adapter_for
@@ -428,3 +430,57 @@ def test_recording_keeps_the_selected_tokens(family, capsys) -> None:
     for index in summary.selections.values():
         assert (index.diff() > 0).all() and index.max() < 70
     assert f"{8 - len(cached)} full, {len(cached)} partial" in capsys.readouterr().out
+
+
+# ------------------------------------------------------------------------------------------------ numbers of steps
+
+
+@pytest.mark.parametrize("steps", [np.int64(8), np.uint8(8), torch.tensor(8)], ids=["int64", "uint8", "tensor"])
+def test_a_number_of_steps_of_any_integer_type(family, pipe, steps) -> None:
+    for method in ("steps:0.5", "toca:4:0.9"):
+        dita.enable(pipe, method)
+        expected = family.call(pipe, steps=8)
+        executed = dita.summary(pipe, show=False).kinds
+        assert torch.equal(family.call(pipe, steps=steps), expected)
+        assert dita.summary(pipe, show=False).kinds == executed
+    model = family.tiny_transformer()
+    dita.enable(model, "fora:3", steps=steps, calls_per_step=type(steps)(1) if isinstance(steps, np.integer) else 1)
+    sample_bare(family, model, 8)
+    assert dita.summary(model, show=False).steps == 8
+
+
+@pytest.mark.parametrize("steps", [True, 8.0, torch.tensor(8.0), "8", 0, -1], ids=repr)
+def test_a_number_of_steps_that_is_none_is_refused(family, pipe, plain, steps) -> None:
+    for method in ("steps:0.5", "toca:4:0.9"):
+        dita.enable(pipe, method)
+        with pytest.raises(ValueError, match=r"^num_inference_steps must be a whole number, at least 1, got "):
+            family.call(pipe, steps=steps)
+    dita.disable(pipe)
+    assert torch.equal(family.call(pipe), plain)
+    model = family.tiny_transformer()
+    with pytest.raises(ValueError, match=r"^steps must be a whole number, at least 1, got "):
+        dita.enable(model, "fora:3", steps=steps)
+    with pytest.raises(ValueError, match=r"^calls_per_step must be a whole number, at least 1, got "):
+        dita.enable(model, "fora:3", steps=8, calls_per_step=steps)
+    assert "_dita_attachment" not in vars(model)
+
+
+def test_a_run_of_one_step_is_plain_with_every_method(family, pipe, method) -> None:
+    if family is tiny_pixart:
+        pipe.scheduler = DDIMScheduler()  # the pipeline asks for clean latents then
+    if method.name == "tgate":
+        method = dita.TGate()
+    expected = family.call(pipe, steps=1)
+    dita.enable(pipe, method)
+    assert torch.equal(family.call(pipe, steps=1), expected)
+    assert dita.summary(pipe, show=False).kinds == (Kind.FULL,)
+
+
+def test_fewer_steps_may_leave_one(family, pipe) -> None:
+    if family is tiny_pixart:
+        pipe.scheduler = DDIMScheduler()
+    expected = family.call(pipe, steps=1)
+    dita.enable(pipe, "steps:0.1")
+    assert torch.equal(family.call(pipe, steps=8), expected)
+    summary = dita.summary(pipe, show=False)
+    assert summary.steps == 1 and summary.plain_flops == 8 * summary.flops

@@ -24,7 +24,7 @@ from dita.pipelines.opensora.scheduler import active_frames, add_noise, flow_sch
 from dita.pipelines.opensora.sizes import SIZES, SizeTable, VideoFormat
 from dita.pipelines.opensora.text_encoder import TEXT_ENCODER, load_text_encoder
 from dita.pipelines.opensora.transformer import OpenSoraTransformer3DModel
-from dita.values import unknown
+from dita.values import integer, unknown
 
 DTYPE_ARGUMENT = "dtype" if tuple(map(int, diffusers.__version__.split(".")[:2])) >= (0, 42) else "torch_dtype"
 """What diffusers calls the precision to load in."""
@@ -247,9 +247,9 @@ class OpenSoraPipeline(DiffusionPipeline):
             table=self.sizes,
         )
         self._check_prompts(prompt, prompt_embeds, prompt_attention_mask)
-        self._check_counts(
-            num_inference_steps=num_inference_steps, num_videos_per_prompt=num_videos_per_prompt, loop=loop
-        )
+        num_inference_steps = integer("num_inference_steps", num_inference_steps)
+        num_videos_per_prompt = integer("num_videos_per_prompt", num_videos_per_prompt)
+        loop = integer("loop", loop)
         self._check_output(output_type, callback_on_step_end_tensor_inputs)
         if loop > 1:
             self._check_loop(video, condition_frame_length, condition_frame_edit, latents, output_type)
@@ -582,11 +582,6 @@ class OpenSoraPipeline(DiffusionPipeline):
                 )
             if not prompt_attention_mask.bool().any(1).all():
                 raise ValueError("a row of prompt_attention_mask has no token: an empty prompt")
-
-    def _check_counts(self, **counts: int) -> None:
-        for name, value in counts.items():
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a whole number, at least 1, got {value!r}")
 
     def _check_output(self, output_type: str, callback_inputs: Sequence[str]) -> None:
         if output_type not in OUTPUT_TYPES:
