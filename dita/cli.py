@@ -11,7 +11,7 @@ import signal
 import textwrap
 import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
@@ -21,16 +21,37 @@ from rich.console import Console
 
 from dita.fitting import with_store
 from dita.footprint import staged_bytes
-from dita.methods import METHODS, SCORES, Method, from_json, pages, parse, short
+from dita.methods import (
+    METHODS,
+    SCORES,
+    Composition,
+    FewerSteps,
+    Method,
+    Plain,
+    from_json,
+    named_parameters,
+    pages,
+    parse,
+    short,
+)
 from dita.methods.pages import MEANINGS
 from dita.methods.pages import field_meanings as _field_meanings
+from dita.options import (
+    OnceCommand,
+    check_metric_options,
+    check_numbers,
+    is_number,
+    option_of,
+    refuse_without_effect,
+    was_given,
+)
 from dita.output_files import in_words, try_files, try_folder, write_file
 from dita.plan import Plan
 from dita.schedules import RATIO_SCHEDULES
 from dita.shapes import ACCOUNTINGS, NAMED_SHAPES, Accounting
 from dita.stores import Store, parse_bytes
 from dita.studies import STUDIES
-from dita.values import unknown
+from dita.values import field_hints, unknown
 from dita.version import __version__
 
 app = typer.Typer(
@@ -53,6 +74,8 @@ MAKING = (
 )  # options of `compare` that pictures which are there already do not take
 SMALL_SCALE = 0.2  # of `bench`, where a CPU runs a published model
 
+_STORE_OPTIONS = ("--store-dtype", "--store-device", "--max-cache")
+
 _STORE_DTYPE = "Keep features as bf16, fp16 or fp8; as computed by default (docs/memory.md)."
 _STORE_DEVICE = "Keep features on the cpu, fetched ahead of their use; on the model's device by default."
 _MAX_CACHE = "Keep 3.2GB of features, or 512MiB, at most: what saves the least for its bytes is computed."
@@ -66,8 +89,9 @@ def main(version: Annotated[bool, typer.Option("--version", help="Print the vers
         raise typer.Exit
 
 
-@app.command()
+@app.command(cls=OnceCommand)
 def plan(
+    context: typer.Context,
     model: Annotated[
         str, typer.Option(help=f"{', '.join(NAMED_SHAPES)}, a bundled model, or a local diffusers folder.")
     ],
@@ -111,23 +135,27 @@ def plan(
             "fraction": fraction,
             "strict": strict,
         }
-        chosen = _changed(_method(method), {key: value for key, value in changes.items() if value is not None})
+        chosen = _changed(method, {key: value for key, value in changes.items() if value is not None})
         if plot is not None and plot.suffix not in FIGURES:
             raise ValueError(f"--plot draws {', '.join(FIGURES)} files, got {str(plot)!r}")
         try_files({"--plot": plot}, make_folders=False)
         if accounting not in ACCOUNTINGS:
             raise unknown("accounting", accounting, ACCOUNTINGS)
+        if not as_json:
+            refuse_without_effect(context, ("accounting",), "without --json: both are printed")
         counted: Accounting = "pre-projection" if accounting == "pre-projection" else "post-projection"
         from dita import models
 
         shape = models.shape(model, batch=batch, height=height, width=width, text_tokens=text_tokens)
-        result = with_store(chosen.plan(shape, steps), _store(store_dtype, store_device, max_cache))
+        kept = _store(store_dtype, store_device, max_cache)
+        result = with_store(chosen.plan(shape, steps), kept)
+        _say_what_is_not_kept(kept, [chosen])
         typer.echo(json.dumps(result.as_json(counted), indent=2) if as_json else _plan_text(result))
         if plot is not None:
             _draw_plan(result, plot)
 
 
-@app.command()
+@app.command(cls=OnceCommand)
 def compare(
     context: typer.Context,
     out: Annotated[Path, typer.Option(help="Folder for the results: new, empty, or of an earlier comparison.")],
@@ -179,10 +207,14 @@ def compare(
     with _one_line_errors():
         try_folder("--out", out)
         if pictures:
-            stray = [name for name in MAKING if _was_given(context, name)]
+            stray = [name for name in MAKING if was_given(context, name)]
             if stray:
-                option = stray[0].replace("_", "-")
-                raise ValueError(f"--{option} belongs to making pictures; --pictures compares those that are there")
+                raise ValueError(
+                    f"{option_of(stray[0])} belongs to making pictures; --pictures compares those that are there"
+                )
+            if metrics is None:
+                refuse_without_effect(context, ("device",), "without --metrics: nothing is computed on it")
+            check_metric_options(context, _columns(metrics), _named(network))
             _compare_folders(pictures, out, overwrite, metrics, reference, weights, network or [], device or "cpu")
             return
         if not prompts:
@@ -191,18 +223,15 @@ def compare(
         chosen = [] if every else [_method(text) for text in methods.split(",") if text.strip()]
         kept = _store(store_dtype, store_device, max_cache)
         texts = _prompts(prompts, model)
-        columns = []
-        if metrics is not None:
-            from dita.metrics import catalogue
-
-            columns = catalogue.parse(metrics)
+        columns = _columns(metrics)
+        check_metric_options(context, columns, _named(network))
+        check_numbers(steps=steps, seed=seed, batch=batch, repeats=repeats, warmup=warmup, guidance=guidance)
         from dita import models, report
         from dita.compare import compare as run
         from dita.freed_memory import keep_freed_memory
 
         report.check_folder(out, overwrite)
-        if steps is not None and steps < 1:
-            raise ValueError(f"steps must be at least 1, got {steps}")
+        _say_what_is_not_kept(kept, chosen, device)
         networks = None
         if columns:
             networks = _networks(weights, network or [], device=device or "cpu")
@@ -251,9 +280,8 @@ def _compare_folders(
 ) -> None:
     """`dita compare` of pictures that are there."""
     from dita.compare_folders import compare_folders
-    from dita.metrics import catalogue
 
-    columns = catalogue.parse(metrics) if metrics is not None else []
+    columns = _columns(metrics)
     _silence_libraries()
     networks = _networks(weights, network, device=device)
     named = [entry.rpartition("=") if not Path(entry).exists() else ("", "", entry) for entry in given]
@@ -268,10 +296,16 @@ def _compare_folders(
     _report_comparison(result, out, networks)
 
 
-def _was_given(context: typer.Context, name: str) -> bool:
-    """Whether an option stood on the command line."""
-    source = context.get_parameter_source(name)
-    return source is not None and source.name == "COMMANDLINE"
+def _columns(metrics: str | None) -> list[Any]:
+    """The metrics that `--metrics` names."""
+    from dita.metrics import catalogue
+
+    return catalogue.parse(metrics) if metrics is not None else []
+
+
+def _named(network: list[str] | None) -> list[str]:
+    """The names of `--network NAME=SOURCE`."""
+    return [entry.partition("=")[0] for entry in network or ()]
 
 
 def _report_comparison(result: Any, out: Path, networks: Any) -> None:
@@ -288,7 +322,7 @@ def _report_comparison(result: Any, out: Path, networks: Any) -> None:
     typer.echo(f"wrote {out / report.IMAGES}{os.sep} ({len(result.prompts)} pictures of each method)")
 
 
-@app.command()
+@app.command(cls=OnceCommand)
 def study(
     context: typer.Context,
     name: Annotated[str, typer.Argument(help=f"The question: {', '.join(STUDIES)}.")],
@@ -344,8 +378,9 @@ def study(
     )
 
 
-@app.command()
+@app.command(cls=OnceCommand)
 def generate(
+    context: typer.Context,
     out: Annotated[Path, typer.Option(help="Folder of the job: new, empty, or of this very job, which goes on.")],
     model: Annotated[str, typer.Option(help="A bundled name, a local diffusers folder, or a hub id.")] = "shapes-flux",
     method: Annotated[str, typer.Option(help="A short form such as toca:4:0.9, or a JSON file.")] = "plain",
@@ -374,9 +409,6 @@ def generate(
     engine: Annotated[str, typer.Option(help="local (one process, torchrun, accelerate launch) or ray.")] = "local",
     workers: Annotated[str, typer.Option(help="Of --engine ray: a number, or 1..8 to scale between.")] = "1",
     local_files_only: Annotated[bool, typer.Option(help="Do not use the network.")] = False,
-    repair: Annotated[
-        bool, typer.Option("--repair", help="Drop damaged lines of the manifest, and make their pictures again.")
-    ] = False,
 ) -> None:
     """Make pictures or videos of many prompts; stopped at any moment and started again, it goes on.
 
@@ -393,6 +425,10 @@ def generate(
         size = _batch_size(batch_size)
         chosen = _method(method)
         arguments = _call_arguments(call or [])
+        check_numbers(guidance=guidance, fps=fps)
+        if engine == "local":
+            refuse_without_effect(context, ("workers",), "without --engine ray")
+        kept = _store(store_dtype, store_device, max_cache)
         given = {"height": height, "width": width, "guidance_scale": guidance}
         from dita import models
         from dita.asking import check_classes
@@ -415,25 +451,20 @@ def generate(
             call=defaults | arguments,
             exact=exact,
             fps=fps,
-            store=_store_settings(_store(store_dtype, store_device, max_cache)),
+            store=_store_settings(kept),
         )
+        if settings.format != "mp4":
+            refuse_without_effect(context, ("fps",), f"on {settings.format} files; videos are --format mp4")
+        _say_what_is_not_kept(kept, [chosen], place)
         items = job.items(texts, indices)
         _silence_libraries()
         if engine == "local":
-            outcome = runner.run(
-                settings, items, out, batch_size=size, device=place, local_files_only=local_files_only, repair=repair
-            )
+            outcome = runner.run(settings, items, out, batch_size=size, device=place, local_files_only=local_files_only)
         elif engine == "ray":
             from dita.generation import ray_engine
 
             outcome = ray_engine.run(
-                settings,
-                items,
-                out,
-                batch_size=size,
-                workers=_workers(workers),
-                local_files_only=local_files_only,
-                repair=repair,
+                settings, items, out, batch_size=size, workers=_workers(workers), local_files_only=local_files_only
             )
         else:
             raise ValueError(f"unknown engine {engine!r}; known: local, ray")
@@ -447,7 +478,7 @@ def generate(
         raise typer.Exit(SOME_FAILED)
 
 
-@app.command()
+@app.command(cls=OnceCommand)
 def bench(
     shape: Annotated[
         str, typer.Option(help="cpu-flux, cpu-pixart, cpu-opensora, or a published model as of dita plan --model.")
@@ -487,6 +518,7 @@ def bench(
 
         place = _device(device) if device else models.default_device()
         chosen_dtype = dtype or models.default_dtype(place)
+        check_numbers(scale=scale, steps=steps, repeats=repeats, batch=batch, text_tokens=text_tokens, threads=threads)
         if chosen_dtype not in models.DTYPES:
             raise unknown("dtype", chosen_dtype, models.DTYPES)
         _silence_libraries()
@@ -497,8 +529,6 @@ def bench(
         from dita.bench.workloads import DEFAULTS, SMALL_SHAPES, workload
 
         if threads is not None:
-            if threads < 1:
-                raise ValueError(f"threads must be at least 1, got {threads}")
             torch.set_num_threads(threads)
         if scale is None:
             scale = 1.0 if place.startswith("cuda") or shape in SMALL_SHAPES else SMALL_SCALE
@@ -549,8 +579,9 @@ def _save_benchmark(path: Path, result: Any) -> None:
     write_file(path, (json.dumps(table.as_json(result), indent=1) + "\n").encode())
 
 
-@app.command()
+@app.command(cls=OnceCommand)
 def convert_opensora(
+    context: typer.Context,
     out: Annotated[Path, typer.Option(help="Folder for the pipeline in the diffusers layout: new or empty.")],
     transformer: Annotated[
         str, typer.Option(help="Official STDiT3 weights: a safetensors file, a folder, or a hub id.")
@@ -575,6 +606,8 @@ def convert_opensora(
             raise ValueError(f"--out {str(out)!r} is not empty; give a new folder")
         from dita import models
 
+        if text_encoder == "none":
+            refuse_without_effect(context, ("text_encoder_dtype",), "with --text-encoder none")
         chosen = {"dtype": dtype, "text_encoder_dtype": text_encoder_dtype}
         for name, value in chosen.items():
             if value is not None and value not in models.DTYPES:
@@ -596,8 +629,9 @@ def convert_opensora(
     typer.echo(f"wrote {out}{os.sep}")
 
 
-@app.command()
+@app.command(cls=OnceCommand)
 def judge(
+    context: typer.Context,
     model: Annotated[str, typer.Option(help="A bundled model of the shapes world.")] = "shapes-flux",
     method: Annotated[str, typer.Option(help="A short form such as toca:4:0.9, or a JSON file.")] = "plain",
     prompts: Annotated[int, typer.Option(help="Held-out captions, of all kinds of scene in turn.")] = 256,
@@ -624,11 +658,14 @@ def judge(
 
         _silence_libraries()
         if images is not None:
+            made = ("model", "method", "prompts", "steps", "seed", "batch", "dtype", "device")
+            refuse_without_effect(context, made, "with --images, whose pictures are made already")
             judgements = job.judge_images(images)
         else:
             if not models.is_bundled(model):
                 known = ", ".join(miniature.MINIATURES)
                 raise ValueError(f"model {model!r} does not know the shapes world; the judge is for {known}")
+            check_numbers(prompts=prompts, steps=steps, seed=seed, batch=batch)
             pipe, call = models.load(model, dtype, device=device)
             judgements = [
                 job.judge_model(
@@ -647,8 +684,9 @@ def judge(
             typer.echo(f"\nwrote {json_file}")
 
 
-@app.command()
+@app.command(cls=OnceCommand)
 def evaluate(
+    context: typer.Context,
     pictures: Annotated[
         Path, typer.Argument(help="Folder of pictures (of dita generate or compare, or any), or .npz.")
     ],
@@ -688,8 +726,11 @@ def evaluate(
         from dita.metrics import catalogue, picture_sets
 
         chosen = catalogue.parse(metrics) if metrics is not None else None
-        if batch < 1:
-            raise ValueError(f"batch must be at least 1, got {batch}")
+        if chosen is not None:
+            check_metric_options(context, chosen, _named(network))
+        if engine == "local":
+            refuse_without_effect(context, ("workers",), "without --engine ray")
+        check_numbers(batch=batch)
         read = {"PICTURES": pictures, "--reference": reference, "--plain": plain, "--prompts": prompts}
         try_files({"--json": as_json, "--save-statistics": save_statistics}, read)
         made = picture_sets.open_pictures(pictures)
@@ -741,7 +782,7 @@ def evaluate(
             raise unwritten[0]
 
 
-@app.command()
+@app.command(cls=OnceCommand)
 def demo(
     model: Annotated[str, typer.Option(help="A bundled name, a local diffusers folder, or a hub id.")] = "shapes-flux",
     port: Annotated[int | None, typer.Option(help="The first free one from 7860 on by default.")] = None,
@@ -761,11 +802,14 @@ def demo(
             from dita.demo import app as page
         except ImportError as error:
             raise ValueError(f"the demo needs more packages ({error}): pip install 'dita[demo]'") from None
+        from dita.demo.address import check_address
         from dita.demo.loaded import load
         from dita.demo.request import limits_of
         from dita.demo.studio import Studio
         from dita.freed_memory import keep_freed_memory
 
+        check_address(host, port)
+        check_numbers(max_steps=max_steps)
         with Console(stderr=True).status(f"loading {model}"):
             _silence_libraries()
             keep_freed_memory()
@@ -780,7 +824,7 @@ def demo(
         studio.close()
 
 
-@app.command()
+@app.command(cls=OnceCommand)
 def methods(
     name: Annotated[
         str | None, typer.Argument(help="Of the method whose page to show; all in short by default.")
@@ -811,7 +855,7 @@ def methods(
     typer.echo("tome goes with any other method: tome:0.5+toca:4:0.9 merges in full steps and caches between")
 
 
-@app.command()
+@app.command(cls=OnceCommand)
 def tables(
     names: Annotated[list[str] | None, typer.Argument(help="Of tables; all by default.")] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs, and nothing else.")] = False,
@@ -994,43 +1038,89 @@ def _networks(
 
 
 def _device(name: str) -> str:
-    import torch
+    from dita import models
 
-    try:
-        kind = torch.device(name).type
-    except RuntimeError:
-        raise ValueError(f"unknown device {name!r}; give cpu, cuda or cuda:0, for example") from None
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device {name!r} was asked for, but this torch sees no CUDA device; use --device cpu")
+    models.check_device(name)
     return name
 
 
 def _method(text: str) -> Method:
     """A method from its short form, or from a file with its JSON."""
     text = text.strip()
-    if not text.endswith(".json"):
-        return parse(text)
+    return from_json(_method_file(text)) if text.lower().endswith(".json") else parse(text)
+
+
+def _method_file(name: str) -> dict[str, Any]:
+    """The object in a method file. Raises `ValueError` for a file that is not there or holds something else."""
+    path, example = Path(name), json.dumps(parse("fora").as_json())
+    if path.is_dir():
+        raise ValueError(f"method file {name!r} is a folder; it must be a file that holds {example}")
+    if not path.exists():
+        raise ValueError(f"method file {name!r} does not exist; give one that holds {example}, or a short form")
     try:
-        data = json.loads(Path(text).read_text())
+        data = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_each_once)
     except json.JSONDecodeError as error:
-        raise ValueError(f"method file {text!r} is not JSON: {error}") from None
+        raise ValueError(f"method file {name!r} is not JSON: {error}") from None
+    except UnicodeDecodeError:
+        raise ValueError(f"method file {name!r} is not JSON: it is no text in UTF-8") from None
+    except RecursionError:
+        raise ValueError(f"method file {name!r} is nested too deeply") from None
     if not isinstance(data, dict):
-        raise ValueError(f"method file {text!r} must hold an object such as {json.dumps(parse('fora').as_json())}")
-    return from_json(data)
+        raise ValueError(f"method file {name!r} must hold an object such as {example}")
+    return data
 
 
-def _changed(method: Method, changes: dict[str, Any]) -> Method:
-    """`method` with the parameters that options gave. Raises `ValueError` for one that it does not have."""
-    known = [field.name for field in dataclasses.fields(method)]
-    for name in changes:
-        if name not in known:
-            has = ", ".join(f"--{key.replace('_', '-')}" for key in known) or "no parameters"
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """A JSON object, in which no name may stand twice."""
+    twice = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
+    if twice:
+        raise ValueError(f"the JSON of a method gives {twice[0]!r} twice")
+    return dict(pairs)
+
+
+def _changed(text: str, changes: dict[str, Any]) -> Method:
+    """The method that `text` stands for with the parameters that options gave, which take the place of its own.
+
+    Raises `ValueError` for one that it does not have, and for one that two methods have. Warns of a value that `text`
+    gives and an option replaces.
+    """
+    method = _method(text)
+    from_file = text.strip().lower().endswith(".json")
+    written = _method_file(text.strip()) if from_file else named_parameters(text)
+    parts = list(method.methods) if isinstance(method, Composition) else [method]
+    for name, value in changes.items():
+        owners = [n for n, part in enumerate(parts) if name in field_hints(type(part))]
+        if not owners:
+            has = ", ".join(option_of(key) for part in parts for key in field_hints(type(part))) or "no parameters"
             raise ValueError(f"option --{name} does not belong to method {method.name!r}, which has {has}")
-    return from_json({**method.as_json(), **changes})
+        if len(owners) > 1:
+            raise ValueError(f"both methods of {text!r} have --{name}: write it into the short form, as {name}=VALUE")
+        before, part = written.get(name), parts[owners[0]]
+        parts[owners[0]] = from_json({**part.as_json(), name: value})
+        if before is not None and getattr(parts[owners[0]], name) != getattr(part, name):
+            warnings.warn(f"--{name} {value} takes the place of {before} in {text!r}", stacklevel=2)
+    return parts[0] if len(parts) == 1 else Composition(tuple(parts))
+
+
+def _say_what_is_not_kept(store: Store, methods: Sequence[Method], device: str | None = None) -> None:
+    """Warns of options for stored features where there are none, or where they lie already.
+
+    device: of the model; None where that is not known.
+    """
+    given = [
+        option for option, value in zip(_STORE_OPTIONS, dataclasses.astuple(store), strict=True) if value is not None
+    ]
+    if given and methods and all(isinstance(method.caching, (Plain, FewerSteps)) for method in methods):
+        labels = ", ".join(method.label() for method in methods)
+        warnings.warn(f"{given[0]} has no effect: {labels} keeps no features", stacklevel=2)
+    elif store.device is not None and device is not None and device.partition(":")[0] == "cpu":
+        warnings.warn("--store-device has no effect: the model is on the cpu, and so are its features", stacklevel=2)
 
 
 def _prompts(given: list[str], model: str) -> list[str]:
     """The prompts that `--prompts` names: a count, a file, or the texts themselves."""
+    if not all(text.strip() for text in given):
+        raise ValueError("--prompts is empty; give a count, a file with one a line, or a text")
     if len(given) > 1:
         return given
     text = given[0]
@@ -1045,14 +1135,19 @@ def _prompts(given: list[str], model: str) -> list[str]:
 
         return [prompt.text for prompt in read(text)]
     if Path(text).is_file():
-        lines = [line.strip() for line in Path(text).read_text().splitlines()]
+        try:
+            lines = [line.strip() for line in Path(text).read_text(encoding="utf-8").splitlines()]
+        except UnicodeDecodeError:
+            raise ValueError(f"prompt file {text!r} is no text in UTF-8") from None
         if not any(lines):
             raise ValueError(f"prompt file {text!r} is empty; give one prompt a line")
         return [line for line in lines if line]
+    if is_number(text):
+        raise ValueError(f"--prompts must be a whole number of prompts, a file or a text, got {text!r}")
+    if Path(text).is_dir():
+        raise ValueError(f"--prompts {text!r} is a folder; give a count, a file with one a line, or a text")
     if text.endswith(".txt") or (os.sep in text and " " not in text):
         raise ValueError(f"prompt file {text!r} does not exist; give a count, a file with one a line, or a text")
-    if not text.strip():
-        raise ValueError("--prompts is empty; give a count, a file with one a line, or a text")
     return [text]
 
 

@@ -49,12 +49,7 @@ def load(
     import torch
 
     device = device or default_device()
-    try:
-        kind = torch.device(device).type
-    except RuntimeError as error:
-        raise ValueError(f"unknown device {device!r}; give cpu, cuda or cuda:0, for example") from error
-    if kind == "cuda" and not torch.cuda.is_available():
-        raise ValueError(f"device {device!r} was asked for, but this torch sees no CUDA device; use --device cpu")
+    kind = check_device(device)
     dtype = dtype or default_dtype(kind)
     if dtype not in DTYPES:
         raise unknown("dtype", dtype, DTYPES)
@@ -278,6 +273,27 @@ def class_names(model: str | os.PathLike[str]) -> list[str] | None:
     return asking.class_names(index.get("id2label") or {})
 
 
+def check_device(name: str) -> str:
+    """The kind of a device: `cpu`, `cuda` ... Raises `ValueError` for one that does not exist, or not here."""
+    import torch
+
+    try:
+        device = torch.device(name)
+    except (RuntimeError, TypeError):
+        raise ValueError(f"unknown device {name!r}; give cpu, cuda or cuda:0, for example") from None
+    if device.type == "cuda":
+        if not torch.cuda.is_available():
+            raise ValueError(f"device {name!r} was asked for, but this torch sees no CUDA device; use --device cpu")
+        if (device.index or 0) >= torch.cuda.device_count():
+            raise ValueError(f"device {name!r} was asked for, but there are {torch.cuda.device_count()} CUDA devices")
+        return "cuda"
+    try:
+        torch.empty(1, device=device).add(1).tolist()
+    except (RuntimeError, NotImplementedError, AssertionError, ImportError):
+        raise ValueError(f"device {name!r} was asked for, but nothing can be computed on it here; use cpu") from None
+    return str(device.type)
+
+
 def default_device() -> str:
     """`cuda` where there is CUDA, else `cpu`."""
     import torch
@@ -397,7 +413,7 @@ def _from_pretrained(source: str | Path, dtype: Any, local_files_only: bool) -> 
 
 def _reason(error: Exception) -> str:
     """What went wrong, on one line; the kind of the error too, where its message alone says little."""
-    text = re.sub(r"^\[Errno -?\d+\] ", "", " ".join(str(error).split()))
+    text = re.sub(r"^\[Errno -?\d+\] ", "", " ".join(str(error).split()))[:300]
     return text if isinstance(error, (OSError, ValueError)) and text else f"{type(error).__name__}: {text}"
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -22,7 +22,7 @@ from dita.caching.summary import Summary
 from dita.footprint import Compiled
 from dita.methods import Method, MethodLike, as_method
 from dita.stores import Store
-from dita.values import integer
+from dita.values import integer, number, shown, switch, whole
 
 Target = TypeVar("Target", DiffusionPipeline, nn.Module)
 
@@ -59,6 +59,9 @@ def enable(
     cache or an unknown hook is on the transformer, `ValueError` for bad arguments; the target is then as it was.
     """
     method = as_method(method)
+    record = switch("record", record)
+    memory_limit = None if memory_limit is None else whole("memory_limit", memory_limit)
+    timesteps = None if timesteps is None else _checked_timesteps(timesteps)
     if memory_limit is not None and memory_limit < 0:
         raise ValueError(f"memory_limit must be at least 0 bytes, got {memory_limit}")
     if store is not None and not isinstance(store, Store):
@@ -77,10 +80,10 @@ def enable(
             )
         attachment = PipelineAttachment(target, method, record, memory_limit, store)
     else:
-        if steps is None:
+        if steps is None or steps == 0:
             raise ValueError(
                 "a bare transformer does not know its sampling loop: pass steps, at least 1, and calls_per_step, at"
-                " least 1; got steps=None"
+                f" least 1; got steps={steps}"
             )
         steps, calls_per_step = integer("steps", steps), integer("calls_per_step", calls_per_step)
         if timesteps is not None and len(timesteps) != steps:
@@ -94,8 +97,19 @@ def enable(
     return target
 
 
+def _checked_timesteps(given: object) -> list[float]:
+    """Timesteps as numbers. Raises `ValueError` for anything else."""
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise ValueError(f"timesteps must be numbers, one for each step, got {shown(given)}")
+    return [number("each of the timesteps", timestep) for timestep in given]
+
+
 def disable(target: DiffusionPipeline | nn.Module) -> None:
-    """Restores `target`: same classes, same `state_dict` keys, bit-equal output. Harmless where nothing is enabled."""
+    """Restores `target`: same classes, same `state_dict` keys, bit-equal output. Harmless where nothing is enabled.
+
+    Raises `UnsupportedModelError` for what is neither a pipeline nor a model.
+    """
+    _check_target(target)
     attachment = target.__dict__.pop("_dita_attachment", None)
     if attachment is not None:
         attachment.detach()
@@ -104,8 +118,10 @@ def disable(target: DiffusionPipeline | nn.Module) -> None:
 def summary(target: DiffusionPipeline | nn.Module, show: bool = True) -> Summary:
     """What the last run on `target` really executed; printed too, unless `show` is False.
 
-    Raises `RuntimeError` if dita is not enabled there, or nothing has run since.
+    Raises `RuntimeError` if dita is not enabled there, or nothing has run since; `UnsupportedModelError` for what is
+    neither a pipeline nor a model.
     """
+    _check_target(target)
     attachment: _Attachment | None = target.__dict__.get("_dita_attachment")
     if attachment is None:
         raise RuntimeError(f"dita is not enabled on this {type(target).__name__}")
@@ -114,6 +130,12 @@ def summary(target: DiffusionPipeline | nn.Module, show: bool = True) -> Summary
     if show:
         print(attachment.last)
     return attachment.last
+
+
+def _check_target(target: object) -> None:
+    """Refuses a class, and values such as a name; nothing else is looked at where nothing is enabled."""
+    if isinstance(target, type) or not hasattr(target, "__dict__"):
+        raise UnsupportedModelError(f"{shown(target)} is neither a diffusers pipeline nor a transformer")
 
 
 def transformer_of(target: object) -> nn.Module:

@@ -13,6 +13,7 @@ import gradio as gr
 
 from dita import miniature
 from dita.demo import endpoints, figures
+from dita.demo.address import check_address
 from dita.demo.compare_page import ComparePage, session_of
 from dita.demo.endpoints import CALLING
 from dita.demo.explore_page import EXPLORING, ExplorePage
@@ -52,8 +53,10 @@ def launch(studio: Studio, *, port: int | None = None, host: str = "127.0.0.1", 
     """Serves the app in a thread, and returns it once it is up. Close it with `close()`.
 
     No file of the server can be reached; nothing is sent anywhere or fetched from elsewhere, unless `share`, which
-    lends the app a public address through Gradio's servers. Raises `OSError` for a port that is taken.
+    lends the app a public address through Gradio's servers. Raises `ValueError` for an address that nothing can be
+    served at, such as a port in use, and `OSError` where no port is free.
     """
+    check_address(host, port)
     app = build(studio)
     studio.warm_up()
     app.launch(server_name=host, server_port=port, share=share, prevent_thread_lock=True, **settings())

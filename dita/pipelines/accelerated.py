@@ -38,7 +38,8 @@ class Accelerated:
     @classmethod
     def from_pretrained(cls, *args: Any, method: MethodLike | None = None, **kwargs: Any) -> Any:
         """As the stock class; `method` (None: plain) is enabled on the loaded pipeline."""
-        return _enabled(super().from_pretrained(*args, **kwargs), method)  # type: ignore[misc]
+        chosen = None if method is None else as_method(method)  # refused before anything is loaded
+        return _enabled(super().from_pretrained(*args, **kwargs), chosen)  # type: ignore[misc]
 
     @classmethod
     def from_pipe(cls, pipeline: Any, method: MethodLike | None = None, **kwargs: Any) -> Any:

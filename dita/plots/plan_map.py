@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from dita.plan import Action, Plan
-from dita.plots.theme import Theme, ThemeName, dress, new_figure, theme_of
+from dita.plots.theme import Theme, ThemeName, checked_width, dress, new_figure, theme_of
 from dita.shapes import Kind, Site
+from dita.values import shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -39,9 +40,14 @@ def plot_plan(plan: Plan, *, title: str | None = None, theme: ThemeName = "light
     Returns a matplotlib figure that belongs to no window: show it in a notebook, or `savefig` it.
 
     Raises:
-        ValueError: an unknown theme, or a plan without steps.
+        ValueError: an unknown theme, a width that is none, what is no plan, or a plan without steps.
     """
     colours = theme_of(theme)
+    if not isinstance(plan, Plan):
+        raise ValueError(
+            f"plot_plan takes a plan: method.plan(shape, steps), or dita.summary(pipe).plan of a run; got {shown(plan)}"
+        )
+    width = checked_width(width)
     if not plan.steps:
         raise ValueError("this plan has no steps to plot")
     panels = _panels(plan)

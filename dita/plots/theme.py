@@ -5,9 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, get_args
 
+from dita.values import number, shown
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
+
+MOST_INCHES = 100
+"""Of a figure's width: more than any screen or sheet has."""
 
 ThemeName = Literal["light", "dark"]
 
@@ -67,6 +72,14 @@ def theme_of(name: str) -> Theme:
         if known == name:
             return theme
     raise ValueError(f"theme must be {' or '.join(get_args(ThemeName))}, got {name!r}")
+
+
+def checked_width(width: float) -> float:
+    """Inches of a figure. Raises `ValueError` for what is no width that can be drawn."""
+    inches = number("width", width)
+    if not 1 <= inches <= MOST_INCHES:
+        raise ValueError(f"width must be 1 to {MOST_INCHES} inches, got {shown(width)}")
+    return inches
 
 
 def new_figure(theme: Theme, width: float, height: float) -> Figure:

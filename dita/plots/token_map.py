@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 
 from dita.caching.token_record import TokenRecord
 from dita.plan import Block
-from dita.plots.theme import Theme, ThemeName, dress, new_figure, theme_of
+from dita.plots.theme import Theme, ThemeName, checked_width, dress, new_figure, theme_of
+from dita.values import shown
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -62,9 +63,15 @@ def plot_tokens(
     Returns a matplotlib figure that belongs to no window: show it in a notebook, or `savefig` it.
 
     Raises:
-        ValueError: there is no such step, block, module, frame or sample, or the tokens form no grid.
+        ValueError: there is no record, no such step, block, module, frame or sample, or the tokens form no grid.
     """
     colours = theme_of(theme)
+    if not isinstance(record, TokenRecord):
+        raise ValueError(
+            "plot_tokens takes the record of a run: dita.summary(pipe).tokens, after dita.enable(..., record=True); got"
+            f" {shown(record)}"
+        )
+    width = checked_width(width)
     grid = record.grid
     if len(grid) == 1:
         raise ValueError(f"the {grid[0]} image tokens of this run form no grid that could be drawn")
