@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from dita.methods import (
     FORA,
     PAB,
+    CarriedOverWarning,
     Composition,
     DeltaDiT,
     DuCa,
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 __all__ = [
     "FORA",
     "PAB",
+    "CarriedOverWarning",
     "Composition",
     "DeltaDiT",
     "DuCa",

@@ -845,7 +845,9 @@ def methods(
             typer.echo(_indented(f"paper: {cls.paper}", 4))
         meanings = _field_meanings(cls)
         for field in dataclasses.fields(cls):
-            default = short(field.default) if isinstance(field.default, tuple) else json.dumps(field.default)
+            default = (
+                short(field.default, field.name) if isinstance(field.default, tuple) else json.dumps(field.default)
+            )
             typer.echo(f"    {field.name} = {'(not set)' if field.default is None else default}")
             meaning = meanings.get(field.name) or MEANINGS.get(field.name)
             if meaning:

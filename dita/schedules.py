@@ -46,10 +46,12 @@ def fresh_share(
     step: int,
     steps: int,
     cycle: int,
+    within: float | None = None,
 ) -> float:
     """Share of tokens to compute, before clipping to [0, 1] (the profiles of the ToCa repository).
 
     `fresh_ratio` is r = 1 - R, `position` what `layer_position` returns, `step` counts from 0 in execution order.
+    `within`: the step's place in its cycle, from 0 to 1, where that is not the rest of its number divided by `cycle`.
     `toca` and `linear-layerwise` are products of a step's, a layer's and a module's share, which differ by family;
     `toca-ddim50` and `toca-ddpm250` name DiT's two profiles of steps and layers.
     """
@@ -63,7 +65,8 @@ def fresh_share(
     if schedule == "exp":
         return fresh_ratio * w**progress
     if schedule == "linear-mode":
-        return fresh_ratio * (1 + w - 2 * w * progress + 0.1 * ((number % cycle) / cycle - 0.5))
+        place = (number % cycle) / cycle if within is None else within
+        return fresh_ratio * (1 + w - 2 * w * progress + 0.1 * (place - 0.5))
     if schedule == "layerwise":
         return fresh_ratio * (1 + w - 2 * w * position)
     if schedule == "linear-layerwise":

@@ -110,8 +110,8 @@ def is_choice(hint: Any) -> bool:
 def typed(name: str, value: object, hint: Any, *, finite: bool = True) -> Any:
     """`value` as what the type hint says: bool, int, float, a choice, a tuple of numbers or of names, or None.
 
-    Lists become tuples, as do `2x2` and `attn/mlp`, and whole floats ints. A hint of any other kind checks nothing.
-    Raises `ValueError`.
+    Lists become tuples, as do `2x2`, `0/3/7` and `attn/mlp`, and whole floats ints. A hint of another kind checks
+    nothing. Raises `ValueError`.
     """
     if get_origin(hint) in (typing.Union, types.UnionType):
         kinds = [kind for kind in get_args(hint) if kind is not type(None)]
@@ -153,15 +153,16 @@ _HINTS: dict[type[Any], dict[str, Any]] = {}
 
 
 def _several(name: str, value: object, kind: type) -> tuple[Any, ...]:
-    """Whole numbers (`2x2` in short) or names (`attn/mlp` in short)."""
-    parts = value.split("x" if kind is int else "/") if isinstance(value, str) else value
+    """Whole numbers (`2x2` or `0/3/7` in short) or names (`attn/mlp` in short)."""
+    parts = re.split("[x/]" if kind is int else "/", value) if isinstance(value, str) else value
     if isinstance(parts, (list, tuple)) and kind is str and all(isinstance(part, str) for part in parts):
         return tuple(parts)
     if isinstance(parts, (list, tuple)) and kind is int:
         numbers = [int(part) if isinstance(part, str) and re.fullmatch(r"-?\d+", part) else part for part in parts]
         with contextlib.suppress(ValueError):
             return tuple(whole(name, one) for one in numbers)
-    example = "whole numbers such as 2x2" if kind is int else "names such as attn/mlp"
+    listed = "0/3/7" if "steps" in name else "2x2"
+    example = f"whole numbers such as {listed}" if kind is int else "names such as attn/mlp"
     raise ValueError(f"{name} must be {example}, got {shown(value)}")
 
 

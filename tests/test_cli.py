@@ -132,6 +132,8 @@ def test_a_method_may_be_a_json_file(tmp_path):
         "method": "fora",
         "cycle": 5,
         "modules": "all",
+        "full_steps": None,
+        "full_of": None,
     }
 
 

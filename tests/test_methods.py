@@ -76,8 +76,16 @@ flux_methods = st.one_of(
     ducas,
     st.builds(DeltaDiT, cycle=st.integers(1, 60), layers=st.none() | st.integers(1, 3), boundary=shares),
 )
+chosen = st.frozensets(st.integers(1, 59)).map(lambda later: (0, *sorted(later)))
+chosen_methods = st.builds(
+    dataclasses.replace,
+    st.sampled_from([FORA(), ToCa(), DuCa(), TaylorSeer(), DeltaDiT()]),
+    full_steps=chosen,
+    full_of=st.none() | st.integers(60, 90),
+)
 methods = st.one_of(
     flux_methods,
+    chosen_methods,
     st.builds(TGate, gate=st.none() | st.integers(1, 60), warmup=st.none() | st.integers(0, 9), strict=st.booleans()),
     st.builds(PAB, level=st.integers(1, 3), spatial=st.none() | st.integers(1, 9), mlp=st.booleans()),
 )
@@ -279,6 +287,10 @@ def test_a_method_comes_back_from_its_label(method):
         ("toca:cycle=5:score=norm", ToCa(cycle=5, score="norm")),
         ("toca:6:strict=true:warmup=1", ToCa(6, strict=True, warmup=1)),
         (" toca:4 ", ToCa(4)),
+        ("toca:full=0/3/7", ToCa(full_steps=(0, 3, 7))),
+        ("fora:full_steps=0/3/7:full_of=9", FORA(full_steps=(0, 3, 7), full_of=9)),
+        ("taylorseer:order=1:full=0", TaylorSeer(order=1, full_steps=(0,))),
+        ("toca:full=0/3:cycle=2", ToCa(2, full_steps=(0, 3))),
     ],
 )
 def test_the_short_form_reads_as_the_method(text, method):
@@ -293,6 +305,7 @@ def test_the_short_form_reads_as_the_method(text, method):
         (ToCa(4, 0.9, "random"), "toca:4:0.9:random"),
         (ToCa(cycle=5), "toca:5"),
         (ToCa(cycle=5, spatial_bonus=0.4), "toca:5:spatial_bonus=0.4"),
+        (DuCa(ratio=0.8, full_steps=(0, 3, 7), full_of=28), "duca:5:0.8:full=0/3/7:of=28"),
     ],
 )
 def test_a_label_says_what_differs_from_the_defaults(method, label):
@@ -300,7 +313,9 @@ def test_a_label_says_what_differs_from_the_defaults(method, label):
 
 
 def test_json_names_the_method_and_all_its_parameters():
-    assert FORA(5).as_json() == {"method": "fora", "cycle": 5, "modules": "all"}
+    unchosen = {"full_steps": None, "full_of": None}
+    assert FORA(5).as_json() == {"method": "fora", "cycle": 5, "modules": "all", **unchosen}
+    assert FORA(full_steps=(0, 2)).as_json()["full_steps"] == [0, 2]
     assert set(ToCa().as_json()) == {"method"} | {field.name for field in dataclasses.fields(ToCa)}
 
 
@@ -356,6 +371,11 @@ def test_a_run_without_steps_is_refused(method):
         ("toca:4:much", "'ratio' of method 'toca' must be a number, got 'much'"),
         ("toca:4:NaN", "'ratio' of method 'toca' must be a number, got nan"),
         ("toca:strict=1", "'strict' of method 'toca' must be true or false, got 1"),
+        ("fora:full=", "'full_steps' of method 'fora' must be whole numbers such as 0/3/7, got ''"),
+        ("fora:full=0/a", "'full_steps' of method 'fora' must be whole numbers such as 0/3/7, got '0/a'"),
+        ("fora:full=true", "'full_steps' of method 'fora' must be whole numbers such as 0/3/7, got 'true'"),
+        ("fora:full=0/3:full_steps=0/2", "gives 'full_steps' twice"),
+        ("pab:full=0/3", "'pab' has no parameter 'full_steps'; it has: level"),
         ("toca:4:0.9:5", "unknown score 5; known: attention-sampled"),
         ("toca:4:0.9:saliency", "unknown score 'saliency'; known: attention-sampled"),
     ],

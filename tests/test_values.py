@@ -78,13 +78,13 @@ def test_a_long_value_is_shortened() -> None:
 def test_every_field_of_every_method_is_checked(cls: type, field: str) -> None:
     hint = field_hints(cls)[field]
     kinds = [kind for kind in (getattr(hint, "__args__", None) or (hint,)) if kind in WRONG]
-    listed = getattr(hint, "__origin__", None) is tuple
+    listed = any(getattr(kind, "__origin__", None) is tuple for kind in (hint, *getattr(hint, "__args__", ())))
     wrong = ("x", 3, None, [None]) if listed or is_choice(hint) else WRONG[kinds[0]]
     if type(None) in getattr(hint, "__args__", ()):
         wrong = tuple(value for value in wrong if value is not None)
     assert wrong
     for value in wrong:
-        with pytest.raises(ValueError, match=field if not listed else "stride|module"):
+        with pytest.raises(ValueError, match=field if not listed else "stride|module|full_steps"):
             cls(**{field: value})
 
 

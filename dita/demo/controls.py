@@ -7,7 +7,7 @@ import types
 from dataclasses import dataclass
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from dita.methods import Method
+from dita.methods import Method, short
 from dita.methods.pages import MEANINGS, field_meanings
 
 Kind = Literal["whole", "number", "choice", "switch", "wholes", "names"]
@@ -21,8 +21,8 @@ class Control:
     """One parameter of a method.
 
     Attributes:
-        kind: `whole` and `number` are numbers; `choice` is one of `choices`; `wholes` are whole numbers as in 2x2, and
-            `names` as in attn/mlp.
+        kind: `whole` and `number` are numbers; `choice` is one of `choices`; `wholes` are whole numbers as in 2x2 or
+            0/3/7, and `names` as in attn/mlp.
         default: in the form of `kind`; lists as they are written in short.
         optional: whether it may be unset, which None stands for.
         low, high: the least and largest value, None where there is no bound.
@@ -66,7 +66,7 @@ def parts(method: Method) -> tuple[Method, ...]:
 
 def value(method: Method, control: Control) -> Any:
     """What a control shows for a method."""
-    return _written(getattr(method, control.name))
+    return _written(control.name, getattr(method, control.name))
 
 
 def _control(cls: type[Method], name: str, hint: Any, default: Any, meaning: str) -> Control:
@@ -95,7 +95,7 @@ def _control(cls: type[Method], name: str, hint: Any, default: Any, meaning: str
         bounded = not _takes(cls, name, 1.5)
         low = None if not shares or _takes(cls, name, -1.0) else shares[0]
         high = shares[-1] if shares and bounded else None
-    return Control(name, kind, _written(default), optional, choices, low, high, meaning)
+    return Control(name, kind, _written(name, default), optional, choices, low, high, meaning)
 
 
 def _takes(cls: type[Method], name: str, value: float) -> bool:
@@ -107,8 +107,6 @@ def _takes(cls: type[Method], name: str, value: float) -> bool:
     return True
 
 
-def _written(value: Any) -> Any:
+def _written(name: str, value: Any) -> Any:
     """Lists as `dita.methods.parse` reads them, all else as it is."""
-    if isinstance(value, tuple):
-        return "x".join(map(str, value)) if all(isinstance(item, int) for item in value) else "/".join(value)
-    return value
+    return short(value, name) if isinstance(value, tuple) else value

@@ -51,7 +51,7 @@ class Done:
 
 
 def grid_methods(base: Method, cycles: Sequence[int], ratios: Sequence[float]) -> list[Method]:
-    """`base` with every cycle and ratio of the grid, of those that it has.
+    """`base` with every cycle and ratio of the grid, of those that it has; full steps are those of the cycle.
 
     Raises `Refused` for a method with neither, and for values that it does not take.
     """
@@ -61,6 +61,7 @@ def grid_methods(base: Method, cycles: Sequence[int], ratios: Sequence[float]) -
     for name, values in (("cycle", cycles), ("ratio", ratios)):
         if name in fields and not values:
             raise Refused(f"Choose at least one {'N' if name == 'cycle' else 'R'}.")
+    unchosen = {name: None for name in ("full_steps", "full_of") if name in fields}
     changes = [
         {"cycle": cycle, "ratio": ratio}
         for cycle in (cycles if "cycle" in fields else (None,))
@@ -68,7 +69,9 @@ def grid_methods(base: Method, cycles: Sequence[int], ratios: Sequence[float]) -
     ]
     try:
         made = [
-            dataclasses.replace(base, **{name: value for name, value in change.items() if value is not None})
+            dataclasses.replace(
+                base, **unchosen, **{name: value for name, value in change.items() if value is not None}
+            )
             for change in changes
         ]
     except ValueError as error:

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 from dita.methods.deltadit import DeltaDiT
 from dita.methods.duca import DuCa
 from dita.methods.fora import FORA
+from dita.methods.full_steps import CarriedOverWarning
 from dita.methods.method import Method, NothingToSkipWarning, short
 from dita.methods.pab import PAB
 from dita.methods.plain import FewerSteps, Plain
@@ -28,6 +29,7 @@ __all__ = [
     "PAB",
     "PROBED_SCORES",
     "SCORES",
+    "CarriedOverWarning",
     "Composition",
     "DeltaDiT",
     "DuCa",
@@ -126,9 +128,10 @@ def _named_values(text: str) -> tuple[str, dict[str, Any]]:
                 form = ":".join((name, *cls.positional))
                 raise ValueError(f"method {text!r} has too many values; its form is {form!r}")
             key, value = cls.positional[position], part
+        key = _SHORT_FOR.get(key, key)
         if key in values:
             raise ValueError(f"method {text!r} gives {key!r} twice: {short(values[key])} and {value}")
-        values[key] = _literal(value)
+        values[key] = value if key == "full_steps" else _literal(value)
     return name, values
 
 
@@ -147,6 +150,9 @@ def _build(name: object, fields: dict[str, Any]) -> Method:
         if not is_choice(hints[key]):  # which the method names itself
             fields[key] = typed(f"parameter {key!r} of method {name!r}", value, hints[key])
     return cls(**fields)
+
+
+_SHORT_FOR = {short_name: field for field, short_name in Method.short_names.items()}
 
 
 def _literal(text: str) -> Any:

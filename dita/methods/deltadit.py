@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from dita.families import FAMILIES, Phase
-from dita.methods.method import Method, check_count, checked_run, warn_of_a_plan_that_saves_nothing
+from dita.methods.full_steps import ChosenSteps, chosen_positions
+from dita.methods.method import check_count, checked_run, warn_of_a_plan_that_saves_nothing
 from dita.plan import Action, Plan, Span, Step, blocks_of, full_step, stored_step
 from dita.shapes import Kind, Shape
 
@@ -17,7 +18,7 @@ _OPENSORA_WINDOW = 1 / 3  # of the steps: 0 to 10 of 30
 
 
 @dataclass(frozen=True)
-class DeltaDiT(Method):
+class DeltaDiT(ChosenSteps):
     """Skipped spans of blocks (Delta-DiT, arXiv 2406.01125): x + (what left the span - what entered it, last time).
 
     PixArt and DiT follow the paper: in the first part of a run the rear blocks are skipped, which draw details, and
@@ -43,6 +44,8 @@ class DeltaDiT(Method):
     boundary: float = 0.5
     window: int | None = None
     strict: bool = False
+    full_steps: tuple[int, ...] | None = field(default=None, kw_only=True)
+    full_of: int | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -53,6 +56,7 @@ class DeltaDiT(Method):
             raise ValueError(f"boundary must be in [0, 1], a share of the steps, got {self.boundary}")
         if self.window is not None:
             check_count("window", self.window, "a step number", least=0)
+        self.check_full_steps()
 
     def plan(self, shape: Shape, steps: int, timesteps: Sequence[float] | None = None) -> Plan:
         steps = checked_run(shape, steps)
@@ -60,7 +64,7 @@ class DeltaDiT(Method):
         reuse = stored_step(shape, Kind.REUSE)
         skips: dict[int, Span] = {}
         taken: list[Step] = []
-        for s, position in enumerate(self._positions(shape, steps)):
+        for s, position in enumerate(self._positions(shape, steps, timesteps)):
             if shape.family == "flux" and position and position % 2 == 0:
                 taken.append(reuse)
             elif position:
@@ -72,8 +76,11 @@ class DeltaDiT(Method):
         warn_of_a_plan_that_saves_nothing(plan, self.cycle, 1)
         return plan
 
-    def _positions(self, shape: Shape, steps: int) -> list[int]:
+    def _positions(self, shape: Shape, steps: int, timesteps: Sequence[float] | None) -> list[int]:
         """Where each step is in its cycle, 0 for one that skips nothing."""
+        chosen = self.chosen_steps(shape, steps, timesteps)
+        if chosen is not None:
+            return [position for _, position in chosen_positions(chosen, steps)]
         settings = FAMILIES[shape.family]
         if settings.counter:
             phases = settings.positions(steps, self.cycle, warmup=1, varying=False, strict=False)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, get_args
 
@@ -58,13 +57,13 @@ class DuCa(ToCa):
         averaged = shape.family == "pixart" and self.score == "kv-norm" and shape.rows > shape.batch
         return averaged or super().shares_halves(shape)
 
-    def plan(self, shape: Shape, steps: int, timesteps: Sequence[float] | None = None) -> Plan:
-        plan = super().plan(shape, steps, timesteps)
+    def planned(self, shape: Shape, steps: int, chosen: tuple[int, ...] | None) -> Plan:
+        plan = super().planned(shape, steps, chosen)
         blocks = blocks_of(shape)
         source = blocks[-2] if self.strict and shape.family == "flux" else None
         span = Span(blocks[0], blocks[-1], source=source)
         taken, skips = list(plan.steps), {}
-        positions = self.positions(shape, steps, self.cycle)
+        positions = self.positions(shape, steps, self.cycle, chosen)
         for s, (phase, position) in enumerate(positions):
             if phase is Phase.FULL or not self._is_aggressive(shape.family, position):
                 continue

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from dita.families import FAMILIES, Phase
+from dita.methods.full_steps import ChosenSteps, chosen_positions
 from dita.methods.method import (
     MODULES,
-    Method,
     Modules,
     cached_step,
     check_choice,
@@ -22,7 +22,7 @@ from dita.shapes import Kind, Shape
 
 
 @dataclass(frozen=True)
-class FORA(Method):
+class FORA(ChosenSteps):
     """Whole-step caching (FORA, arXiv 2407.01425): a full step, then `cycle` - 1 that reuse every module's output.
 
     The first step is full, on Open-Sora the first three. FLUX counts from the last full step; the others take the
@@ -40,18 +40,25 @@ class FORA(Method):
 
     cycle: int = 3
     modules: Modules = "all"
+    full_steps: tuple[int, ...] | None = field(default=None, kw_only=True)
+    full_of: int | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_count("cycle", self.cycle, "1 is the plain pipeline")
         check_choice("modules", self.modules, MODULES)
+        self.check_full_steps()
 
     def plan(self, shape: Shape, steps: int, timesteps: Sequence[float] | None = None) -> Plan:
         steps = checked_run(shape, steps)
         full, reuse = full_step(shape), cached_step(shape, self.modules, Kind.REUSE)
+        chosen = self.chosen_steps(shape, steps, timesteps)
         settings = FAMILIES[shape.family]
         warmup = settings.reuse_warmup
-        phases = settings.phases(steps, self.cycle, warmup=warmup, varying=False, strict=False)
-        plan = Plan(self, shape, tuple(full if phase is Phase.FULL else reuse for phase in phases), steps)
+        if chosen is None:
+            positions = settings.positions(steps, self.cycle, warmup=warmup, varying=False, strict=False)
+        else:
+            positions = chosen_positions(chosen, steps)
+        plan = Plan(self, shape, tuple(full if phase is Phase.FULL else reuse for phase, _ in positions), steps)
         warn_of_a_plan_that_saves_nothing(plan, self.cycle, warmup)
         return plan

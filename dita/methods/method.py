@@ -34,6 +34,7 @@ class Method:
 
     name: ClassVar[str]
     positional: ClassVar[tuple[str, ...]] = ()  # fields in the order in which `parse` reads them
+    short_names: ClassVar[dict[str, str]] = {"full_steps": "full", "full_of": "of"}  # of fields, in the short form
     paper: ClassVar[str] = ""
     families: ClassVar[tuple[str, ...]] = tuple(FAMILIES)  # that it runs on
     extends: ClassVar[tuple[str, ...]] = ()  # those of them for which no publication defines it: dita's own extension
@@ -113,12 +114,15 @@ class Method:
         while last >= 0 and getattr(self, self.positional[last]) == defaults[self.positional[last]]:
             last -= 1
         parts += [str(getattr(self, f)) for f in self.positional[: last + 1]]
-        parts += [f"{f}={short(v)}" for f, v in changed.items() if f not in self.positional]
+        named = {f: v for f, v in changed.items() if f not in self.positional}
+        parts += [f"{self.short_names.get(f, f)}={short(v, f)}" for f, v in named.items()]
         return ":".join(parts)
 
 
-def short(value: Any) -> str:
-    """A parameter as `parse` reads it."""
+def short(value: Any, field_name: str = "") -> str:
+    """A parameter as `parse` reads it: whole numbers as in 2x2, step numbers as in 0/3/7, names as in attn/mlp."""
+    if field_name == "full_steps" and value is not None:
+        return listed_steps(value)
     if isinstance(value, tuple):
         return joined(value) if all(isinstance(item, int) for item in value) else "/".join(value)
     return json.dumps(value).strip('"')
@@ -140,6 +144,11 @@ def check_steps(steps: int) -> int:
         bound = "at least 1" if count < 1 else f"at most {MOST_STEPS}"
         raise ValueError(f"the number of steps must be {bound}, got {count}")
     return count
+
+
+def listed_steps(steps: Sequence[int]) -> str:
+    """Step numbers as one word: `0/3/7`."""
+    return "/".join(map(str, steps))
 
 
 def check_count(field_name: str, value: object, why: str = "", least: int = 1) -> None:
@@ -180,12 +189,14 @@ def check_choice(field_name: str, value: _T, allowed: tuple[_T, ...]) -> None:
 
 
 def warn_of_a_plan_that_saves_nothing(plan: Plan, cycle: int, warmup: int) -> None:
-    """Warns of a cycle above 1 that leaves every step full."""
-    if cycle > 1 and set(plan.kinds) == {Kind.FULL}:
+    """Warns of a cycle above 1, or of chosen full steps, that leave every step full."""
+    chosen = getattr(plan.method, "full_steps", None) is not None
+    if (chosen or cycle > 1) and set(plan.kinds) == {Kind.FULL}:
         steps = len(plan.steps)
+        why = f"the first {min(warmup, steps)} are full; take more steps, or a smaller warmup"
         warnings.warn(
-            f"{plan.method.label()} saves nothing in {steps} steps: the first {min(warmup, steps)} are full;"
-            " take more steps, or a smaller warmup",
+            f"{plan.method.label()} saves nothing in {steps} steps:"
+            f" {'all of them are full_steps; choose fewer' if chosen else why}",
             NothingToSkipWarning,
             stacklevel=4,
         )

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from dita.families import FAMILIES, Phase
+from dita.methods.full_steps import ChosenSteps, chosen_positions, first_difference
 from dita.methods.method import (
     MODULES,
-    Method,
     Modules,
     cached_step,
     check_choice,
@@ -28,7 +28,7 @@ class LoweredOrderWarning(UserWarning):
 
 
 @dataclass(frozen=True)
-class TaylorSeer(Method):
+class TaylorSeer(ChosenSteps):
     """Cached steps that forecast every module's output (TaylorSeer, ICCV 2025, arXiv 2503.06923).
 
     After the full steps of the start, a full step every `cycle`. Each full step forms finite differences to the one
@@ -44,7 +44,7 @@ class TaylorSeer(Method):
         scale: of `hermite`, in (0, 1]: c of c^i H_i(c x).
         lite: forecast the hidden state behind the last block alone: one tensor in place of one a module.
         warmup: full steps at the start; None is the reference's: 3 on FLUX, 2 on DiT. Differences begin with the last
-            of them.
+            of them, and where `full_steps` are chosen, with the last that the run begins with, at most as many.
         ramp: after the start, full steps are 2, 3, 4 ... apart, up to `cycle` (dita's own). Features change fastest in
             the first steps, and a difference of neighbouring steps does not reach far.
         modules: what cached steps forecast: `all` as published, or `attention` alone, so that they compute every MLP
@@ -64,6 +64,8 @@ class TaylorSeer(Method):
     warmup: int | None = None
     ramp: bool = False
     modules: Modules = "all"
+    full_steps: tuple[int, ...] | None = field(default=None, kw_only=True)
+    full_of: int | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -73,6 +75,7 @@ class TaylorSeer(Method):
         if self.warmup is not None:
             check_count("warmup", self.warmup, "the first step is always full")
         check_choice("modules", self.modules, MODULES)
+        self.check_full_steps()
         if self.lite and self.modules != "all":
             raise ValueError(
                 f"lite forecasts what all blocks put out: it takes modules='all' only, got {self.modules!r}"
@@ -80,18 +83,24 @@ class TaylorSeer(Method):
 
     def plan(self, shape: Shape, steps: int, timesteps: Sequence[float] | None = None) -> Plan:
         steps = checked_run(shape, steps)
+        chosen = self.chosen_steps(shape, steps, timesteps)
         settings = FAMILIES[shape.family]
         warmup = self.warmup or settings.forecast_warmup
-        positions = settings.positions(
-            steps, self.cycle, warmup=warmup, varying=False, strict=False, counter=True, ramp=self.ramp
-        )
+        if chosen is None:
+            since = max(warmup - 1, 1)
+            positions = settings.positions(
+                steps, self.cycle, warmup=warmup, varying=False, strict=False, counter=True, ramp=self.ramp
+            )
+        else:
+            since = first_difference(chosen, warmup)
+            positions = chosen_positions(chosen, steps)
         full = full_step(shape)
         cached = cached_step(shape, self.modules, Kind.SKIP if self.lite else Kind.FORECAST)
         taken = tuple(full if phase is Phase.FULL else cached for phase, _ in positions)
         blocks = blocks_of(shape)
         span = Span(blocks[0], blocks[-1])
         skips = {s: span for s, (phase, _) in enumerate(positions) if self.lite and phase is not Phase.FULL}
-        forecast = formed(Forecast(self.order, self.basis, self.scale, max(warmup - 1, 1)), taken, self.label())
+        forecast = formed(Forecast(self.order, self.basis, self.scale, since), taken, self.label())
         plan = Plan(self, shape, taken, steps, skips=skips, forecast=forecast)
         warn_of_a_plan_that_saves_nothing(plan, self.cycle, warmup)
         return plan

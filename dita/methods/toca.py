@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import ClassVar, Literal, get_args
 
 from dita.families import FAMILIES, Phase
+from dita.methods.full_steps import ChosenSteps, chosen_positions, first_difference
 from dita.methods.method import (
-    Method,
     check_choice,
     check_count,
     check_seed,
@@ -47,7 +48,7 @@ ATTENTION_SCORES: tuple[Score, ...] = ("attention-sampled", "attention")
 
 
 @dataclass(frozen=True)
-class ToCa(Method):
+class ToCa(ChosenSteps):
     """Token-wise feature caching (ToCa, ICLR 2025, arXiv 2410.05317).
 
     A full step, then `cycle` - 1 cached ones: self-attention is reused whole; cross-attention and MLP compute the
@@ -72,7 +73,8 @@ class ToCa(Method):
             0.6 and 2 on DiT. 0 turns it off.
         warmup: full steps at the start; None is the reference's: 3 on FLUX (1 where no token is ever computed, R = 1)
             and on Open-Sora, else 1.
-        cross_cycle: N of cross-attention; None is the reference's: twice `cycle` on Open-Sora, else `cycle`.
+        cross_cycle: N of cross-attention; None is the reference's: twice `cycle` on Open-Sora, else `cycle`. Where
+            `full_steps` are chosen, None is all of them; a number leaves out those that come too soon for it.
         forecast: order of the forecast that stands in for what is not computed, as TaylorSeer's: 0 is the paper's plain
             reuse. Tokens that are computed correct their own forecasts to come.
         basis, scale: of the forecast, `taylor` or `hermite`, as TaylorSeer's.
@@ -100,6 +102,8 @@ class ToCa(Method):
     scale: float = 0.5
     seed: int = 0
     strict: bool = False
+    full_steps: tuple[int, ...] | None = field(default=None, kw_only=True)
+    full_of: int | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -120,6 +124,7 @@ class ToCa(Method):
         check_count("forecast", self.forecast, "an order; 0 is reuse", least=0)
         check_seed(self.seed)
         check_basis(self.basis, self.scale)
+        self.check_full_steps()
 
     @property
     def fresh_ratio(self) -> float:
@@ -149,7 +154,8 @@ class ToCa(Method):
 
     def keeps_scores(self, shape: Shape) -> bool:
         other_cycle = len(set(self.cycles(shape).values())) > 1
-        return self.score in PROBED_SCORES and (other_cycle or self.rescores(shape))
+        other_steps = self.full_steps is not None and self.cross_cycle is not None
+        return self.score in PROBED_SCORES and (other_cycle or other_steps or self.rescores(shape))
 
     def shares_halves(self, shape: Shape) -> bool:
         return shape.rows > shape.batch and (not self.strict or self.scores_entropy(shape))
@@ -158,39 +164,60 @@ class ToCa(Method):
         """N of every module."""
         cycles = {site.module: self.cycle for site in shape.sites()}
         if "cross_attn" in cycles:
-            published = self.cycle * FAMILIES[shape.family].cross_cycles if self.cycle > 1 else 1
+            apart = self.cycle > 1 and self.full_steps is None
+            published = self.cycle * FAMILIES[shape.family].cross_cycles if apart else self.cycle
             cycles["cross_attn"] = self.cross_cycle or published
         return cycles
 
     def plan(self, shape: Shape, steps: int, timesteps: Sequence[float] | None = None) -> Plan:
         steps = checked_run(shape, steps)
         self.check_family(shape.family)
-        cycles = self.cycles(shape)
-        phases = {cycle: [phase for phase, _ in self.positions(shape, steps, cycle)] for cycle in set(cycles.values())}
+        return self.planned(shape, steps, self.chosen_steps(shape, steps, timesteps))
+
+    def planned(self, shape: Shape, steps: int, chosen: tuple[int, ...] | None) -> Plan:
+        """The plan with full steps that are `chosen` or, where that is None, those of the cycle."""
+        phases = self._phases(shape, steps, chosen)
+        places = None if chosen is None else _places(self.positions(shape, steps, self.cycle, chosen))
         full = full_step(shape)
         taken: list[Step] = []
         for s in range(steps):
-            now = {module: phases[cycle][s] for module, cycle in cycles.items()}
+            now = {module: of_module[s] for module, of_module in phases.items()}
             if set(now.values()) == {Phase.FULL}:
                 taken.append(full)
                 continue
-            cached = self._cached_step(shape, s, steps)
+            cached = self._cached_step(shape, s, steps, None if places is None else places[s])
             taken.append({site: full[site] if _is_full(site, now[site.module]) else cached[site] for site in full})
         warmup = self._warmup(shape.family)
         forecast = None
         if self.forecast:
-            forecast = formed(Forecast(self.forecast, self.basis, self.scale, max(warmup - 1, 1)), taken, self.label())
+            since = max(warmup - 1, 1) if chosen is None else first_difference(chosen, warmup)
+            forecast = formed(Forecast(self.forecast, self.basis, self.scale, since), taken, self.label())
         plan = Plan(self, shape, tuple(taken), steps, forecast=forecast)
         warn_of_a_plan_that_saves_nothing(plan, self.cycle, warmup)
         return plan
+
+    def _phases(self, shape: Shape, steps: int, chosen: tuple[int, ...] | None) -> dict[str, list[Phase]]:
+        """What each step of a run is for each module."""
+        cycles = self.cycles(shape)
+        lists = {cycle: self.positions(shape, steps, cycle, chosen) for cycle in set(cycles.values())}
+        phases = {module: [phase for phase, _ in lists[cycle]] for module, cycle in cycles.items()}
+        if chosen is not None and self.cross_cycle is not None and "cross_attn" in phases:
+            fewer = _in_time(chosen, self.cross_cycle, self._warmup(shape.family))
+            phases["cross_attn"] = [phase for phase, _ in chosen_positions(fewer, steps)]
+        return phases
 
     def varies_cycle(self, family: str) -> bool:
         """Whether the cycle follows the family's N(s), if it has one."""
         return self.fresh_ratio > 0
 
-    def positions(self, shape: Shape, steps: int, cycle: int) -> list[tuple[Phase, int]]:
-        """What each step of a run is for the modules of one cycle, and its position there."""
-        return FAMILIES[shape.family].positions(
+    def positions(
+        self, shape: Shape, steps: int, cycle: int, chosen: tuple[int, ...] | None = None
+    ) -> list[tuple[Phase, int]]:
+        """What each step of a run is for the modules of one cycle, or between `chosen` steps; and its position."""
+        settings = FAMILIES[shape.family]
+        if chosen is not None:
+            return chosen_positions(chosen, steps, settings.counts_down)
+        return settings.positions(
             steps,
             cycle,
             warmup=self._warmup(shape.family),
@@ -202,7 +229,7 @@ class ToCa(Method):
         settings = FAMILIES[family]
         return self.warmup or (settings.warmup if self.fresh_ratio else settings.reuse_warmup)
 
-    def _cached_step(self, shape: Shape, step: int, steps: int) -> Step:
+    def _cached_step(self, shape: Shape, step: int, steps: int, within: float | None) -> Step:
         actions = {}
         for site in shape.sites():
             tokens = 0
@@ -216,11 +243,27 @@ class ToCa(Method):
                     step=step,
                     steps=steps,
                     cycle=self.cycle,
+                    within=within,
                 )
                 tokens = fresh_tokens(share, shape.tokens(site.module))
             stored = Kind.FORECAST if self.forecast else Kind.REUSE
             actions[site] = Action(Kind.PARTIAL if tokens else stored, tokens)
         return actions
+
+
+def _places(positions: Sequence[tuple[Phase, int]]) -> list[float]:
+    """Where each step is between two full ones, from 0 to 1."""
+    full = [s for s, (phase, _) in enumerate(positions) if phase is Phase.FULL]
+    gaps = [end - start for start, end in pairwise((*full, len(positions))) for _ in range(start, end)]
+    return [position / gap for (_, position), gap in zip(positions, gaps, strict=True)]
+
+
+def _in_time(chosen: Sequence[int], cycle: int, warmup: int) -> tuple[int, ...]:
+    """Those of the chosen steps that a module has which is full no more than once in `cycle` steps, after the start.
+
+    They are the first at or behind each multiple of `cycle`.
+    """
+    return tuple(step for before, step in pairwise((-1, *chosen)) if step < warmup or step // cycle > before // cycle)
 
 
 def _is_full(site: Site, phase: Phase) -> bool:

@@ -129,6 +129,8 @@ def test_a_whole_transformer_of_the_published_depth_is_a_graph_for_each_kind_of_
         "taylorseer:3:1:lite=true",
         "taylorseer:3:1:modules=attention",
         "deltadit:3",
+        "toca:4:0.5:full=0/3/4/8",
+        "taylorseer:3:2:full=0/1/4/6",
         "tgate:5",
     ],
 )

@@ -54,6 +54,13 @@ def test_bounds_hold_for_every_method():
                     cls(**{control.name: number})  # does not raise
 
 
+def test_full_steps_are_shown_and_read_as_in_the_short_form():
+    made = {control.name: control for control in controls(ToCa)}["full_steps"]
+    assert (made.kind, made.default, made.optional) == ("wholes", None, True)
+    assert value(ToCa(full_steps=(0, 3, 7)), made) == "0/3/7"
+    assert parse("toca:full_steps=0/3/7:full_of=28") == ToCa(full_steps=(0, 3, 7), full_of=28)
+
+
 def test_what_controls_show_is_what_the_short_form_reads():
     changed = ToMe(0.25, stride=(4, 4), modules=("attn", "mlp"), machine="cpu", random=False)
     said = ":".join(

@@ -19,6 +19,8 @@ def test_a_grid_changes_what_the_method_has():
         ToCa(n, r, "random") for n in (2, 4) for r in (0.5, 0.9)
     ]
     assert grid_methods(FORA(), [2, 3], [0.5]) == [FORA(2), FORA(3)]
+    chosen = FORA(full_steps=(0, 5), full_of=9)
+    assert grid_methods(chosen, [2, 3], []) == [FORA(2), FORA(3)], "cycles of their own"
 
 
 def test_grids_that_cannot_be_are_refused():
