@@ -409,6 +409,9 @@ def generate(
     engine: Annotated[str, typer.Option(help="local (one process, torchrun, accelerate launch) or ray.")] = "local",
     workers: Annotated[str, typer.Option(help="Of --engine ray: a number, or 1..8 to scale between.")] = "1",
     local_files_only: Annotated[bool, typer.Option(help="Do not use the network.")] = False,
+    repair: Annotated[
+        bool, typer.Option("--repair", help="Drop damaged lines of the manifest, and make their pictures again.")
+    ] = False,
 ) -> None:
     """Make pictures or videos of many prompts; stopped at any moment and started again, it goes on.
 
@@ -459,12 +462,20 @@ def generate(
         items = job.items(texts, indices)
         _silence_libraries()
         if engine == "local":
-            outcome = runner.run(settings, items, out, batch_size=size, device=place, local_files_only=local_files_only)
+            outcome = runner.run(
+                settings, items, out, batch_size=size, device=place, local_files_only=local_files_only, repair=repair
+            )
         elif engine == "ray":
             from dita.generation import ray_engine
 
             outcome = ray_engine.run(
-                settings, items, out, batch_size=size, workers=_workers(workers), local_files_only=local_files_only
+                settings,
+                items,
+                out,
+                batch_size=size,
+                workers=_workers(workers),
+                local_files_only=local_files_only,
+                repair=repair,
             )
         else:
             raise ValueError(f"unknown engine {engine!r}; known: local, ray")

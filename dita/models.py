@@ -413,7 +413,7 @@ def _from_pretrained(source: str | Path, dtype: Any, local_files_only: bool) -> 
 
 def _reason(error: Exception) -> str:
     """What went wrong, on one line; the kind of the error too, where its message alone says little."""
-    text = re.sub(r"^\[Errno -?\d+\] ", "", " ".join(str(error).split()))[:300]
+    text = re.sub(r"^\[Errno -?\d+\] ", "", " ".join(str(error).split()))
     return text if isinstance(error, (OSError, ValueError)) and text else f"{type(error).__name__}: {text}"
 
 

@@ -6,13 +6,17 @@ the first have manifests of their own, `manifest.1.jsonl` and on, which the firs
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from io import FileIO
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from dita.generation.files import PARTIAL, remove_partial, sync_folder, write_whole
 from dita.generation.job import Item, Key, Settings, settings_from_json
@@ -23,6 +27,9 @@ if sys.platform != "win32":
 
 JOB, FAILURES, IMAGES, LOCK = "job.json", "failures.jsonl", "images", ".lock"
 JOB_FORMAT = "dita-job-1"
+ENTRY: dict[str, Any] = {"id": (str, int), "seed": int, "prompt": str, "file": str, "bytes": int}
+READERS = 4  # threads that hold files against their checksums
+LISTED = 3  # files or lines in a message
 
 
 class OtherJobError(ValueError):
@@ -30,9 +37,18 @@ class OtherJobError(ValueError):
 
 
 @contextmanager
-def opened(folder: Path, settings: Settings, items: Sequence[Item]) -> Iterator[dict[Key, dict[str, Any]]]:
+def opened(
+    folder: Path,
+    settings: Settings,
+    items: Sequence[Item],
+    *,
+    repair: bool = False,
+    say: Callable[[str], None] | None = None,
+) -> Iterator[dict[Key, dict[str, Any]]]:
     """The folder, ready to take what is missing; gives the manifest's entries of items that are there already.
 
+    Every file is held against its checksum: what is gone, shortened or damaged counts as missing, and `say` is told.
+    With `repair`, damaged lines of the manifest are dropped, so that their items are missing, too.
     Only one process may have it open. A job without a picture yet may change its settings.
     Raises `OtherJobError` where the folder belongs to something else, `ValueError` for a damaged manifest, `OSError`
     where it cannot be written; it is then as it was.
@@ -50,14 +66,18 @@ def opened(folder: Path, settings: Settings, items: Sequence[Item]) -> Iterator[
         (folder / IMAGES).mkdir(exist_ok=True)
         remove_partial(folder)
         remove_partial(folder / IMAGES)
-        done = join_manifests(folder)
+        listed = _listed(folder, repair)
         for item in items:
-            entry = done.get(item.key)
+            entry = listed.entries.get(item.key)
             if entry is not None and entry["prompt"] != item.prompt:
                 raise OtherJobError(
                     f"folder {str(folder)!r} belongs to another job: the prompt of id {item.id!r} is"
                     f" {entry['prompt']!r} there and {item.prompt!r} here; nothing was changed"
                 )
+        lost = _lost(folder, listed)
+        done = _joined(folder, listed, lost)
+        for remark in _remarks(listed, lost, {item.key for item in items}):
+            (say or _say_nothing)(remark)
         yield done
 
 
@@ -69,28 +89,11 @@ def record_revision(folder: Path, settings: Settings) -> None:
 
 
 def join_manifests(folder: Path) -> dict[Key, dict[str, Any]]:
-    """All entries whose files are there, by key; afterwards they stand in one manifest, each once.
+    """All entries, by key; afterwards they stand in one manifest, each once.
 
     A last line that was cut is dropped: its item is made again. Raises `ValueError` for damage elsewhere.
     """
-    shards = sorted(path for path in folder.glob("manifest.*.jsonl") if path.name != MANIFEST)
-    found: dict[Key, dict[str, Any]] = {}
-    lines = 0
-    whole = True
-    for path in [folder / MANIFEST, *shards]:
-        if path.is_file():
-            entries, complete = _read_lines(path)
-            whole = whole and complete
-            lines += len(entries)
-            found.update({(str(entry["id"]), int(entry["seed"])): entry for entry in entries})
-    there = {key: entry for key, entry in found.items() if _is_there(folder, entry)}
-    if shards or not whole or len(there) != lines:
-        text = "".join(_line(entry) for entry in there.values())
-        write_whole(folder / MANIFEST, text.encode())
-        for path in shards:
-            path.unlink()
-        sync_folder(folder)
-    return there
+    return _joined(folder, _listed(folder), {})
 
 
 def read_manifest(folder: Path) -> tuple[dict[Key, dict[str, Any]], Settings]:
@@ -101,8 +104,9 @@ def read_manifest(folder: Path) -> tuple[dict[Key, dict[str, Any]], Settings]:
     for name in (MANIFEST, JOB):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"folder {str(folder)!r} has no {name}: it is not one that dita generate made")
-    entries, _ = _read_lines(folder / MANIFEST)
-    return {(str(entry["id"]), int(entry["seed"])): entry for entry in entries}, _read_job(folder)
+    found = _read_lines(folder / MANIFEST)
+    _check_whole([found])
+    return {_key(entry): entry for entry in found.entries}, _read_job(folder)
 
 
 class Manifest:
@@ -110,15 +114,21 @@ class Manifest:
 
     def __init__(self, folder: Path, worker: int = 0) -> None:
         self.folder = folder
-        self._file: TextIO = (folder / (MANIFEST if worker == 0 else f"manifest.{worker}.jsonl")).open(
-            "a", encoding="utf-8"
-        )
+        path = folder / (MANIFEST if worker == 0 else f"manifest.{worker}.jsonl")
+        self._file: FileIO = path.open("ab", buffering=0)  # nothing is held back, to be written after an error
 
     def append(self, entries: Iterable[Mapping[str, Any]]) -> None:
-        """Adds lines, in one write. Raises `OSError` for a full disk: what stands there then is repaired later."""
-        self._file.write("".join(_line(entry) for entry in entries))
-        self._file.flush()
-        os.fsync(self._file.fileno())
+        """Adds lines. Raises `OSError` for a full disk; what was written of them is then taken back."""
+        data = memoryview("".join(_line(entry) for entry in entries).encode())
+        end = os.fstat(self._file.fileno()).st_size
+        try:
+            while data:
+                data = data[self._file.write(data) :]
+            os.fsync(self._file.fileno())
+        except OSError:
+            with suppress(OSError):  # where even this fails, half a line stays, and is the last one
+                self._file.truncate(end)
+            raise
 
     def close(self) -> None:
         """Ends it."""
@@ -138,27 +148,142 @@ def _line(entry: Mapping[str, Any]) -> str:
     return json.dumps(entry, ensure_ascii=False) + "\n"
 
 
-def _is_there(folder: Path, entry: Mapping[str, Any]) -> bool:
+@dataclass(frozen=True)
+class _Lines:
+    """What a manifest holds: its `entries`, the numbers of `damaged` lines from 1 on, and whether its end was `cut`."""
+
+    path: Path
+    entries: list[dict[str, Any]]
+    damaged: list[int]
+    cut: bool
+
+
+@dataclass(frozen=True)
+class _Listed:
+    """What all manifests of a folder hold: entries by key, the last of each; `earlier` ones that say otherwise; and
+    `rewrite`, whether the manifests are to be written anew."""
+
+    entries: dict[Key, dict[str, Any]]
+    earlier: list[dict[str, Any]]
+    manifests: list[_Lines]
+    rewrite: bool
+
+
+def _listed(folder: Path, repair: bool = False) -> _Listed:
+    """Raises `ValueError` for damaged lines without `repair`."""
+    shards = sorted(path for path in folder.glob("manifest.*.jsonl") if path.name != MANIFEST)
+    manifests = [_read_lines(path) for path in [folder / MANIFEST, *shards] if path.is_file()]
+    if not repair:
+        _check_whole(manifests)
+    lines = [entry for found in manifests for entry in found.entries]
+    entries = {_key(entry): entry for entry in lines}
+    earlier = [entry for entry in lines if entry.get("sha256") != entries[_key(entry)].get("sha256")]
+    damaged = any(found.damaged or found.cut for found in manifests)
+    return _Listed(entries, earlier, manifests, bool(shards) or damaged or len(lines) != len(entries))
+
+
+def _check_whole(manifests: Sequence[_Lines]) -> None:
+    for found in manifests:
+        if found.damaged:
+            raise ValueError(
+                f"{str(found.path)!r}, {_numbered(found.damaged)}: not an entry of a manifest of dita, though"
+                f" {len(found.entries)} others are; dita generate --repair keeps those and makes the rest again"
+            )
+
+
+def _joined(folder: Path, listed: _Listed, lost: Mapping[Key, str]) -> dict[Key, dict[str, Any]]:
+    """The entries that are not lost, which afterwards stand in one manifest."""
+    there = {key: entry for key, entry in listed.entries.items() if key not in lost}
+    if listed.rewrite or lost:
+        write_whole(folder / MANIFEST, "".join(_line(entry) for entry in there.values()).encode())
+        for found in listed.manifests:
+            if found.path.name != MANIFEST:
+                found.path.unlink()
+        sync_folder(folder)
+    return there
+
+
+def _lost(folder: Path, listed: _Listed) -> dict[Key, str]:
+    """What became of the files that are not as their entries say, in words.
+
+    Where an earlier entry of a file says what it is, that one takes the place of the last.
+    """
+    entries = listed.entries
+    with ThreadPoolExecutor(READERS) as readers:
+        states = dict(zip(entries, readers.map(lambda entry: _state(folder, entry), entries.values()), strict=True))
+    for entry in listed.earlier:
+        if states[_key(entry)] is not None and _state(folder, entry) is None:
+            entries[_key(entry)], states[_key(entry)] = entry, None
+    return {key: f"{entries[key]['file']} {state}" for key, state in states.items() if state is not None}
+
+
+def _state(folder: Path, entry: Mapping[str, Any]) -> str | None:
+    """What is wrong with the file of an entry; None where nothing is."""
+    path = folder / entry["file"]
     try:
-        return (folder / entry["file"]).stat().st_size == entry["bytes"]
-    except FileNotFoundError:
-        return False
+        size = path.stat().st_size
+        if size != entry["bytes"]:
+            return f"has {size} bytes of {entry['bytes']}"
+        if "sha256" in entry and hashlib.sha256(path.read_bytes()).hexdigest() != entry["sha256"]:
+            return "is damaged"
+    except (FileNotFoundError, NotADirectoryError):
+        return "is gone"
+    return None
 
 
-def _read_lines(path: Path) -> tuple[list[dict[str, Any]], bool]:
-    """The entries, and whether the last line was whole."""
+def _remarks(listed: _Listed, lost: Mapping[Key, str], wanted: set[Key]) -> Iterator[str]:
+    """What was repaired, for the user; `wanted` are the items of this run."""
+    for found in listed.manifests:
+        if found.damaged:
+            yield f"{found.path.name}, {_numbered(found.damaged)}: damaged, and dropped; the rest is kept"
+        repeated = len(found.entries) - len({_key(entry) for entry in found.entries})
+        if repeated:
+            yield f"{found.path.name}: lines that repeat others ({repeated}) are dropped"
+    again = [state for key, state in lost.items() if key in wanted]
+    if again:
+        yield f"made again, for they are not as the manifest says ({len(again)}): {_some(again)}"
+    others = [state for key, state in lost.items() if key not in wanted]
+    if others:
+        yield f"no longer listed, and not of this run ({len(others)}): {_some(others)}"
+
+
+def _numbered(lines: Sequence[int]) -> str:
+    return f"line{'s' * (len(lines) > 1)} {_some(list(map(str, lines)))}"
+
+
+def _some(texts: Sequence[str]) -> str:
+    """The first of `texts`, and how many more there are."""
+    more = len(texts) - LISTED
+    return ", ".join(texts[:LISTED]) + (f" and {more} more" if more > 0 else "")
+
+
+def _say_nothing(_: str) -> None:
+    pass
+
+
+def _key(entry: Mapping[str, Any]) -> Key:
+    return str(entry["id"]), int(entry["seed"])
+
+
+def _read_lines(path: Path) -> _Lines:
+    """What a manifest holds. An end that was cut, by a kill or by a power failure, is not called damaged."""
     *lines, rest = path.read_bytes().split(b"\n")
     entries: list[dict[str, Any]] = []
-    for number, line in enumerate(lines):
+    damaged: list[int] = []
+    for number, line in enumerate(lines, 1):
         try:
             entry = json.loads(line)
-            entry["id"], int(entry["seed"]), entry["prompt"], entry["file"], entry["bytes"]
-        except (ValueError, KeyError, TypeError):
-            if number == len(lines) - 1 and not rest:  # a power failure can leave a line of zeros
-                return entries, False
-            raise ValueError(f"{str(path)!r}, line {number + 1}: not an entry of a manifest of dita") from None
-        entries.append(entry)
-    return entries, not rest
+            if not all(isinstance(entry[name], kind) for name, kind in ENTRY.items()):
+                raise TypeError
+        except (ValueError, KeyError, TypeError, IndexError, RecursionError):
+            damaged.append(number)
+        else:
+            entries.append(entry)
+    cut = bool(rest)
+    if damaged and damaged[-1] == len(lines) and not rest:  # a power failure can leave a line of zeros
+        damaged.pop()
+        cut = True
+    return _Lines(path, entries, damaged, cut)
 
 
 def _is_ours(path: Path) -> bool:

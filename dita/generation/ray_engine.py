@@ -31,6 +31,7 @@ def run(
     batch_size: int,
     workers: tuple[int, int] = (1, 1),
     local_files_only: bool = False,
+    repair: bool = False,
     progress: Progress | None = None,
     load: Load = models.load,
 ) -> Outcome:
@@ -41,7 +42,7 @@ def run(
     """
     ray = cluster.connected(workers)
     progress = progress or Progress()
-    with folders.opened(out, settings, items) as done:
+    with folders.opened(out, settings, items, repair=repair, say=progress.say) as done:
         missing = [item for item in items if item.key not in done]
         outcome = Outcome(found=len(items) - len(missing))
         if missing:

@@ -6,6 +6,7 @@ import hashlib
 import importlib.metadata
 import platform
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
@@ -79,19 +80,20 @@ def run(
     batch_size: int,
     device: str | None = None,
     local_files_only: bool = False,
+    repair: bool = False,
     progress: Progress | None = None,
     load: Load = models.load,
 ) -> Outcome:
     """Makes what `out` lacks of `items`, in this process or, under torchrun and `accelerate launch`, in all of them.
 
     Each process of a group takes its share of what is missing, on a device of its own; all return the same outcome.
-    `device` is the settings' device, perhaps with a number.
+    `device` is the settings' device, perhaps with a number; `repair` drops damaged lines of the manifest.
     Raises what `folder.opened` raises, and `JobFailed`, in every process.
     """
     progress = progress or Progress()
     with Processes() as processes:
         if processes.rank == 0:
-            opened = folders.opened(out, settings, items)
+            opened = folders.opened(out, settings, items, repair=repair, say=progress.say)
             done = processes.from_first(opened.__enter__)
         else:
             opened = None
@@ -107,7 +109,8 @@ def run(
                 if processes.rank == 0:
                     folders.record_revision(out, worker.settings)
                 progress.start(len(share), processes.rank, processes.count)
-                mine = write_all(worker.make(share), out, worker.settings, progress, processes.rank)
+                made = worker.make(share)
+                mine = write_all(made, out, worker.settings, progress, processes.rank, rest=worker.rest)
                 for other in processes.gathered(mine):
                     outcome = outcome.joined(other)
             if processes.rank == 0:
@@ -128,20 +131,33 @@ def _share(missing: Sequence[Item], batch_size: int, processes: Processes) -> li
 
 
 def write_all(
-    results: Iterable[File | Failure], out: Path, settings: Settings, progress: Progress, worker: int = 0
+    results: Iterable[File | Failure],
+    out: Path,
+    settings: Settings,
+    progress: Progress,
+    worker: int = 0,
+    rest: Callable[[], Iterable[File]] = tuple,
 ) -> Outcome:
-    """Writes files as they come, and counts. Raises `OSError` for a disk that is full or read-only."""
+    """Writes files as they come, and counts. Raises `OSError` for a disk that is full or read-only.
+
+    Where it is interrupted, `rest` gives what is drawn and did not come yet, which is written, too.
+    """
     outcome = Outcome()
     try:
         with Writer(out, settings, worker) as writer:
-            for result in results:
-                if isinstance(result, tuple):
-                    outcome.failures.append(failure_entry(*result))
-                    progress.advance(failed=1)
-                else:
-                    writer.put(result)
-                    outcome.made += 1
-                    progress.advance(made=1)
+            try:
+                for result in results:
+                    if isinstance(result, tuple):
+                        outcome.failures.append(failure_entry(*result))
+                        progress.advance(failed=1)
+                    else:
+                        writer.put(result)
+                        outcome.made += 1
+                        progress.advance(made=1)
+            except KeyboardInterrupt:
+                for file in rest():
+                    writer.put(file)
+                raise
     finally:
         progress.stop()
     return outcome
@@ -164,6 +180,7 @@ class Worker:
         )
         self.settings = replace(settings, revision=models.revision(settings.model))
         self.batch_size = batch_size
+        self._drawn: deque[Made] = deque()
         self.sampler = Sampler(
             pipe,
             settings.built_method(),
@@ -205,18 +222,27 @@ class Worker:
                         yield result
         yield from failed
 
+    def rest(self) -> Iterator[File]:
+        """What is drawn, and was not handed out before `make` was interrupted."""
+        while self._drawn:
+            yield self._file(self._drawn.popleft())
+
     def _attempt(self, batch: Sequence[Item]) -> Iterator[File | Failure]:
         """The batch; where it fails as a whole, what is left of it one by one."""
         done = 0
         try:
-            for made in self.sampler(batch):
-                file = self._file(made)
-                done += 1
-                yield file
+            for part in self.sampler.calls(batch):
+                self._drawn.extend(part)
+                while self._drawn:  # an item leaves it once the file is taken
+                    file = self._file(self._drawn[0])
+                    done += 1
+                    yield file
+                    self._drawn.popleft()
             return
         except Exception as error:
+            self._drawn.clear()
             if len(batch) == 1:
-                yield batch[0], f"{type(error).__name__}: {' '.join(str(error).split())[:500]}"
+                yield batch[0], reason(error)
                 return
         for item in batch[done:]:
             yield from self._attempt([item])
@@ -229,7 +255,8 @@ class Worker:
 class Writer:
     """Writes files, then their lines in the manifest, in a thread of its own: the next batch is made meanwhile.
 
-    A disk that is full or read-only ends the job: `put` and the end of the `with` block raise the `OSError`.
+    A disk that is full or read-only ends the job: `put` and the end of the `with` block raise the `OSError`. What
+    was put already is still written, as far as it fits.
     """
 
     def __init__(self, out: Path, settings: Settings, worker: int = 0) -> None:
@@ -276,6 +303,20 @@ class Writer:
             **self._facts,
         }
         self._manifest.append([entry])
+
+
+def reason(error: BaseException) -> str:
+    """Why something failed: whole, in one line, with what lies behind it where that says more."""
+    parts: list[str] = []
+    seen: list[BaseException] = []
+    behind: BaseException | None = error
+    while behind is not None and behind not in seen:
+        message = " ".join(str(behind).split())
+        if not any(message and message in part for part in parts):
+            parts.append(f"{type(behind).__name__}: {message}" if message else type(behind).__name__)
+        seen.append(behind)
+        behind = behind.__cause__
+    return ", because of ".join(parts)
 
 
 def failure_entry(item: Item, error: str) -> dict[str, Any]:

@@ -144,6 +144,11 @@ class Sampler:
 
     def __call__(self, some: Sequence[Item]) -> Iterator[Made]:
         """Makes `some`, in their order. Raises whatever the pipeline raises, and `OutOfMemory`."""
+        for made in self.calls(some):
+            yield from made
+
+    def calls(self, some: Sequence[Item]) -> Iterator[list[Made]]:
+        """As a call, with what each pipeline call made together."""
         start = 0
         while start < len(some):
             part = some[start : start + self.size]
@@ -153,14 +158,16 @@ class Sampler:
                 if not _is_out_of_memory(error):
                     raise
                 if len(part) == 1:
-                    raise OutOfMemory(f"one item at a time does not fit into memory: {_one_line(error)}") from error
+                    raise OutOfMemory(
+                        f"one item at a time does not fit into memory: {' '.join(str(error).split())}"
+                    ) from error
                 self.size = len(part) // 2
                 self._say(f"out of memory with {len(part)} items in a call: going on with {self.size}")
                 made = None
             if made is None:  # outside of the handler, whose traceback keeps the failed call's tensors alive
                 _free_memory()
                 continue
-            yield from made
+            yield made
             start += len(part)
 
     def _call(self, part: Sequence[Item]) -> list[Made]:
@@ -248,7 +255,3 @@ def _free_memory() -> None:
     gc.collect()
     if torch.cuda.is_initialized():
         torch.cuda.empty_cache()
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:300] or type(error).__name__
