@@ -705,7 +705,7 @@ def evaluate(
         Path | None, typer.Option(help="Real pictures or the plain pipeline's: a folder, or .npz with mu and sigma.")
     ] = None,
     plain: Annotated[
-        Path | None, typer.Option(help="The plain pipeline's pictures; --reference where that has the same ids.")
+        Path | None, typer.Option(help="The plain pipeline's pictures; --reference if its manifest has the same ids.")
     ] = None,
     prompts: Annotated[Path | None, typer.Option(help="JSON or JSON lines: a prompt for each id.")] = None,
     metrics: Annotated[

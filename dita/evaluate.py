@@ -33,7 +33,7 @@ from dita.measurement import (
 )
 from dita.metrics.catalogue import METRICS, Metric
 from dita.metrics.distribution import Sample
-from dita.metrics.picture_sets import PictureSet, Problem, without_odd_sizes
+from dita.metrics.picture_sets import Key, PictureSet, Problem, without_odd_sizes
 from dita.metrics.statistics_file import statistics_bytes
 from dita.networks import Networks
 from dita.output_files import try_files, write_file
@@ -91,7 +91,8 @@ def evaluate(
         metrics: of `dita.metrics.catalogue.METRICS`.
         networks: where their networks come from.
         reference: for distributions: a folder, a `.npz` with statistics or pictures, or a set.
-        plain: the plain pipeline's pictures, paired by id and seed; by default `reference`, where it shares them.
+        plain: the plain pipeline's pictures, paired by id and seed, or by name where there is no manifest; by default
+            `reference`, where manifests or dita's own file names say that it has the same ids, seeds and prompts.
         save_statistics: a file for the statistics of `pictures`, to be a `reference` later; tried before anything is
             measured.
         batch: pictures read at a time; memory does not grow with their number, but for the features of KID and CMMD.
@@ -143,6 +144,9 @@ def evaluate(
         results = results_of(metrics, measured, beside, pairs, references)
     problems = [*measured.problems, *(beside.problems if beside else ()), *more]
     notes += _pairing_notes(pictures, plain_set)
+    if plain is None and reference_set is not None and _said(pictures) & _said(reference_set):
+        other = _other_prompts(pictures, reference_set)
+        notes += [f"the reference is not taken for the plain pipeline's pictures: {other}"] if other else []
     evaluation = Evaluation(
         pictures=pictures.name,
         reference=str(getattr(reference, "name", reference)) if reference is not None else None,
@@ -183,10 +187,28 @@ def available(
 
 
 def _shared(pictures: PictureSet, reference: PictureSet | None) -> PictureSet | None:
-    """The reference as plain pictures, where both know their seeds and share ids; sizes must fit later."""
-    if reference is None or not pictures.keys & reference.keys:
+    """The reference as plain pictures, where both say the same ids, seeds and prompts; sizes must fit later.
+
+    Equal names alone are not enough: photographs and what was made after them often have the same.
+    """
+    if reference is None or not _said(pictures) & _said(reference) or _other_prompts(pictures, reference):
         return None
-    return without_odd_sizes(reference)
+    return without_odd_sizes(
+        dataclasses.replace(reference, entries=tuple(e for e in reference.entries if e.says_its_seed))
+    )
+
+
+def _said(pictures: PictureSet) -> set[Key]:
+    return {entry.key for entry in pictures.entries if entry.says_its_seed}
+
+
+def _other_prompts(pictures: PictureSet, reference: PictureSet) -> str | None:
+    """Why two sets are no pairs although ids and seeds agree; None where their prompts agree too."""
+    try:
+        check_same_prompts(pictures, reference)
+    except ValueError as error:
+        return str(error)
+    return None
 
 
 def _check_needs(
@@ -206,8 +228,9 @@ def _check_needs(
             )
         if metric.kind == "paired" and (plain is None or not plain.keys & pictures.keys):
             raise ValueError(
-                f"{metric.name} needs the plain pipeline's pictures of the same ids and seeds: give them as --plain or"
-                " --reference, with a manifest as dita compare writes it, or with the same file names"
+                f"{metric.name} needs the plain pipeline's pictures of the same ids and seeds: give them as --plain,"
+                " with a manifest as dita compare writes it, or with the same file names; as --reference they need"
+                " the manifest, as equal names of photographs are no pairs"
             )
         if metric.kind == "distribution" and len(pictures) < 2:
             raise ValueError(f"{metric.name} needs at least 2 pictures, got {len(pictures)} in {pictures.name!r}")
@@ -219,7 +242,7 @@ def _pairing_notes(pictures: PictureSet, plain: PictureSet | None) -> list[str]:
     if plain is None:
         return []
     notes = []
-    if all(entry.seed is None for entry in pictures.entries):
+    if not any(entry.says_its_seed for entry in pictures.entries):
         notes.append("paired by file name: there is no manifest that says the seeds")
     for one, other in ((pictures, plain), (plain, pictures)):
         alone = sorted(key_text(entry.key) for entry in one.entries if entry.key not in other.keys)

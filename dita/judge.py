@@ -22,6 +22,7 @@ from dita import miniature
 from dita.asking import asking
 from dita.methods import FewerSteps, Method, Plain
 from dita.metrics import Share
+from dita.metrics.images import read
 from dita.metrics.picture_sets import MANIFEST_LINES, open_pictures
 from dita.miniature import classes, world
 from dita.miniature.judge import ATTRIBUTES, Verdict
@@ -199,10 +200,7 @@ def _judged(
     files: Sequence[Path],
 ) -> Judgement:
     groups = [str(world.parse(prompt)["kind"]) for prompt in prompts]
-    pictures = []
-    for file in files:
-        with Image.open(file) as picture:
-            pictures.append(picture.convert("RGB"))
+    pictures = [Image.fromarray(read(file)) for file in files]
     return Judgement(model, label, None, tuple(prompts), tuple(groups), tuple(judge(pictures, prompts)))
 
 

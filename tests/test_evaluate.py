@@ -113,6 +113,76 @@ def test_a_reference_with_the_same_ids_is_the_plain_pipeline_and_fid_to_it_is_ca
     assert found["fid"].plain is None and found["clip"].difference is not None
 
 
+def photographs(folder, names, sizes=((40, 36), (36, 40), (32, 32))):
+    """Photos of sizes of their own, under the names of pictures."""
+    folder.mkdir()
+    for i, name in enumerate(names):
+        Image.fromarray(pictures(1, seed=50 + i, size=sizes[i % len(sizes)])[0]).save(folder / f"{name}.jpg")
+    return folder
+
+
+@pytest.mark.parametrize("sizes", [((40, 36), (36, 40), (32, 32)), ((32, 32),)], ids=["mixed", "as the pictures"])
+@pytest.mark.parametrize("manifest", [False, True])
+def test_photographs_of_the_pictures_names_are_a_reference_set(folders, tiny, tmp_path, sizes, manifest):
+    made = save(tmp_path / "made", folders.images.fast, manifest=manifest)
+    names = [f"{i:04d}" for i in range(12)]
+    same = photographs(tmp_path / "photos", names, sizes)
+    other = photographs(tmp_path / "others", [f"x{name}" for name in names], sizes)
+    found = [run(made, "fid,kid", tiny, reference=reference) for reference in (same, other)]
+    assert [result.plain for result in found] == [None, None] and found[0].notes == found[1].notes == ()
+    assert found[0].results == found[1].results
+    chosen = [[metric.name for metric in available(open_pictures(made), tiny, r, None)] for r in (same, other)]
+    assert chosen[0] == chosen[1] and "psnr" not in chosen[0]
+    with pytest.raises(ValueError, match="equal names of photographs are no pairs"):
+        run(made, "psnr", tiny, reference=same)
+
+
+def test_a_manifest_of_photographs_without_seeds_makes_them_no_pairs(folders, tiny, tmp_path):
+    photos = save(tmp_path / "photos", folders.images.plain, manifest=False)
+    listed = [{"id": f"{i:04d}", "prompt": WORDS[i % 6], "file": f"{i:04d}.png"} for i in range(12)]
+    write_manifest(photos, listed)
+    write_manifest(folders.fast, listed)
+    assert run(folders.fast, "fid", tiny, reference=photos).plain is None
+
+
+def test_samples_of_two_npz_files_are_no_pairs_by_their_numbers(folders, tiny, tmp_path):
+    for name, images in (("made", folders.images.fast), ("real", folders.images.plain)):
+        np.savez(tmp_path / f"{name}.npz", arr_0=np.stack(images))
+    assert run(tmp_path / "made.npz", "fid", tiny, reference=tmp_path / "real.npz").plain is None
+
+
+def test_names_that_dita_generate_gives_say_the_seed(folders, tiny, tmp_path):
+    for name, images in (("fast", folders.images.fast), ("plain", folders.images.plain)):
+        (tmp_path / name).mkdir(exist_ok=True)
+        for i, image in enumerate(images):
+            Image.fromarray(image).save(tmp_path / name / f"{i // 3:05d}-s{i % 3}.png")
+    for folder in ("fast", "plain"):
+        for file in [*(tmp_path / folder).glob("????.png"), tmp_path / folder / "manifest.json"]:
+            file.unlink()
+    result = run(tmp_path / "fast", "psnr,fid", tiny, reference=tmp_path / "plain")
+    assert result.plain and by_name(result)["psnr"].count == 12
+    assert not any("by file name" in note for note in result.notes)
+
+
+def test_plain_pictures_that_are_given_as_such_are_paired_by_name_and_that_is_said(folders, tiny, tmp_path):
+    made = save(tmp_path / "made", folders.images.fast, manifest=False)
+    plain = save(tmp_path / "beside", folders.images.plain, manifest=False)
+    result = run(made, "psnr", tiny, plain=open_pictures(plain))
+    assert by_name(result)["psnr"].count == 12
+    assert any("paired by file name" in note for note in result.notes)
+
+
+def test_a_reference_of_the_same_ids_and_seeds_and_other_prompts_is_a_reference_set_and_that_is_said(
+    folders, tiny, tmp_path
+):
+    other = save(tmp_path / "other", folders.images.plain, prompts=["something else"])
+    result = run(folders.fast, "fid", tiny, reference=other)
+    assert result.plain is None
+    assert any(
+        "not taken for the plain pipeline's pictures: " in note and "'something else'" in note for note in result.notes
+    )
+
+
 def test_pairing_is_by_id_and_seed_and_not_by_position(folders, tiny, tmp_path):
     shuffled = tmp_path / "shuffled"
     shuffled.mkdir()

@@ -6,6 +6,7 @@ Never a processor of transformers: what those compute depends on whether torchvi
 from __future__ import annotations
 
 import os
+import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,7 @@ from typing import Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 
@@ -28,30 +29,47 @@ CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.261302
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
+_UNREADABLE = (OSError, ValueError, SyntaxError, EOFError, struct.error, Image.DecompressionBombError)
+"""What Pillow raises for damaged files."""
+
+
 class UnusablePicture(ValueError):
     """A file that cannot be compared as it is; the message names it and says what to do."""
 
 
 def read(path: str | os.PathLike[str]) -> Picture:
-    """The picture in a file as uint8 (H, W, 3).
+    """The picture in a file as uint8 (H, W, 3), the right way up where its EXIF data say how the camera was held.
 
     Grey and palette pictures become RGB, and an alpha channel that is opaque everywhere is left out. Raises
-    `UnusablePicture` for what has no single right reading: CMYK, more than 8 bits a channel, transparency, a damaged
-    or missing file.
+    `UnusablePicture` for what has no single right reading: CMYK and Lab, more than 8 bits a channel, transparency,
+    several frames, a damaged or missing file.
     """
     name = os.fspath(path)
     try:
         _refuse_deep_png(Path(path))
         with Image.open(path) as image:
-            return _as_rgb(image, name)
+            return _as_rgb(_upright(image, name), name)
     except FileNotFoundError:
         raise UnusablePicture(f"{name}: {MISSING}") from None
     except UnidentifiedImageError:
         raise UnusablePicture(f"{name}: is not a picture that Pillow knows") from None
     except UnusablePicture:
         raise
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+    except _UNREADABLE as error:
         raise UnusablePicture(f"{name}: is damaged or unreadable ({error})") from None
+
+
+def size_of(path: str | os.PathLike[str]) -> tuple[int, int]:
+    """(width, height) of the picture that `read` gives, from the head of the file. Raises `UnusablePicture`."""
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+            # Pillow itself turns a TIFF, and says the size that it then has.
+            return (height, width) if image.format != "TIFF" and _orientation(image) >= 5 else (width, height)
+    except FileNotFoundError:
+        raise UnusablePicture(MISSING) from None
+    except _UNREADABLE:
+        raise UnusablePicture("is damaged, or not a picture") from None
 
 
 @dataclass(frozen=True)
@@ -116,9 +134,27 @@ def _as_image(picture: Picture | Image.Image) -> Image.Image:
     return picture if isinstance(picture, Image.Image) else Image.fromarray(picture)
 
 
+def _upright(image: Image.Image, name: str) -> Image.Image:
+    """The image as it is to be seen. Raises `UnusablePicture` for several frames."""
+    frames = getattr(image, "n_frames", 1)
+    if frames > 1 and image.format != "MPO":  # a camera's JPEG with previews of itself
+        raise UnusablePicture(f"{name}: has {frames} frames; save the one that is meant as a picture first")
+    image.load()
+    return ImageOps.exif_transpose(image) if _orientation(image) > 1 else image
+
+
+def _orientation(image: Image.Image) -> int:
+    """How the camera was held, 1..8 as EXIF counts; 1 where the file does not say it, or not readably."""
+    try:
+        found = image.getexif().get(ExifTags.Base.Orientation, 1)
+    except _UNREADABLE:
+        return 1
+    return found if isinstance(found, int) and 1 <= found <= 8 else 1
+
+
 def _as_rgb(image: Image.Image, name: str) -> Picture:
-    if image.mode == "CMYK":
-        raise UnusablePicture(f"{name}: is CMYK, whose colours depend on a profile; convert it to RGB first")
+    if image.mode in ("CMYK", "LAB"):
+        raise UnusablePicture(f"{name}: is {image.mode}, whose colours depend on a profile; convert it to RGB first")
     if image.mode.startswith(("I", "F")):
         raise UnusablePicture(f"{name}: has more than 8 bits a channel (mode {image.mode}); save it with 8 first")
     if "A" in image.mode or "transparency" in image.info:

@@ -7,6 +7,7 @@ suffix, and prompts come from a file that names ids.
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,10 +15,8 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from PIL import Image
-
 from dita.metrics import statistics_file
-from dita.metrics.images import MISSING, SUFFIXES, Picture, UnusablePicture, read
+from dita.metrics.images import SUFFIXES, Picture, UnusablePicture, read, size_of
 
 MANIFEST = "manifest.json"
 MANIFEST_LINES = "manifest.jsonl"
@@ -26,6 +25,9 @@ FORMAT = "dita-pictures-1"
 COMPARISON = "results.json"
 
 Key = tuple[str, int | None]
+
+_OWN_NAME = re.compile(r".+-s\d+")
+"""File names of `dita generate`, without the suffix: an id and a seed."""
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,11 @@ class Entry:
     def key(self) -> Key:
         """What pairs it: its id and its seed."""
         return self.id, self.seed
+
+    @property
+    def says_its_seed(self) -> bool:
+        """Whether a manifest, or a file name of `dita generate`, says what it was made of; other names are names."""
+        return self.seed is not None or bool(_OWN_NAME.fullmatch(self.id))
 
 
 @dataclass(frozen=True)
@@ -120,7 +127,9 @@ def open_pictures(path: str | Path) -> PictureSet:
         folders = sorted(str(manifest.parent) for manifest in path.glob(f"images/*/{MANIFEST}"))
         listed = ", ".join(folders) or "none with a manifest"
         raise ValueError(f"folder {str(path)!r} holds a comparison; give the pictures of one method: {listed}")
-    raise ValueError(f"folder {str(path)!r} holds no pictures ({', '.join(SUFFIXES)}) and no {MANIFEST}")
+    below = next((file.parent for file in sorted(path.glob("*/*")) if file.suffix.lower() in SUFFIXES), None)
+    instead = f"; {str(below)!r} holds some" if below else ""
+    raise ValueError(f"folder {str(path)!r} holds no pictures ({', '.join(SUFFIXES)}) and no {MANIFEST}{instead}")
 
 
 def with_prompts(pictures: PictureSet, path: str | Path) -> PictureSet:
@@ -147,7 +156,7 @@ def without_odd_sizes(pictures: PictureSet) -> PictureSet:
     problems = list(pictures.problems)
     for entry in pictures.entries:
         try:
-            sizes[entry.key] = entry.size or _size(entry)
+            sizes[entry.key] = entry.size or size_of(entry.name)
         except UnusablePicture as error:
             problems.append(Problem(entry.name, _reason(error, entry.name)))
     if not sizes:
@@ -184,16 +193,6 @@ def _same(picture: Picture) -> Picture:
 
 def _entry(id: str, seed: int | None, prompt: str | None, path: Path) -> Entry:
     return Entry(id, seed, prompt, str(path), partial(read, path))
-
-
-def _size(entry: Entry) -> tuple[int, int]:
-    try:
-        with Image.open(entry.name) as image:
-            return image.size
-    except FileNotFoundError:
-        raise UnusablePicture(MISSING) from None
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        raise UnusablePicture("is damaged, or not a picture") from None
 
 
 def _reason(error: Exception, name: str) -> str:

@@ -4,9 +4,9 @@ import zlib
 import numpy as np
 import PIL
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image, ImageOps
 
-from dita.metrics.images import Preparation, UnusablePicture, read, resized
+from dita.metrics.images import Preparation, UnusablePicture, read, resized, size_of
 
 
 def gradient(height, width):
@@ -67,6 +67,79 @@ def test_what_has_no_single_right_reading_is_refused_by_name(tmp_path):
         with pytest.raises(UnusablePicture, match=message) as error:
             read(tmp_path / name)
         assert name in str(error.value)
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "L", "LA", "P", "1"])
+@pytest.mark.parametrize("suffix", ["png", "webp", "tif", "bmp", "gif"])
+def test_opaque_pictures_of_every_mode_are_read_as_their_rgb(tmp_path, mode, suffix):
+    image = Image.fromarray(gradient(6, 9)).convert(mode)
+    path = tmp_path / f"a.{suffix}"
+    try:
+        image.save(path, **({"lossless": True} if suffix == "webp" else {}))
+    except OSError:
+        pytest.skip(f"Pillow writes no {mode} as {suffix}")
+    with Image.open(path) as saved:
+        assert np.array_equal(read(path), np.asarray(saved.convert("RGB")))
+
+
+@pytest.mark.parametrize("suffix", ["png", "gif", "webp"])
+def test_a_palette_with_a_transparent_colour_is_refused_where_it_is_used(tmp_path, suffix):
+    clear = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
+    clear.paste((0, 255, 0, 255), (0, 0, 2, 4))
+    image = clear if suffix == "webp" else clear.convert("P")
+    if suffix != "webp":
+        image.info["transparency"] = image.getpixel((3, 3))
+    image.save(tmp_path / f"a.{suffix}", **({"lossless": True} if suffix == "webp" else {}))
+    with pytest.raises(UnusablePicture, match="has transparent pixels; flatten"):
+        read(tmp_path / f"a.{suffix}")
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("suffix", ["png", "tif", "webp"])
+def test_a_camera_that_was_held_otherwise_gives_a_picture_the_right_way_up(tmp_path, orientation, suffix):
+    image = Image.fromarray(gradient(6, 9))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    path = tmp_path / f"a.{suffix}"
+    image.save(path, exif=exif, **({"lossless": True} if suffix == "webp" else {}))
+    held = image.copy()
+    held.getexif()[ExifTags.Base.Orientation] = orientation
+    expected = np.asarray(ImageOps.exif_transpose(held))
+    assert expected.shape == ((9, 6, 3) if orientation >= 5 else (6, 9, 3))
+    assert np.array_equal(read(path), expected)
+    assert size_of(path) == expected.shape[1::-1]
+
+
+@pytest.mark.parametrize("suffix", ["gif", "png", "webp", "tif"])
+def test_an_animation_is_no_picture(tmp_path, suffix):
+    frames = [Image.new("RGB", (4, 4), (40 * i, 0, 0)) for i in range(3)]
+    frames[0].save(tmp_path / f"a.{suffix}", save_all=True, append_images=frames[1:])
+    with pytest.raises(UnusablePicture, match="has 3 frames; save the one that is meant"):
+        read(tmp_path / f"a.{suffix}")
+
+
+def test_the_previews_in_a_cameras_jpeg_are_left_alone(tmp_path):
+    first = Image.fromarray(gradient(16, 16))
+    first.save(tmp_path / "a.jpg", "MPO", save_all=True, append_images=[Image.new("RGB", (4, 4))])
+    assert read(tmp_path / "a.jpg").shape == (16, 16, 3)
+
+
+@pytest.mark.parametrize("suffix", ["png", "jpg", "webp", "gif", "bmp", "tif"])
+@pytest.mark.parametrize("kept", [0.05, 0.5, 0.95])
+def test_a_cut_file_is_refused_whatever_its_format(tmp_path, suffix, kept):
+    path = tmp_path / f"a.{suffix}"
+    Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 40, 3), dtype=np.uint8)).save(path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: int(len(whole) * kept)])
+    with pytest.raises(UnusablePicture, match=r"a\.\w+: (is damaged|is not a picture)"):
+        read(path)
+
+
+@pytest.mark.parametrize("mode", ["CMYK", "LAB"])
+def test_colours_that_depend_on_a_profile_are_refused(tmp_path, mode):
+    Image.new(mode, (4, 4)).save(tmp_path / "a.tif")
+    with pytest.raises(UnusablePicture, match=f"is {mode}, whose colours depend on a profile"):
+        read(tmp_path / "a.tif")
 
 
 def test_crop_is_torchvisions_resize_and_centre_crop(golden):

@@ -131,6 +131,25 @@ def test_folders_without_pictures_and_whole_comparisons_are_refused(tmp_path):
         open_pictures(tmp_path)
 
 
+def test_the_folder_below_that_holds_pictures_is_named(tmp_path):
+    (tmp_path / "images").mkdir()
+    picture(1).save(tmp_path / "images" / "a.png")
+    with pytest.raises(ValueError, match=r"holds no pictures .*images' holds some"):
+        open_pictures(tmp_path)
+
+
+def test_a_picture_that_is_to_be_turned_counts_by_the_size_that_it_has_then(tmp_path):
+    for name in ("a", "b"):
+        picture(1, (6, 8)).save(tmp_path / f"{name}.png")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    picture(1, (8, 6)).save(tmp_path / "turned.jpg", exif=exif)
+    sized = without_odd_sizes(open_pictures(tmp_path))
+    pictures, problems = read_all(sized)
+    assert not problems and not sized.problems
+    assert {image.shape for image in pictures.values()} == {(8, 6, 3)}
+
+
 @pytest.mark.parametrize(
     ("manifest", "message"),
     [
