@@ -329,8 +329,9 @@ class PixArtShape:
     """PixArt-alpha and Sigma: one stack of blocks of self-attention, cross-attention to the text, and MLP.
 
     `grid` is (height, width) in image tokens. With guidance (`guided`) a transformer call holds two halves of `batch`
-    samples each. `text_tokens`: 20 is a prompt of common length, as the papers count; diffusers pads every prompt to
-    120 (alpha) or 300 (Sigma) tokens and computes the padding, so the shape of a live call has those.
+    samples each; perturbed-attention guidance (`perturbed`) puts a part more into it. `text_tokens`:
+    20 is a prompt of common length, as the papers count; diffusers pads every prompt to 120 (alpha) or 300 (Sigma)
+    tokens and computes the padding, so the shape of a live call has those.
     """
 
     family: ClassVar[str] = "pixart"
@@ -345,6 +346,7 @@ class PixArtShape:
     grid: tuple[int, int] = (16, 16)
     batch: int = 1
     guided: bool = True
+    perturbed: bool = False
     branches: int = 1
     patch: int = 2
     in_channels: int = 4
@@ -356,7 +358,7 @@ class PixArtShape:
 
     @property
     def rows(self) -> int:
-        return self.batch * (2 if self.guided else 1)
+        return self.batch * (1 + self.guided + self.perturbed)
 
     @property
     def image_tokens(self) -> int:

@@ -98,7 +98,9 @@ class Accelerated(Contender):
         super().__init__(method.label(), module, method.run_steps(len(timesteps)))
         self.method = method
         self.plan = plan
-        dita.enable(module, method, steps=len(timesteps), timesteps=timesteps)  # a pipeline's scheduler tells them too
+        halves = getattr(plan.shape, "guided", False)
+        # a pipeline tells all of these itself
+        dita.enable(module, method, steps=len(timesteps), timesteps=timesteps, guided_halves=halves)
 
     def claims(self, plain: StepCount, counted: Sequence[StepCount]) -> list[Claim]:
         return [_planned(self.plan, step) for step in range(self.steps)]

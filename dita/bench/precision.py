@@ -102,7 +102,7 @@ def _run(workload: Workload, model: nn.Module, inputs: Inputs, method: Method, s
     module = twin(model)
     if isinstance(method, Plain):
         return sample(workload, Contender("plain", module, steps), inputs).latents, {}
-    dita.enable(module, method, steps=steps, record=True)
+    dita.enable(module, method, steps=steps, record=True, guided_halves=getattr(workload.shape, "guided", False))
     latents = sample(workload, Contender(method.label(), module, method.run_steps(steps)), inputs).latents
     return latents, dita.summary(module, show=False).selections
 

@@ -15,6 +15,7 @@ from dita.caching.adapters import Adapter, UnsupportedModelError, adapter_for
 from dita.caching.calls import Surrounded
 from dita.caching.class_swap import check_free_of_other_caches, restore, swap
 from dita.caching.evaluations import Evaluations, check_one_step
+from dita.caching.guidance import Parts, PartsOfRows, parts_of_pipeline
 from dita.caching.run import Run
 from dita.caching.state import BlockState
 from dita.caching.steady import IDLE, steady_forward
@@ -37,6 +38,7 @@ def enable(
     record: bool = False,
     memory_limit: int | None = None,
     store: Store | None = None,
+    guided_halves: bool = False,
 ) -> Target:
     """Accelerates `target`, in place, until `disable`. Enabling again replaces the method.
 
@@ -54,6 +56,10 @@ def enable(
             is free.
         store: how features are kept: in fewer bits, in the host's memory, or not more than so many bytes. Without it,
             as they were computed.
+        guided_halves: bare transformers only: whether each call holds two equal halves of latents, one under the
+            prompts and one under the null prompt, as the pipelines of PixArt, DiT and Open-Sora put them together.
+            Their halves then compute the same tokens, and T-GATE ends their guidance. Without it, each row of a call is
+            a sample of its own. A pipeline tells by its class and its arguments.
 
     Returns the target. Raises `UnsupportedModelError` for a family without an adapter, `ForeignHookError` if another
     cache or an unknown hook is on the transformer, `ValueError` for bad arguments; the target is then as it was.
@@ -66,9 +72,17 @@ def enable(
         raise ValueError(f"memory_limit must be at least 0 bytes, got {memory_limit}")
     if store is not None and not isinstance(store, Store):
         raise ValueError(f"store must be a dita.Store such as Store(dtype='fp8'), got {store!r}")
+    guided_halves = switch("guided_halves", guided_halves)
     model = transformer_of(target)
     adapter = adapter_for(model)
     method.check_family(adapter.family)
+    if guided_halves and isinstance(target, DiffusionPipeline):
+        raise ValueError("guided_halves is for bare transformers; a pipeline tells by its class and its arguments")
+    if guided_halves and not adapter.halves:
+        raise ValueError(
+            f"guided_halves=True is not for {adapter.family}, whose guidance is distilled or a second call of its own:"
+            " leave it out, and pass calls_per_step=2 for two calls a step"
+        )
     if not _users(model):
         check_free_of_other_caches(model)
     attachment: _Attachment
@@ -89,7 +103,7 @@ def enable(
         if timesteps is not None and len(timesteps) != steps:
             raise ValueError(f"timesteps must be one for each of the {steps} steps, got {len(timesteps)}")
         attachment = TransformerAttachment(
-            target, method, record, memory_limit, store, steps, calls_per_step, timesteps
+            target, method, record, memory_limit, store, steps, calls_per_step, timesteps, guided_halves
         )
     disable(target)
     attachment.attach(adapter)
@@ -125,6 +139,7 @@ def summary(target: DiffusionPipeline | nn.Module, show: bool = True) -> Summary
     attachment: _Attachment | None = target.__dict__.get("_dita_attachment")
     if attachment is None:
         raise RuntimeError(f"dita is not enabled on this {type(target).__name__}")
+    attachment.settle()
     if attachment.last is None:
         raise RuntimeError(f"this {type(target).__name__} has not run since dita was enabled")
     if show:
@@ -162,6 +177,9 @@ class _Attachment:
     def detach(self) -> None:
         raise NotImplementedError
 
+    def settle(self) -> None:
+        """Ends a run whose last step may have further calls, and need not."""
+
 
 class PipelineAttachment(_Attachment):
     """Accelerates the calls of one pipeline instance; other pipelines that share its transformer run plain."""
@@ -197,16 +215,14 @@ class PipelineAttachment(_Attachment):
         bound = inspect.signature(stock_call).bind(self.pipe, *args, **kwargs)
         bound.apply_defaults()
         named, evaluations = _respaced(self.pipe, self.method, bound)
-        with (
-            evaluations.watched(),
-            self._sampling(evaluations, guidance=_may_be_guided(bound), calls=_calls_per_step(bound)),
-        ):
+        parts = parts_of_pipeline(self.pipe, bound.arguments)
+        with evaluations.watched(), self._sampling(evaluations, parts=parts, calls=_calls_per_step(bound)):
             if named is not None:
                 return stock_call(self.pipe, **named)
             return stock_call(self.pipe, *args, **kwargs)
 
     @contextmanager
-    def _sampling(self, evaluations: Evaluations, guidance: bool, calls: int) -> Iterator[None]:
+    def _sampling(self, evaluations: Evaluations, parts: PartsOfRows, calls: int) -> Iterator[None]:
         outer = self.pipe.components["transformer"]
         model = transformer_of(self.pipe)
         adapter = adapter_for(model)
@@ -238,7 +254,7 @@ class PipelineAttachment(_Attachment):
                     requested_steps=requested,
                     record=self.record,
                     memory_limit=self.memory_limit,
-                    guidance=guidance,
+                    parts=parts,
                     timesteps=timesteps,
                     store=self.store,
                     calls=calls,
@@ -286,8 +302,10 @@ class TransformerAttachment(_Attachment):
         steps: int,
         calls_per_step: int,
         timesteps: Sequence[float] | None = None,
+        guided_halves: bool = False,
     ) -> None:
         super().__init__(method, record, memory_limit, store)
+        self.guided_halves = guided_halves
         self.outer = model
         self.model = transformer_of(model)
         self.steps = method.run_steps(steps)
@@ -310,6 +328,8 @@ class TransformerAttachment(_Attachment):
 
     def _before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any] | None:
         inputs = _named(self.model, args, kwargs)
+        if self.run is not None and self.run.begins_next_step(inputs):
+            self._advance()
         if self.run is not None and self.run.resized(inputs):
             self._finish()
         if self.run is None:
@@ -321,6 +341,7 @@ class TransformerAttachment(_Attachment):
                 requested_steps=self.requested_steps,
                 record=self.record,
                 memory_limit=self.memory_limit,
+                parts=_two_halves if self.guided_halves else None,
                 timesteps=self.timesteps,
                 store=self.store,
                 calls=self.calls_per_step,
@@ -340,10 +361,18 @@ class TransformerAttachment(_Attachment):
             return None
         changed = self.run.after_call(output)
         if self.run.call == self.calls_per_step:
-            self.run.advance()
+            self._advance()
+        return changed
+
+    def settle(self) -> None:
+        if self.run is not None and self.run.call and self.run.step == self.steps - 1:
+            self._finish()
+
+    def _advance(self) -> None:
+        assert self.run is not None
+        self.run.advance()
         if self.run.step == self.steps:
             self._finish()
-        return changed
 
     def _finish(self) -> None:
         if self.run is not None:
@@ -446,10 +475,9 @@ def _respaced(
     return named, Evaluations(pipe.scheduler, taken, steps, bound.arguments.get("strength"), method.label())
 
 
-def _may_be_guided(bound: inspect.BoundArguments) -> bool:
-    """Whether a pipeline call may put two halves under guidance into its transformer calls."""
-    scale = bound.arguments.get("guidance_scale")
-    return not isinstance(scale, (int, float)) or scale > 1
+def _two_halves(rows: int) -> Parts:
+    """What `guided_halves=True` says of a call."""
+    return Parts(guided=True, required=True)
 
 
 def _calls_per_step(bound: inspect.BoundArguments) -> int:

@@ -10,6 +10,7 @@ from torch import Tensor
 from dita.caching.context_parallel import Divided
 from dita.caching.cuda_graphs import Rescue
 from dita.caching.forecast import AS_COMPUTED
+from dita.caching.guidance import APART
 from dita.caching.keeping import Keeper
 from dita.caching.modulations import COMPUTED, Modulations
 from dita.caching.probe import Common
@@ -24,7 +25,8 @@ from dita.shapes import Kind, Shape, Site
 
 class Branch:
     """One of the transformer calls of a step: with true classifier-free guidance there are two, each with features of
-    its own. `seen` is the shape of the call as the adapter sees it, `shape` the same with guidance recognised.
+    its own. `seen` is the shape of the call as the adapter sees it, `shape` the same with guidance recognised, and
+    `said` what the caller says that guidance makes of its rows.
     `selected[site]` holds the rows of the cached steps to come, next one first; `settled` the sites whose were selected
     inside of the present call; `mergers` what merges the tokens of a group of blocks, by the first of them; `divided`
     how ranks of context parallelism share the tokens of each module, empty where one process has them all."""
@@ -45,6 +47,8 @@ class Branch:
         self.state_of = states
         self.states = list(states.values())
         self.divided = divided or {}
+        self.said = APART
+        self.last: int | None = None  # the step of the last call
         self.fresh = True  # nothing stored yet
         self.full = full_step(shape)
         self.joined = False  # the halves of a guided call are computed as one
@@ -101,6 +105,14 @@ class Branch:
         holders: list[BlockState | SpanStore | Merger] = [*self.states, *self.spans.values(), *self.mergers.values()]
         for holder in holders:
             holder.replace(moved)
+
+    def forget(self) -> None:
+        """Frees what is stored."""
+        for state in self.states:
+            for slot in state.slots.values():
+                slot.forget()
+        for store in self.spans.values():
+            store.forget()
 
     def held_bytes(self, inside: bool = False) -> int:
         """Bytes of what is stored. `inside` of a call: without what the call will have freed at its end, the collected

@@ -20,7 +20,7 @@ class LiveSelection:
         score: `norm`, `similarity`, or `entropy` (s2, whose values the block's probe holds).
         age_weight: added to a score for each cached step since its token was computed (lambda_3 / N).
         spatial: the spatial bonus, if any.
-        halves, shared: whether the call holds two halves of guidance, and whether they compute the same tokens.
+        parts, shared: of guidance that the call holds, 1 without any; and whether they compute the same tokens.
         divided: how ranks share the site's tokens; None where one process has them all.
         age: cached steps since a token was computed, (B, N), B the samples that choose; None before the first choice.
             Where ranks share tokens, those of all ranks.
@@ -34,7 +34,7 @@ class LiveSelection:
         spatial: SpatialBonus | None,
         probe: Probe,
         *,
-        halves: bool = False,
+        parts: int = 1,
         shared: bool = False,
         divided: Divided | None = None,
     ) -> None:
@@ -42,7 +42,7 @@ class LiveSelection:
         self.age_weight = age_weight
         self.spatial = spatial
         self.probe = probe
-        self.halves = halves
+        self.parts = parts
         self.shared = shared
         self.divided = divided
         self.age: Tensor | None = None
@@ -76,7 +76,7 @@ class LiveSelection:
     def _scores(self, tokens: Tensor, stored: Tensor) -> Tensor:
         if self.score == "entropy":
             assert self.probe.scores is not None
-            return entropy_score(self.probe.scores, self.halves)
+            return entropy_score(self.probe.scores, self.parts > 1, self.parts)
         scores = live(self.score, tokens, stored)
         scores = scores if self.divided is None else self.divided.joined(scores)
-        return combined(scores, self.halves and self.shared)
+        return combined(scores, self.parts > 1 and self.shared, parts=self.parts)

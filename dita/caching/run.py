@@ -20,7 +20,7 @@ from dita.caching.compiled_blocks import around_calls
 from dita.caching.context_parallel import Divided, Ranks, ranks_of_model
 from dita.caching.cuda_graphs import Rescue
 from dita.caching.forecast import Stored, as_weights
-from dita.caching.guidance import first_half, twice
+from dita.caching.guidance import APART, Parts, PartsOfRows, first_half, twice
 from dita.caching.keeping import Keeper
 from dita.caching.offload import expect
 from dita.caching.recorder import Recorder
@@ -47,10 +47,10 @@ class Run:
     """Drives the attached blocks through `steps` denoising steps.
 
     `before_call` and `after_call` surround every transformer call, `advance` ends a step. The bytes that the store may
-    take are bounded by `memory_limit`, or by the memory that is free. `guidance`: False where the calls are known to
-    hold no guided halves; otherwise two equal halves of latents are taken as such. `timesteps`: of the steps, where
-    they are known. `store`: how features are kept. `calls`: transformer calls of a step, which share what the store may
-    hold. `compiled`: what runs as compiled graphs.
+    take are bounded by `memory_limit`, or by the memory that is free. `parts`: what guidance makes of a call's rows;
+    without it, each is a sample of its own. `timesteps`: of the steps, where they are known. `store`: how features are
+    kept. `calls`: transformer calls of a step, which share what the store may hold. `compiled`: what runs as compiled
+    graphs.
     """
 
     def __init__(
@@ -63,7 +63,7 @@ class Run:
         requested_steps: int | None = None,
         record: bool = False,
         memory_limit: int | None = None,
-        guidance: bool = True,
+        parts: PartsOfRows | None = None,
         timesteps: Sequence[float] | None = None,
         store: Store | None = None,
         calls: int = 1,
@@ -78,12 +78,14 @@ class Run:
         self.steps = steps
         self.requested_steps = requested_steps or steps
         self.memory_limit = memory_limit
-        self.guidance = guidance
+        self.parts = parts
         self.timesteps = timesteps
         self.compiled = compiled
         self.step = 0
         self.call = 0
         self.branches: list[Branch] = []
+        self._timestep: Any = None  # of this step's first call
+        self._samples: int | None = None  # under guidance by halves that the user told of
         self.recorder = Recorder() if record else None
         self.summary = Summary(method=method, repeats=self.requested_steps / steps)
         if self.recorder is not None:
@@ -107,9 +109,15 @@ class Run:
         seen = self.adapter.shape(self.model, inputs)
         if self.call == len(self.branches):
             self.branches.append(self._new_branch(seen, inputs))
+        if self.call == 0:
+            self._timestep = inputs.get("timestep")
         branch = self.branches[self.call]
-        if branch.seen != seen:  # a callback changed the prompt's length, say: what is stored does not fit any more
+        missed = branch.last is not None and branch.last < self.step - 1
+        # A callback changed the prompt's length, say, or guidance: what is stored does not fit any more. Nor does it in
+        # a call that was left out of a step, as the second one is while guidance is off.
+        if branch.seen != seen or branch.said != self._said_parts(inputs) or missed:
             branch = self.branches[self.call] = self._new_branch(seen, inputs)
+        branch.last = self.step
         self._join_halves(branch)
         branch.settled.clear()
         self._instruct(branch, branch.actions(self.step))
@@ -155,13 +163,30 @@ class Run:
         # nothing else grows the store
         if some_full or branch.spans or first_cached or self.method.selects_live(branch.shape):
             self._measure()
+        if self.step == self.steps - 1:  # what may be the run's last call: nothing is used again
+            branch.forget()
         self.call += 1
         return twice(output) if branch.joined else None
 
     def resized(self, inputs: dict[str, Any]) -> bool:
-        """Whether the coming call has another size than the same call of the earlier steps."""
-        known = self.call < len(self.branches)
-        return known and self.branches[self.call].seen != self.adapter.shape(self.model, inputs)
+        """Whether the coming call has another size than the same call of the earlier steps; half the rows, or twice as
+        many again, are guidance that is switched off or on, where the user has told of it."""
+        if self.call >= len(self.branches):
+            return False
+        seen, now = self.branches[self.call].seen, self.adapter.shape(self.model, inputs)
+        if seen == now or self._samples is None or dataclasses.replace(cast(Any, now), batch=seen.batch) != seen:
+            return seen != now
+        latents = self.adapter.tokens_in(inputs)
+        return len(latents) != self._samples * (2 if Parts(guided=True).are_in(latents) else 1)
+
+    def begins_next_step(self, inputs: dict[str, Any]) -> bool:
+        """Whether the coming call is at another timestep than the first one of this step: a call was left out, as that
+        of the null prompt is where guidance has ended."""
+        first, now = self._timestep, inputs.get("timestep")
+        if not self.call or first is None or now is None or first is now:
+            return False
+        one, other = torch.as_tensor(first).flatten()[:1], torch.as_tensor(now).flatten()[:1]
+        return not torch.equal(one, other.to(one))
 
     def advance(self) -> None:
         """Ends a denoising step."""
@@ -199,7 +224,11 @@ class Run:
             )
         backend = self.adapter.attention_backend(self.model)
         check_backend(self.model, backend, latents.device)
-        shape = self.adapter.guided(seen, inputs) if self.guidance else seen
+        said = self._said_parts(inputs)
+        parts = said if said.are_in(latents) else APART
+        if parts.required:
+            self._samples = len(latents) // parts.count
+        shape = seen if parts == APART else self.adapter.parted(seen, parts)
         if self.whole_method.merging is not None and getattr(shape, "grid", None) is None:
             shape = dataclasses.replace(cast(Any, shape), grid=self.adapter.grid(self.model, inputs))
         plan = self.whole_method.on(latents.device.type).plan(shape, self.requested_steps, self.timesteps)
@@ -217,6 +246,7 @@ class Run:
             (stack, layer): BlockState(self.adapter.modules(stack), backend, keeper) for stack, layer, _ in self._blocks
         }
         branch = Branch(seen, shape, plan, states, latents.device, keeper, self._divided(ranks, shape))
+        branch.said = said
         for block in plan.text_blocks:
             states[block].steady = branch.steady
         if self._selector is not None and self._selector.needs_grid(shape):
@@ -227,6 +257,10 @@ class Run:
         held = sum(branch.held_bytes() for branch in self.branches)
         check_room(plan, latents.device, self.memory_limit, held, self.compiled, of_ranks)
         return branch
+
+    def _said_parts(self, inputs: dict[str, Any]) -> Parts:
+        rows = len(self.adapter.tokens_in(inputs))
+        return APART if self.parts is None or rows == self._samples else self.parts(rows)
 
     def _ranks(self, plan: Plan) -> Ranks | None:
         """The processes that share the tokens of a call. Raises `ValueError` for what does not work with them."""

@@ -89,30 +89,33 @@ def attention_entropy(query: Tensor, key: Tensor, bias: Tensor | None) -> Tensor
     return torch.cat(entropies, dim=1)
 
 
-def entropy_score(entropies: Tensor, halves: bool) -> Tensor:
+def entropy_score(entropies: Tensor, halves: bool, parts: int = 2) -> Tensor:
     """s2, normalised: of what `attention_entropy` returned for a call's samples, (..., B, N).
 
-    With guidance (`halves`) the two halves of the samples make one score, (..., B / 2, N). Without, a sample stands for
-    both: the score is that of a pair with the same text.
+    With guidance (`halves`) the two halves of the samples, or its `parts`, make one score, (..., B / parts, N).
+    Without, a sample stands for both: the score is that of a pair with the same text.
     """
-    pair = sum_of_halves(entropies) if halves else 2 * entropies
+    pair = sum_of_parts(entropies, parts) * (2 / parts) if halves else 2 * entropies
     return normalise(1 + pair)
 
 
-def combined(scores: Tensor, shared: bool, alike: bool = True) -> Tensor:
-    """Normalised scores, (..., B, N); where two halves of the samples share them, those of both, (..., B / 2, N).
+def combined(scores: Tensor, shared: bool, alike: bool = True, parts: int = 2) -> Tensor:
+    """Normalised scores, (..., B, N); where two halves of the samples, or `parts`, share them, those of all,
+    (..., B / parts, N).
 
-    Both halves weigh alike, unless `alike` is False: then they are added as they are (DuCa's code).
+    All weigh alike, unless `alike` is False: then they are added as they are (DuCa's code).
     """
     if not shared:
         return normalise(scores)
-    return normalise(sum_of_halves(normalise(scores) if alike else scores))
+    return normalise(sum_of_parts(normalise(scores) if alike else scores, parts))
 
 
-def sum_of_halves(scores: Tensor) -> Tensor:
-    """(..., 2 B, N) -> (..., B, N)."""
-    first, second = scores.chunk(2, dim=-2)
-    return first + second
+def sum_of_parts(scores: Tensor, parts: int) -> Tensor:
+    """(..., parts * B, N) -> (..., B, N)."""
+    first, *others = scores.chunk(parts, dim=-2)
+    for one in others:
+        first = first + one
+    return first
 
 
 def live(score: str, tokens: Tensor, stored: Tensor) -> Tensor:

@@ -77,7 +77,7 @@ class Selector:
             self.method.age_weight / self.method.cycle,
             self._spatial(branch, site.module),
             branch.state_of[site.stack, site.layer].probe,
-            halves=branch.shape.rows > branch.shape.batch,
+            parts=branch.shape.rows // branch.shape.batch,
             shared=self.method.shares_halves(branch.shape),
             divided=branch.divided.get(site.module),
         )
@@ -90,7 +90,7 @@ class Selector:
         b is the number of samples that choose: 1 where all choose alike.
         """
         shape, method = branch.shape, self.method
-        tokens = shape.tokens(module)
+        tokens, parts = shape.tokens(module), shape.rows // shape.batch
         number = (shape.stacks.index(stack), self.adapter.modules(stack).index(module))
         if method.score == "random":
             return lambda j: torch.stack(
@@ -108,16 +108,16 @@ class Selector:
             outputs = (branch.slot(Site(stack, layer, module)).stored() for layer in layers)
             whole = (_of_all_ranks(branch, module, out, 1) for out in outputs if isinstance(out, Tensor))
             scores = torch.stack([of_features(method.score, out, grid) for out in whole])
-            frozen = combined(scores, method.shares_halves(shape))
+            frozen = combined(scores, method.shares_halves(shape), parts=parts)
             return lambda j: frozen
         collected = [branch.state_of[stack, layer].probe.scores for layer in layers]
         joint = torch.stack([scores for scores in collected if scores is not None])  # (L, B, N)
         joint = _of_all_ranks(branch, shape.score_source(stack, method.score), joint)
         of_module = self.adapter.module_scores(stack, module, shape, joint)
         if method.scores_entropy(shape):
-            frozen = entropy_score(of_module, shape.rows > shape.batch)
+            frozen = entropy_score(of_module, parts > 1, parts)
         else:
-            frozen = combined(of_module, method.shares_halves(shape), alike=not method.strict)
+            frozen = combined(of_module, method.shares_halves(shape), alike=not method.strict, parts=parts)
         return lambda j: frozen
 
     def _draw(self, branch: Branch, site: Site, step: int, seed: tuple[int, ...]) -> Tensor:

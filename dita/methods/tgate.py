@@ -76,7 +76,8 @@ class TGate(Method):
         gate = self.gate or max(1, round(published.gate * steps))
         if gate > steps:
             raise ValueError(f"gate must be at most the number of steps, {steps}, got {gate}")
-        joins = shape.family == "pixart" and shape.rows > shape.batch
+        # the part of perturbed attention is no guidance by text: it goes on, and so do the others
+        joins = shape.family == "pixart" and getattr(shape, "guided", False) and not getattr(shape, "perturbed", False)
         if self.cross_interval is not None and shape.family == "pixart":
             raise ValueError(
                 f"cross_interval={self.cross_interval} is for opensora: on pixart guidance ends at the gate, and"

@@ -76,7 +76,7 @@ def test_follows_the_reference(case: str, golden: Path, reference_model, monkeyp
 
     scores = capture_scores(monkeypatch)
     scale = data["latents"].abs().max()
-    dita.enable(reference_model, method_of(facts), steps=steps, record=True)
+    dita.enable(reference_model, method_of(facts), steps=steps, guided_halves=True, record=True)
     try:
         latents, raws = sample(reference_model, facts, data, free_running=False)
         summary = dita.summary(reference_model, show=False)

@@ -74,7 +74,7 @@ def test_follows_the_reference(reference_model, data, facts, strict: bool) -> No
         strict=strict,
     )
     recorded = torch.cat([data["f32.step_z_in"], data["f32.out"][None]])
-    dita.enable(reference_model, method, steps=STEPS, record=True)
+    dita.enable(reference_model, method, steps=STEPS, guided_halves=True, record=True)
     try:
         forced = sample(reference_model, data, teacher=True)
         summary = dita.summary(reference_model, show=False)

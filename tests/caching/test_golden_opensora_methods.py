@@ -71,7 +71,7 @@ def test_follows_the_reference(case: str, golden: Path) -> None:
     model = reference_model(golden, facts["model"].split()[-1])
     scale = data["latents"].abs().max()
     times = [float(t) for t in data["timesteps"]]
-    dita.enable(model, METHODS[case], steps=STEPS, timesteps=times)
+    dita.enable(model, METHODS[case], steps=STEPS, guided_halves=True, timesteps=times)
     try:
         latents, velocities = sample(model, data, facts["cfg_scale"], teacher=True)
         summary = dita.summary(model, show=False)

@@ -75,7 +75,7 @@ def test_follows_the_reference(case: str, golden: Path, reference_model, monkeyp
     own_sampler = not facts["sampler"].startswith("reference")
     scores = capture_scores(monkeypatch)
     scale = data["latents"].abs().max()
-    dita.enable(reference_model, method_of(facts), steps=facts["steps"], record=True)
+    dita.enable(reference_model, method_of(facts), steps=facts["steps"], guided_halves=True, record=True)
     try:
         latents, raws = sample(reference_model, scheduler, facts, data, free_running=False)
         summary = dita.summary(reference_model, show=False)
@@ -102,7 +102,7 @@ def test_a_block_of_a_partial_step_is_the_references(golden: Path, reference_mod
         block.register_forward_hook(lambda _, __, out: outputs.append(out))
         for block in reference_model.transformer_blocks
     ]
-    dita.enable(reference_model, method_of(facts), steps=facts["steps"])
+    dita.enable(reference_model, method_of(facts), steps=facts["steps"], guided_halves=True)
     try:
         for s in range(2):
             outputs.clear()
@@ -121,7 +121,7 @@ def test_tgate_follows_the_reference(case: str, golden: Path, reference_model) -
     facts, data = load_case(golden / "pixart" / case)
     scheduler = DPMSolverMultistepScheduler.from_pretrained(golden / "pixart" / "scheduler")
     scale, gate = data["latents"].abs().max(), facts["params"]["gate_step"]
-    dita.enable(reference_model, method_of(facts), steps=facts["steps"])
+    dita.enable(reference_model, method_of(facts), steps=facts["steps"], guided_halves=True)
     try:
         latents, raws = sample(reference_model, scheduler, facts, data, free_running=False)
         summary = dita.summary(reference_model, show=False)

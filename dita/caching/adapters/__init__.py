@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from torch import Tensor, nn
 
 from dita.caching.class_swap import MakeForward
+from dita.caching.guidance import Parts
 from dita.caching.state import BlockState
 from dita.shapes import Shape
 
@@ -22,6 +23,8 @@ class Adapter(Protocol):
     family: str
     context_parallel: bool
     """Whether processes may share the tokens of its blocks."""
+    halves: bool
+    """Whether its pipelines put both halves of guidance into one call."""
 
     def handles(self, model: nn.Module) -> bool:
         """Whether `model` is a transformer of this family."""
@@ -31,8 +34,8 @@ class Adapter(Protocol):
         """The shape of one transformer call, all its samples counted as a batch. `inputs`: its arguments by name."""
         ...
 
-    def guided(self, shape: Any, inputs: dict[str, Any]) -> Shape:
-        """`shape` as two halves under guidance, where the call holds such. May wait for the device."""
+    def parted(self, shape: Any, parts: Parts) -> Shape:
+        """`shape`, whose batch counts all rows of a call, where these are the parts of guidance."""
         ...
 
     def tokens_in(self, inputs: dict[str, Any]) -> Tensor:

@@ -195,12 +195,3 @@ def latent_grid(model: Any, inputs: dict[str, Any]) -> tuple[int, int]:
     """(height, width) in image tokens of the latents (B, C, H, W) of a call."""
     height, width = inputs["hidden_states"].shape[-2:]
     return height // model.config.patch_size, width // model.config.patch_size
-
-
-def halves_are_equal(inputs: dict[str, Any]) -> bool:
-    """Whether the latents of a call are two equal halves: one picture under two conditions. Waits for the device."""
-    latents: Tensor = inputs["hidden_states"]
-    if latents.shape[0] % 2:
-        return False
-    first, second = latents.chunk(2)
-    return torch.equal(first, second)

@@ -13,6 +13,7 @@ from dita.caching.adapters import basic_block
 from dita.caching.adapters.basic_block import Modulation, cached_block
 from dita.caching.attention import chosen_backend
 from dita.caching.class_swap import Forward, MakeForward
+from dita.caching.guidance import Parts
 from dita.caching.spans import in_spans
 from dita.caching.state import BlockState
 from dita.shapes import DiTShape
@@ -25,6 +26,7 @@ class DiTAdapter:
 
     family = "dit"
     context_parallel = False
+    halves = True
 
     def handles(self, model: nn.Module) -> bool:
         return isinstance(model, DiTTransformer2DModel)
@@ -45,10 +47,10 @@ class DiTAdapter:
             element_bytes=latents.element_size(),
         )
 
-    def guided(self, shape: DiTShape, inputs: dict[str, Any]) -> DiTShape:
-        if not basic_block.halves_are_equal(inputs):
+    def parted(self, shape: DiTShape, parts: Parts) -> DiTShape:
+        if parts.perturbed:  # diffusers perturbs no attention of this family
             return shape
-        return dataclasses.replace(shape, batch=shape.batch // 2, guided=True)
+        return dataclasses.replace(shape, batch=shape.batch // parts.count, guided=parts.guided)
 
     def tokens_in(self, inputs: dict[str, Any]) -> Tensor:
         return inputs["hidden_states"]

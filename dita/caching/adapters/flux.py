@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from dita.caching.class_swap import Forward, MakeForward
 from dita.caching.context_parallel import Divided
+from dita.caching.guidance import Parts
 from dita.caching.linear_parts import is_stock, projected, share_of_attention
 from dita.caching.modulations import Modulations
 from dita.caching.probe import Common, Probe
@@ -33,6 +34,7 @@ class FluxAdapter:
 
     family = "flux"
     context_parallel = True
+    halves = False
 
     def handles(self, model: nn.Module) -> bool:
         return isinstance(model, FluxTransformer2DModel)
@@ -58,7 +60,7 @@ class FluxAdapter:
             element_bytes=latents.element_size(),
         )
 
-    def guided(self, shape: FluxShape, inputs: dict[str, Any]) -> FluxShape:
+    def parted(self, shape: FluxShape, parts: Parts) -> FluxShape:
         return shape  # FLUX's guidance is distilled, or a second transformer call
 
     def tokens_in(self, inputs: dict[str, Any]) -> Tensor:

@@ -10,8 +10,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dita.caching.adapters.basic_block import ENTROPY, halves_are_equal, note_entropy
+from dita.caching.adapters.basic_block import ENTROPY, note_entropy
 from dita.caching.class_swap import Forward, MakeForward
+from dita.caching.guidance import Parts
 from dita.caching.scores import attention_entropy, mean_length
 from dita.caching.sites import keeping_forward, modulated, site_output
 from dita.caching.spans import in_spans
@@ -33,6 +34,7 @@ class OpenSoraAdapter:
 
     family = "opensora"
     context_parallel = False
+    halves = True
 
     def handles(self, model: nn.Module) -> bool:
         # by name: the model is dita's own and stands above the engine, which imports nothing from there
@@ -60,10 +62,10 @@ class OpenSoraAdapter:
             element_bytes=model.scale_shift_table.element_size(),
         )
 
-    def guided(self, shape: OpenSoraShape, inputs: dict[str, Any]) -> OpenSoraShape:
-        if not halves_are_equal(inputs):
+    def parted(self, shape: OpenSoraShape, parts: Parts) -> OpenSoraShape:
+        if parts.perturbed:  # diffusers perturbs no attention of this family
             return shape
-        return dataclasses.replace(shape, batch=shape.batch // 2, guided=True)
+        return dataclasses.replace(shape, batch=shape.batch // parts.count, guided=parts.guided)
 
     def tokens_in(self, inputs: dict[str, Any]) -> Tensor:
         return inputs["hidden_states"]

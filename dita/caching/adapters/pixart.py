@@ -13,6 +13,7 @@ from dita.caching.adapters import basic_block
 from dita.caching.adapters.basic_block import Modulation, cached_block
 from dita.caching.attention import chosen_backend
 from dita.caching.class_swap import Forward, MakeForward
+from dita.caching.guidance import Parts
 from dita.caching.spans import in_spans
 from dita.caching.state import BlockState
 from dita.shapes import PixArtShape
@@ -25,6 +26,7 @@ class PixArtAdapter:
 
     family = "pixart"
     context_parallel = False
+    halves = True
 
     def handles(self, model: nn.Module) -> bool:
         return isinstance(model, PixArtTransformer2DModel)
@@ -49,10 +51,9 @@ class PixArtAdapter:
             element_bytes=latents.element_size(),
         )
 
-    def guided(self, shape: PixArtShape, inputs: dict[str, Any]) -> PixArtShape:
-        if not basic_block.halves_are_equal(inputs):
-            return shape
-        return dataclasses.replace(shape, batch=shape.batch // 2, guided=True)
+    def parted(self, shape: PixArtShape, parts: Parts) -> PixArtShape:
+        batch = shape.batch // parts.count
+        return dataclasses.replace(shape, batch=batch, guided=parts.guided, perturbed=parts.perturbed)
 
     def tokens_in(self, inputs: dict[str, Any]) -> Tensor:
         return inputs["hidden_states"]
