@@ -112,7 +112,7 @@ def test_where_halves_can_be_told_of() -> None:
         dita.enable(tiny_pixart.tiny_pipeline(), "fora:3", guided_halves=True)
     with pytest.raises(ValueError, match=r"not for flux, .* calls_per_step=2"):
         dita.enable(tiny_flux.tiny_transformer(), "fora:3", steps=8, guided_halves=True)
-    with pytest.raises(ValueError, match="guided_halves must be True or False, got 2"):
+    with pytest.raises(ValueError, match="guided_halves must be true or false, got 2"):
         dita.enable(tiny_pixart.tiny_transformer(), "fora:3", steps=8, guided_halves=2)  # type: ignore[arg-type]
 
 
