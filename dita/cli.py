@@ -427,21 +427,23 @@ def generate(
         indices = prompt_files.parse_seeds(seeds)
         size = _batch_size(batch_size)
         chosen = _method(method)
-        arguments = _call_arguments(call or [])
+        from dita import models
+        from dita.asking import check_classes
+        from dita.call_arguments import from_entries
+
         check_numbers(guidance=guidance, fps=fps)
+        options = {"height": height, "width": width, "guidance_scale": guidance}
+        given = from_entries(call or [], {name: value for name, value in options.items() if value is not None})
         if engine == "local":
             refuse_without_effect(context, ("workers",), "without --engine ray")
         kept = _store(store_dtype, store_device, max_cache)
-        given = {"height": height, "width": width, "guidance_scale": guidance}
-        from dita import models
-        from dita.asking import check_classes
         from dita.generation import job, runner
 
         names = models.class_names(model)
         if names is not None:
             check_classes(model, names, [text.text for text in texts])
         defaults = models.default_call(model)
-        defaults |= {name: value for name, value in given.items() if value is not None}
+        models.check_size(model, defaults | given)
         own_steps = defaults.pop("num_inference_steps", DEFAULT_STEPS)
         place = _device(device) if device else models.default_device()
         settings = job.Settings(
@@ -451,7 +453,7 @@ def generate(
             dtype=dtype or models.default_dtype(place),
             device=place.partition(":")[0],
             format=format or ("mp4" if models.makes_videos(model) else "png"),
-            call=defaults | arguments,
+            call=defaults | given,
             exact=exact,
             fps=fps,
             store=_store_settings(kept),
@@ -1007,20 +1009,6 @@ def _workers(text: str) -> tuple[int, int]:
     if not 1 <= low <= high:
         raise ValueError(f"--workers must be a number from 1 on, or a range such as 1..8, got {text!r}")
     return low, high
-
-
-def _call_arguments(given: list[str]) -> dict[str, Any]:
-    """Arguments from NAME=VALUE, the value as JSON where it is JSON."""
-    arguments = {}
-    for entry in given:
-        name, equals, value = entry.partition("=")
-        if not equals or not name.isidentifier():
-            raise ValueError(f"--call takes NAME=VALUE, got {entry!r}")
-        try:
-            arguments[name] = json.loads(value)
-        except json.JSONDecodeError:
-            arguments[name] = value
-    return arguments
 
 
 def _silence_libraries() -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from dita import asking, miniature
+from dita.call_arguments import check_sides
 from dita.shapes import (
     NAMED_SHAPES,
     AnyShape,
@@ -292,6 +293,19 @@ def check_device(name: str) -> str:
     except (RuntimeError, NotImplementedError, AssertionError, ImportError):
         raise ValueError(f"device {name!r} was asked for, but nothing can be computed on it here; use cpu") from None
     return str(device.type)
+
+
+def check_size(model: str | os.PathLike[str], arguments: Mapping[str, Any]) -> None:
+    """Raises `ValueError` for a size among the arguments of a call that `model`, bundled or in a local folder, would
+    round. Hub models are known once they are loaded (`dita.call_arguments.checked_call`).
+    """
+    index = _index(model)
+    folder = miniature.folder(os.fspath(model)) if is_bundled(model) else Path(model).expanduser()
+    parts = [folder / name for name in ("transformer", "vae")]
+    binning = str(index.get("_class_name")).startswith("PixArt") and arguments.get("use_resolution_binning", True)
+    if index and not binning and all((part / "config.json").is_file() for part in parts):
+        transformer, vae = map(_read_config, parts)
+        check_sides(repr(os.fspath(model)), str(transformer.get("_class_name")), transformer, vae, arguments)
 
 
 def default_device() -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -87,6 +88,8 @@ class Settings:
             raise unknown("format", self.format, FORMATS)
         if self.steps < 1:
             raise ValueError(f"steps must be at least 1, got {self.steps}")
+        if self.fps is not None and not 0 < self.fps < math.inf:
+            raise ValueError(f"fps must be above 0 and finite, got {self.fps}")
 
     def as_json(self) -> dict[str, Any]:
         """JSON-ready data; `settings_from_json` reads it back."""

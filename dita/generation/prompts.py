@@ -24,9 +24,9 @@ class Prompt:
     text: str
 
 
-def from_texts(texts: Iterable[str]) -> list[Prompt]:
+def from_texts(texts: Iterable[str], name: str = "--prompt") -> list[Prompt]:
     """Prompts whose ids are their numbers, `00000` and on. Raises `ValueError` for an empty text, or none at all."""
-    return _checked("--prompt", ((f"number {i + 1}", {"id": f"{i:05d}", "prompt": t}) for i, t in enumerate(texts)))
+    return _checked(name, ((f"number {i + 1}", {"id": f"{i:05d}", "prompt": t}) for i, t in enumerate(texts)))
 
 
 def read(path: str | Path) -> list[Prompt]:

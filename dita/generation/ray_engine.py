@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, astuple, replace
 from pathlib import Path
 from typing import Any
 
 from dita import models
+from dita.call_arguments import Cut
 from dita.generation import folder as folders
 from dita.generation.job import Item, Settings, settings_from_json
 from dita.generation.progress import Progress
 from dita.generation.runner import GIVE_UP, Failure, File, JobFailed, Load, Outcome, Worker, write_all
+from dita.generation.sampling import warn_of_cuts
 from dita.workers import cluster
 
 BLOCKS = 1000
@@ -66,7 +68,9 @@ class Actor:
     def __call__(self, row: dict[str, Any]) -> list[dict[str, Any]]:
         """The rows of one batch; every one has all columns."""
         rows = []
-        for result in self._worker.make([Item(**data) for data in json.loads(row["items"])]):
+        items = [Item(**data) for data in json.loads(row["items"])]
+        cuts = json.dumps([asdict(cut) for cut in self._worker.sampler.cuts((item.id, item.prompt) for item in items)])
+        for result in self._worker.make(items):
             item, error = result if isinstance(result, tuple) else (result.item, "")
             file = None if isinstance(result, tuple) else result
             rows.append(
@@ -77,6 +81,7 @@ class Actor:
                     "seconds": file.seconds if file else 0.0,
                     "sha256": file.sha256 if file else "",
                     "revision": str(self._worker.settings.revision),
+                    "cuts": cuts,
                 }
             )
         return rows
@@ -112,7 +117,9 @@ def _results(rows: Iterable[dict[str, Any]]) -> tuple[str, Iterator[File | Failu
     def results() -> Iterator[File | Failure]:
         succeeded, failed = False, 0
         row: dict[str, Any] | None = first
+        cuts: set[Cut] = set()
         while row is not None:
+            cuts |= {Cut(**cut) for cut in json.loads(row["cuts"])}
             item = Item(**json.loads(row["item"]))
             if row["error"]:
                 failed += 1
@@ -123,5 +130,6 @@ def _results(rows: Iterable[dict[str, Any]]) -> tuple[str, Iterator[File | Failu
                 succeeded = True
                 yield File(item, row["data"], row["seconds"], row["sha256"])
             row = next(source, None)
+        warn_of_cuts(sorted(cuts, key=astuple))
 
     return first["revision"], results()

@@ -19,7 +19,7 @@ from dita.generation import folder as folders
 from dita.generation.files import encoded, write_whole
 from dita.generation.job import Item, Settings, file_of
 from dita.generation.progress import Progress
-from dita.generation.sampling import Made, Sampler
+from dita.generation.sampling import Made, Sampler, warn_of_cuts
 from dita.version import __version__
 from dita.workers.processes import Processes
 
@@ -107,6 +107,7 @@ def run(
                 worker = Worker(settings, batch_size, local_files_only, chosen, progress.say, load)
                 asking(worker.sampler.pipe, [item.prompt for item in missing])  # refuses the name of no class
                 if processes.rank == 0:
+                    warn_of_cuts(worker.sampler.cuts((item.id, item.prompt) for item in missing))
                     folders.record_revision(out, worker.settings)
                 progress.start(len(share), processes.rank, processes.count)
                 made = worker.make(share)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import gc
 import inspect
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -17,11 +18,13 @@ from PIL import Image
 
 from dita.asking import asking, can_be_asked
 from dita.caching.attachment import disable, enable
+from dita.call_arguments import Cut, PromptsCutWarning, checked_call, cuts, cuts_in_words, repeated
 from dita.generation.alone import samples_alone
 from dita.generation.job import Item, items
 from dita.generation.prompts import Prompt, from_texts
 from dita.methods import FewerSteps, Method, Plain, parse
 from dita.stores import Store
+from dita.values import integer, shown
 
 ENGINE_FREE = (Plain, FewerSteps)  # run with nothing attached to the pipeline
 Frames = NDArray[np.uint8]
@@ -82,21 +85,53 @@ def generate(
         call: more arguments of the pipeline call, such as `height`.
 
     Raises `ValueError` for bad arguments before anything is made, and `OutOfMemory` where one item does not fit.
+    Warns with `dita.call_arguments.PromptsCutWarning` where a tokenizer cuts prompts.
     """
-    listed = list(prompts)
+    own = _prompts(prompts)
+    indices = _seeds(seeds)
+    batch_size = integer("batch_size", batch_size)
+    sampler = Sampler(pipe, method, steps=steps, call=call, batch_size=batch_size, exact=exact, store=store, say=say)
+    asking(pipe, [prompt.text for prompt in own])  # refuses what is the name of no class
+    warn_of_cuts(sampler.cuts((prompt.id, prompt.text) for prompt in own))
+    todo = items(own, indices)
+    return (made for start in range(0, len(todo), batch_size) for made in sampler(todo[start : start + batch_size]))
+
+
+def _prompts(given: Iterable[str | Prompt]) -> list[Prompt]:
+    """Prompts with ids. Raises `ValueError` for what is no list of texts or of `Prompt`s."""
+    if isinstance(given, (str, bytes, Prompt)):
+        raise ValueError(f"prompts must be a list, got one prompt {shown(given)}; put it into brackets")
+    if isinstance(given, Mapping) or not isinstance(given, Iterable):
+        raise ValueError(
+            f"prompts must be a list of texts or of dita.Prompt objects, got {shown(given)}; a file is read by"
+            " dita.generation.prompts.read"
+        )
+    listed = list(given)
     texts = [prompt for prompt in listed if isinstance(prompt, str)]
     own = [prompt for prompt in listed if isinstance(prompt, Prompt)]
     if len(texts) + len(own) != len(listed) or (texts and own):
         raise ValueError("prompts must be all texts, or all dita.Prompt objects with ids")
-    own = own or from_texts(texts)
+    own = own or from_texts(texts, "prompts")
     if len({prompt.id for prompt in own}) < len(own):
         raise ValueError("ids of prompts must differ")
+    return own
+
+
+def _seeds(given: Sequence[int]) -> list[int]:
+    """Seed indices as ints: of a tensor or an array they would draw other noise. Raises `ValueError`."""
+    if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
+        raise ValueError(f"seeds must be a list of whole numbers, such as (0, 1), got {shown(given)}")
+    seeds = [integer("a seed", seed, 0) for seed in given]
     if not seeds or len(set(seeds)) < len(seeds):
-        raise ValueError(f"seeds must be different numbers, at least one, got {list(seeds)}")
-    sampler = Sampler(pipe, method, steps=steps, call=call, batch_size=batch_size, exact=exact, store=store, say=say)
-    asking(pipe, [prompt.text for prompt in own])  # refuses what is the name of no class
-    todo = items(own, seeds)
-    return (made for start in range(0, len(todo), batch_size) for made in sampler(todo[start : start + batch_size]))
+        raise ValueError(f"seeds must be different numbers, at least one, got {seeds}")
+    return seeds
+
+
+def warn_of_cuts(found: Sequence[Cut]) -> None:
+    """Warns once of all prompts that tokenizers cut."""
+    words = cuts_in_words(found)
+    if words is not None:
+        warnings.warn(f"{words}; what is behind has no effect there", PromptsCutWarning, stacklevel=3)
 
 
 class Sampler:
@@ -117,25 +152,20 @@ class Sampler:
         store: Store | None = None,
         say: Callable[[str], None] | None = None,
     ) -> None:
-        if batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {batch_size}")
-        if steps is not None and steps < 1:
-            raise ValueError(f"steps must be at least 1, got {steps}")
-        takes = inspect.signature(pipe.__call__).parameters
-        if not can_be_asked(pipe):
+        batch_size = integer("batch_size", batch_size)
+        steps = None if steps is None else integer("steps", steps)
+        if not callable(pipe) or not can_be_asked(pipe):
             raise ValueError(f"{type(pipe).__name__} takes neither prompts nor names of classes")
-        unknown = [name for name in call or {} if name not in takes]
-        if unknown:
-            raise ValueError(f"{type(pipe).__name__} takes no {unknown[0]!r}; it takes {', '.join(takes)}")
         self.pipe = pipe
         self.method = parse(method) if isinstance(method, str) else method
         self.store = store
-        self.arguments = dict(call or {})
+        if isinstance(self.method, FewerSteps):
+            if steps is None:
+                raise ValueError("the method 'steps' needs the number of steps that it takes a share of")
+            steps = self.method.run_steps(steps)
+        self.arguments = checked_call(pipe, call or {}, steps)
         if steps is not None:
-            fewer = isinstance(self.method, FewerSteps)
-            self.arguments["num_inference_steps"] = self.method.run_steps(steps) if fewer and self.method else steps
-        elif isinstance(self.method, FewerSteps):
-            raise ValueError("the method 'steps' needs the number of steps that it takes a share of")
+            self.arguments["num_inference_steps"] = steps
         self.video = is_video(pipe)
         self.size = 1 if self.video else batch_size
         self.exact = exact and not self.video  # a video is alone anyway
@@ -178,12 +208,16 @@ class Sampler:
                 **asking(self.pipe, [item.prompt for item in part]),
                 generator=generators,
                 output_type="np" if self.video else "pil",
-                **self.arguments,
+                **{name: repeated(name, value, len(part)) for name, value in self.arguments.items()},
             )
         seconds = (time.perf_counter() - started) / len(part)  # pictures are on the CPU: nothing is outstanding
         if self.video:
             return [Made(item, seconds, frames=_as_uint8(clip)) for item, clip in zip(part, output.frames, strict=True)]
         return [Made(item, seconds, picture=image) for item, image in zip(part, output.images, strict=True)]
+
+    def cuts(self, prompts: Iterable[tuple[str, str]]) -> list[Cut]:
+        """Of prompts, given as (id, text), those that the pipeline's tokenizers cut."""
+        return cuts(self.pipe, prompts, self.arguments)
 
     @contextmanager
     def held(self) -> Iterator[None]:

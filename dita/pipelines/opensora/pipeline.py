@@ -350,6 +350,28 @@ class OpenSoraPipeline(DiffusionPipeline):
         )
         return self._embeds(texts[loop], None, None, num_videos_per_prompt, device or self._execution_device)
 
+    def token_counts(
+        self,
+        prompt: list[str],
+        loop: int = 1,
+        aesthetic_score: float | None = 6.5,
+        motion_score: float | None = None,
+        camera_motion: str | None = None,
+        clean_caption: bool = True,
+    ) -> list[int]:
+        """Tokens of each prompt with what a call adds to it, in its longest loop; the model reads no more than
+        `transformer.config.caption_max_length`."""
+        loops = prompts.finished(
+            prompt,
+            loop,
+            aesthetic=aesthetic_score,
+            motion=motion_score,
+            camera_motion=camera_motion,
+            cleaned=clean_caption,
+        )
+        counted = [[len(ids) for ids in self.tokenizer(texts, truncation=False).input_ids] for texts in loops]
+        return [max(counts) for counts in zip(*counted, strict=True)]
+
     def prepare_latents(
         self,
         batch: int,
