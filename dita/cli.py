@@ -384,7 +384,7 @@ def generate(
     out: Annotated[Path, typer.Option(help="Folder of the job: new, empty, or of this very job, which goes on.")],
     model: Annotated[str, typer.Option(help="A bundled name, a local diffusers folder, or a hub id.")] = "shapes-flux",
     method: Annotated[str, typer.Option(help="A short form such as toca:4:0.9, or a JSON file.")] = "plain",
-    prompts: Annotated[Path | None, typer.Option(help="A file: .txt, .csv, .jsonl or .parquet.")] = None,
+    prompts: Annotated[Path | None, typer.Option(help="A file: .txt, .csv, .tsv, .jsonl or .parquet.")] = None,
     prompt: Annotated[list[str] | None, typer.Option(help="A text instead of a file (repeatable).")] = None,
     seeds: Annotated[str, typer.Option(help="Seed indices of every prompt: 0..3, or 0,2,7..9.")] = "0",
     steps: Annotated[int | None, typer.Option(help="Denoising steps; the model's own number, or 50.")] = None,
@@ -709,7 +709,7 @@ def evaluate(
     plain: Annotated[
         Path | None, typer.Option(help="The plain pipeline's pictures; --reference if its manifest has the same ids.")
     ] = None,
-    prompts: Annotated[Path | None, typer.Option(help="JSON or JSON lines: a prompt for each id.")] = None,
+    prompts: Annotated[Path | None, typer.Option(help="JSON, JSON lines or CSV: a prompt for each id.")] = None,
     metrics: Annotated[
         str | None, typer.Option(help="With commas between (docs/metrics.md); all that is possible by default.")
     ] = None,
@@ -1131,13 +1131,13 @@ def _prompts(given: list[str], model: str) -> list[str]:
         from dita import miniature
 
         return miniature.prompts(model if model in miniature.MINIATURES else "shapes-flux", int(text))
-    if Path(text).suffix.lower() in (".csv", ".jsonl", ".parquet"):
+    if Path(text).suffix.lower() in (".csv", ".jsonl", ".parquet", ".tsv"):
         from dita.generation.prompts import read
 
         return [prompt.text for prompt in read(text)]
     if Path(text).is_file():
         try:
-            lines = [line.strip() for line in Path(text).read_text(encoding="utf-8").splitlines()]
+            lines = [line.strip() for line in Path(text).read_text(encoding="utf-8-sig").splitlines()]
         except UnicodeDecodeError:
             raise ValueError(f"prompt file {text!r} is no text in UTF-8") from None
         if not any(lines):

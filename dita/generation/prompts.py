@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import re
 from collections.abc import Iterable, Iterator
@@ -10,7 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-SUFFIXES = (".txt", ".csv", ".jsonl", ".parquet")
+from dita import columns
+
+SUFFIXES = (".txt", ".csv", ".jsonl", ".parquet", ".tsv")
+COLUMNS = ("prompt", "id")
 
 Numbered = Iterator[tuple[str, Any]]
 """Where an entry stands in its file (`line 3`), and the entry: a text, or an object with `prompt` and perhaps `id`."""
@@ -30,17 +32,22 @@ def from_texts(texts: Iterable[str], name: str = "--prompt") -> list[Prompt]:
 
 
 def read(path: str | Path) -> list[Prompt]:
-    """The prompts of a file: `.txt` (one a line), `.csv` with a header, `.jsonl` or `.parquet`.
+    """The prompts of a file: `.txt` (one a line), `.csv` or `.tsv` with a header, `.jsonl` or `.parquet`.
 
-    The last three have a column or key `prompt` and perhaps `id`. Without one, the id is the number of the line,
+    All but the first have a column or key `prompt` and perhaps `id`, also with blanks, capitals or quotes (`Prompt`);
+    commas, semicolons, tabs or bars are between the cells of a table. Without an id, it is the number of the line,
     counted from 0 as `00000`; blank lines of a text or JSONL file are skipped, and counted. UTF-8 only.
     Raises `FileNotFoundError`; and `ValueError`, with the number of the line, for an unknown suffix, a broken line, an
     empty prompt, an id that comes twice, and a file without prompts.
     """
     path = Path(path)
-    reader = {".txt": _text_lines, ".csv": _csv_rows, ".jsonl": _json_lines, ".parquet": _parquet_rows}.get(
-        path.suffix.lower()
-    )
+    reader = {
+        ".txt": _text_lines,
+        ".csv": _table_rows,
+        ".tsv": _table_rows,
+        ".jsonl": _json_lines,
+        ".parquet": _parquet_rows,
+    }.get(path.suffix.lower())
     if reader is None:
         raise ValueError(f"prompt file {str(path)!r} has an unknown extension; known: {', '.join(SUFFIXES)}")
     if not path.is_file():
@@ -110,29 +117,15 @@ def _json_lines(path: Path) -> Numbered:
                 raise ValueError(f"prompt file {str(path)!r}, line {number + 1}: not JSON: {error}") from None
             if isinstance(entry, str):
                 entry = {"prompt": entry}
+            if isinstance(entry, dict):
+                entry = _spelt(f"prompt file {str(path)!r}, line {number + 1}", entry)
             if isinstance(entry, dict) and "id" not in entry:
                 entry = {"id": f"{number:05d}", **entry}
             yield f"line {number + 1}", entry
 
 
-def _csv_rows(path: Path) -> Numbered:
-    with path.open(encoding="utf-8-sig", newline="") as lines:
-        rows = csv.DictReader(lines, strict=True)
-        try:
-            if "prompt" not in (rows.fieldnames or ()):
-                raise ValueError(
-                    f"prompt file {str(path)!r}, line 1: a CSV file needs a header with a column 'prompt', got"
-                    f" {', '.join(rows.fieldnames or ()) or 'nothing'}"
-                )
-            for row in rows:
-                if None in row or None in row.values():
-                    raise ValueError(
-                        f"prompt file {str(path)!r}, line {rows.line_num}: the row has"
-                        f" {'more' if None in row else 'fewer'} cells than the header"
-                    )
-                yield f"line {rows.line_num}", row
-        except csv.Error as error:
-            raise ValueError(f"prompt file {str(path)!r}, line {rows.line_num}: not CSV: {error}") from None
+def _table_rows(path: Path) -> Numbered:
+    return ((f"line {number}", row) for number, row in columns.rows(path, COLUMNS))
 
 
 def _parquet_rows(path: Path) -> Numbered:
@@ -146,10 +139,18 @@ def _parquet_rows(path: Path) -> Numbered:
     except (pyarrow.ArrowInvalid, OSError) as error:
         raise ValueError(f"prompt file {str(path)!r} is not Parquet: {error}") from None
     names = file.schema_arrow.names
-    if "prompt" not in names:
+    spelt = _spelt(f"prompt file {str(path)!r}", {name: name for name in names})
+    if "prompt" not in spelt:
         raise ValueError(f"prompt file {str(path)!r} has no column 'prompt', but {', '.join(names)}")
     number = 0
-    for batch in file.iter_batches(columns=[name for name in ("id", "prompt") if name in names]):
+    for batch in file.iter_batches(columns=[spelt[name] for name in COLUMNS if name in spelt]):
         for row in batch.to_pylist():
             number += 1
-            yield f"row {number}", row
+            yield f"row {number}", columns.renamed(row, COLUMNS)
+
+
+def _spelt(place: str, entry: dict[str, Any]) -> dict[str, Any]:
+    try:
+        return columns.renamed(entry, COLUMNS)
+    except ValueError as error:
+        raise ValueError(f"{place}: {error}") from None

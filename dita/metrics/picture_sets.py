@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from dita import columns
 from dita.metrics import statistics_file
 from dita.metrics.images import SUFFIXES, Picture, UnusablePicture, read, size_of
 
@@ -25,6 +26,8 @@ FORMAT = "dita-pictures-1"
 COMPARISON = "results.json"
 
 Key = tuple[str, int | None]
+
+_PROMPT_KEYS = ("prompt", "id", "seed")
 
 _OWN_NAME = re.compile(r".+-s\d+")
 """File names of `dita generate`, without the suffix: an id and a seed."""
@@ -135,9 +138,9 @@ def open_pictures(path: str | Path) -> PictureSet:
 def with_prompts(pictures: PictureSet, path: str | Path) -> PictureSet:
     """The set with the prompts of a file, by id (and by seed, where the file has one).
 
-    The file is JSON, an object of id to prompt or a list of objects with `id`, `prompt` and perhaps `seed`, or JSON
-    lines of such objects. A picture without a prompt becomes a problem of the text metrics. Raises `ValueError` for
-    other contents, among them plain text, which would pair by position.
+    The file is JSON, an object of id to prompt or a list of objects with `id`, `prompt` and perhaps `seed`, JSON lines
+    of such objects, or a table (`.csv`, `.tsv`) with such columns. A picture without a prompt becomes a problem of the
+    text metrics. Raises `ValueError` for other contents, among them plain text, which would pair by position.
     """
     prompts = _read_prompts(Path(path))
     found = {entry.key: prompts.get(entry.key, prompts.get((entry.id, None))) for entry in pictures.entries}
@@ -201,7 +204,7 @@ def _reason(error: Exception, name: str) -> str:
 
 def _from_manifest(folder: Path, path: Path) -> PictureSet:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8-sig")
         if path.suffix == ".jsonl":  # a last line without its end is being written, or was cut: not there yet
             listed = [json.loads(line) for line in text[: text.rfind("\n") + 1].split("\n") if line]
         else:
@@ -211,8 +214,7 @@ def _from_manifest(folder: Path, path: Path) -> PictureSet:
             file = PurePosixPath(item["file"])
             if file.is_absolute() or ".." in file.parts:
                 raise ValueError(f"{str(path)!r}: file {str(file)!r} is not inside the folder")
-            seed = item.get("seed")
-            seed = None if seed is None else int(seed)
+            seed = _seed(item.get("seed"), repr(str(path)))
             entries.append(_entry(str(item["id"]), seed, item.get("prompt"), folder / file))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{str(path)!r} is not JSON: {error}") from None
@@ -266,27 +268,48 @@ class _Stream:
 
 
 def _read_prompts(path: Path) -> dict[Key, str]:
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no prompt file {str(path)!r}")
     try:
-        text = path.read_text()
-    except FileNotFoundError:
-        raise FileNotFoundError(f"there is no prompt file {str(path)!r}") from None
+        data = _prompt_entries(path)
     except UnicodeDecodeError as error:
         raise ValueError(f"prompt file {str(path)!r} is not UTF-8 text: {error}") from None
+    prompts: dict[Key, str] = {}
+    for item in data:
+        entry = columns.renamed(item, _PROMPT_KEYS) if isinstance(item, dict) else {}
+        if not isinstance(entry.get("prompt"), str) or "id" not in entry:
+            raise ValueError(f"prompt file {str(path)!r}: each entry needs an id and a prompt, got {str(item)[:80]}")
+        seed = _seed(entry.get("seed"), f"prompt file {str(path)!r}")
+        key = (str(entry["id"]).strip(), seed)
+        if prompts.setdefault(key, entry["prompt"]) != entry["prompt"]:
+            raise ValueError(f"prompt file {str(path)!r} has two prompts for id {key[0]!r} and seed {key[1]}")
+    return prompts
+
+
+def _prompt_entries(path: Path) -> list[Any]:
+    """The entries of a prompt file, not checked yet."""
+    if path.suffix.lower() in columns.TABLE_SUFFIXES:
+        return [row for _, row in columns.rows(path, _PROMPT_KEYS)]
+    text = path.read_text(encoding="utf-8-sig")
     try:
-        lines = text.splitlines()
-        data = [json.loads(line) for line in lines if line.strip()] if path.suffix == ".jsonl" else json.loads(text)
+        if path.suffix.lower() == ".jsonl":
+            return [json.loads(line) for line in text.split("\n") if line.strip()]
+        data = json.loads(text)
     except json.JSONDecodeError:
         raise ValueError(
             f"prompt file {str(path)!r} is not JSON: pictures and prompts are paired by id, never by position; give"
             ' an object {"id": "prompt"}, or JSON lines {"id": ..., "prompt": ..., "seed": ...}'
         ) from None
     if isinstance(data, dict):
-        data = [{"id": id, "prompt": prompt} for id, prompt in data.items()]
-    prompts: dict[Key, str] = {}
-    for item in data if isinstance(data, list) else [data]:
-        if not isinstance(item, dict) or not isinstance(item.get("prompt"), str) or "id" not in item:
-            raise ValueError(f"prompt file {str(path)!r}: each entry needs an id and a prompt, got {str(item)[:80]}")
-        key = (str(item["id"]), item.get("seed"))
-        if prompts.setdefault(key, item["prompt"]) != item["prompt"]:
-            raise ValueError(f"prompt file {str(path)!r} has two prompts for id {key[0]!r} and seed {key[1]}")
-    return prompts
+        return [{"id": id, "prompt": prompt} for id, prompt in data.items()]
+    return data if isinstance(data, list) else [data]
+
+
+def _seed(value: Any, place: str) -> int | None:
+    """A seed as a whole number, from one or its text; None for nothing."""
+    if value is None or value == "":
+        return None
+    text = str(value).strip()
+    if isinstance(value, bool) or not re.fullmatch(r"-?\d+(\.0)?", text):
+        raise ValueError(f"{place}: a seed must be a whole number, got {value!r}")
+    return int(text.removesuffix(".0"))

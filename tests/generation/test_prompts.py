@@ -20,6 +20,24 @@ def test_csv_files_have_a_header(tmp_path):
     assert read(write(tmp_path, "q.csv", "prompt\na\n")) == [Prompt("00000", "a")]
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("p.csv", "Prompt, ID\n a cat , x\n"),
+        ("p.csv", '\ufeff"PROMPT";"id"\n"a cat";"x"\n'),
+        ("p.tsv", "Id\tPrompt\nx\ta cat\n"),
+        ("p.jsonl", '\ufeff{"Prompt": "a cat", " ID ": "x"}\n'),
+    ],
+)
+def test_names_of_columns_may_have_blanks_capitals_and_quotes(tmp_path, name, text):
+    assert read(write(tmp_path, name, text)) == [Prompt("x", "a cat")]
+
+
+def test_two_keys_of_one_meaning_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"line 1: several columns are called 'prompt'"):
+        read(write(tmp_path, "p.jsonl", '{"Prompt": "a", "PROMPT": "b"}\n'))
+
+
 def test_json_lines_are_objects_or_texts(tmp_path):
     path = write(tmp_path, "p.jsonl", '{"id": 7, "prompt": "a"}\n\n"b"\n{"prompt": "c", "more": [1]}\n')
     assert read(path) == [Prompt("7", "a"), Prompt("00002", "b"), Prompt("00003", "c")]
@@ -30,6 +48,8 @@ def test_parquet_files_have_a_column_prompt(tmp_path):
     parquet = pytest.importorskip("pyarrow.parquet")
     parquet.write_table(pyarrow.table({"prompt": ["a", "b"], "id": ["x", "y"]}), tmp_path / "p.parquet")
     assert read(tmp_path / "p.parquet") == [Prompt("x", "a"), Prompt("y", "b")]
+    parquet.write_table(pyarrow.table({" Prompt": ["a"], "ID": ["x"], "more": [1]}), tmp_path / "s.parquet")
+    assert read(tmp_path / "s.parquet") == [Prompt("x", "a")]
     parquet.write_table(pyarrow.table({"text": ["a"]}), tmp_path / "q.parquet")
     with pytest.raises(ValueError, match="no column 'prompt', but text"):
         read(tmp_path / "q.parquet")

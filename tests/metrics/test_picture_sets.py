@@ -113,6 +113,37 @@ def test_prompts_come_from_a_file_by_id_and_by_seed_where_it_has_one(tmp_path):
     ]
 
 
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("p.csv", "ID, Prompt ,Seed\nx,one,1\nx,any,\n"),
+        ("p.csv", '\ufeff"prompt";"id";"seed"\n"one";"x";"1"\n"any";"x";""\n'),
+        ("p.tsv", "Seed\tid\tPROMPT\n1\tx\tone\n\tx\tany\n"),
+        ("p.jsonl", '\ufeff{"ID": "x", "Prompt": "one", "Seed": "1"}\n{"id": "x", "prompt": "any"}'),
+        ("p.json", '[{"Id": "x", "Prompt": "one", "seed": 1.0}, {"id": "x", "prompt": "any", "seed": null}]'),
+    ],
+)
+def test_prompt_tables_and_keys_are_read_whatever_their_spelling(tmp_path, name, text):
+    folder = listed(tmp_path / "a", ("x", 1, None), ("x", 2, None))
+    (tmp_path / name).write_text(text, encoding="utf-8")
+    assert [e.prompt for e in with_prompts(open_pictures(folder), tmp_path / name).entries] == ["one", "any"]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("p.csv", "prompt\na cat\n", "each entry needs an id and a prompt"),
+        ("p.csv", "id,caption\nx,a cat\n", "needs a header with a column 'prompt', got id, caption"),
+        ("p.csv", "id,prompt,seed\nx,a cat,one\n", "a seed must be a whole number, got 'one'"),
+        ("p.json", '[{"id": "x", "prompt": "a", "seed": true}]', "a seed must be a whole number, got True"),
+    ],
+)
+def test_prompt_tables_without_what_pairs_are_refused(tmp_path, name, text, message):
+    (tmp_path / name).write_text(text)
+    with pytest.raises(ValueError, match=message):
+        with_prompts(open_pictures(listed(tmp_path / "a", ("x", 1, None))), tmp_path / name)
+
+
 def test_sets_in_memory_have_numbers_as_ids():
     found = from_memory("plain", [np.zeros((4, 6, 3), np.uint8)] * 2, ["a", "b"], [7, 8])
     assert [e.key for e in found.entries] == [("0000", 7), ("0001", 8)]
@@ -157,6 +188,7 @@ def test_a_picture_that_is_to_be_turned_counts_by_the_size_that_it_has_then(tmp_
         ("[]", "is not a manifest of dita"),
         ('{"pictures": [{"id": "a"}]}', "'file'"),
         ('{"pictures": []}', "lists no pictures"),
+        ('{"pictures": [{"id": "a", "seed": "one", "file": "a.png"}]}', "a seed must be a whole number, got 'one'"),
         ('{"pictures": [{"id": "a", "file": "../../etc/passwd.png"}]}', "is not inside the folder"),
         ('{"pictures": [{"id": "a", "file": "/x.png"}]}', "is not inside the folder"),
         ('{"pictures": [{"id": "a", "file": "a.png"}, {"id": "a", "file": "b.png"}]}', "id 'a' with seed None more"),
