@@ -28,6 +28,8 @@ from dita.values import nearest, number, shown, unknown, whole
 DTYPES = ("float32", "bfloat16", "float16")
 VIDEO_PIPELINES = ("OpenSoraPipeline",)
 CLASS_PIPELINES = ("DiTPipeline",)
+_FORMERLY_TRANSFORMER_2D = {"ada_norm_zero": "DiTTransformer2DModel", "ada_norm_single": "PixArtTransformer2DModel"}
+"""By `norm_type`: what configurations of before diffusers 0.29 call `Transformer2DModel`, as diffusers tells them apart."""
 _END = 2**20  # bytes
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
@@ -110,7 +112,7 @@ def shape_from_config(
 
     Raises `ValueError` for an unsupported transformer class, and for sizes that do not fit.
     """
-    found = transformer.get("_class_name")
+    found = _transformer_class(transformer)
     if found == "OpenSoraTransformer3DModel":
         return opensora_shape_from_config(
             transformer, vae, name=name, batch=batch, height=height, width=width, text_tokens=text_tokens
@@ -151,6 +153,12 @@ def shape_from_config(
             micro_conditions=_size(transformer, "sample_size", name) == 128 if micro is None else micro,
         )
     return shape if text_tokens is None else with_text_tokens(shape, text_tokens)
+
+
+def _transformer_class(config: Mapping[str, Any]) -> Any:
+    """The class that diffusers loads a transformer as; PixArt's and DiT's published ones still name the older one."""
+    name = config.get("_class_name")
+    return _FORMERLY_TRANSFORMER_2D.get(str(config.get("norm_type")), name) if name == "Transformer2DModel" else name
 
 
 def flux_shape_from_config(

@@ -191,6 +191,24 @@ def test_the_configs_of_dit_give_its_named_shapes(size, name):
     assert models.shape_from_config(DIT | {"sample_size": size}, FLUX_VAE, name=name) == NAMED_SHAPES[name]
 
 
+@pytest.mark.parametrize(
+    ("config", "norm", "name"),
+    [(PIXART, "ada_norm_single", "pixart-alpha-256"), (DIT, "ada_norm_zero", "dit-xl-2-256")],
+)
+def test_configs_of_older_releases_are_told_apart_as_diffusers_does(config, norm, name):
+    older = {key: value for key, value in config.items() if key != "use_additional_conditions"}
+    older |= {"_class_name": "Transformer2DModel", "_diffusers_version": "0.22.0.dev0", "norm_type": norm}
+    assert models.shape_from_config(older, FLUX_VAE, name=name) == NAMED_SHAPES[name]
+    with pytest.raises(ValueError, match="class 'Transformer2DModel'; a plan supports"):
+        models.shape_from_config(older | {"norm_type": "layer_norm"}, FLUX_VAE, name=name)
+
+
+def test_the_older_class_is_divided_by_the_rule_of_diffusers():
+    from diffusers.models.model_loading_utils import _CLASS_REMAPPING_DICT
+
+    assert _CLASS_REMAPPING_DICT["Transformer2DModel"] == models._FORMERLY_TRANSFORMER_2D
+
+
 def test_a_local_folder_of_pixart_is_planned_at_any_size_and_prompt_length(tmp_path):
     write_folder(tmp_path / "pixart", PIXART)
     shape = models.shape(str(tmp_path / "pixart"), height=256, width=512, text_tokens=120)
