@@ -29,7 +29,7 @@ DTYPES = ("float32", "bfloat16", "float16")
 VIDEO_PIPELINES = ("OpenSoraPipeline",)
 CLASS_PIPELINES = ("DiTPipeline",)
 _FORMERLY_TRANSFORMER_2D = {"ada_norm_zero": "DiTTransformer2DModel", "ada_norm_single": "PixArtTransformer2DModel"}
-"""By `norm_type`: what configurations of before diffusers 0.29 call `Transformer2DModel`, as diffusers tells them apart."""
+"""By `norm_type`: what older configurations call `Transformer2DModel`, told apart as diffusers does."""
 _END = 2**20  # bytes
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
