@@ -284,9 +284,15 @@ class OpenSoraPipeline(DiffusionPipeline):
         # 2. References become latents before any noise is drawn, as in the official sampler
         conditions = []
         for number, (own, entries) in enumerate(placed):
-            source = generator[number * num_videos_per_prompt] if isinstance(generator, list) else generator
-            encoded = [self._encode(item, source)[0] for item in own]
-            conditions += [Conditions(list(entries), list(encoded)) for _ in range(num_videos_per_prompt)]
+            sources: list[Generator] = [
+                generator
+            ]  # one for all: a prompt's references are drawn once, as in the official sampler
+            if isinstance(generator, list):  # each video draws its own, as if it were alone
+                sources = [*generator[number * num_videos_per_prompt :][:num_videos_per_prompt]]
+            encoded = [[self._encode(item, source)[0] for item in own] for source in sources]
+            conditions += [
+                Conditions(list(entries), list(encoded[i % len(encoded)])) for i in range(num_videos_per_prompt)
+            ]
 
         # 3. One clip after the other
         clips: list[torch.Tensor] = []
@@ -298,6 +304,7 @@ class OpenSoraPipeline(DiffusionPipeline):
                 for condition, latent in zip(conditions, self._encode(clips[-1], generator), strict=True):
                     condition.add(latent, k, condition_frame_length, condition_frame_edit)
             noise = self.prepare_latents(batch, video, generator, device, latents)
+            referring = [own.in_loop(k) for own in conditions]
             noise, frame_mask = place(noise, conditions, k, align)
             timesteps = set_timesteps(self.scheduler, num_inference_steps, self._time_shift(video), device)
             result = self.denoise(
@@ -307,6 +314,7 @@ class OpenSoraPipeline(DiffusionPipeline):
                 mask,
                 video,
                 frame_mask=frame_mask,
+                referring=referring,
                 generator=generator,
                 callback=callback_on_step_end,
                 callback_inputs=callback_on_step_end_tensor_inputs,
@@ -404,6 +412,7 @@ class OpenSoraPipeline(DiffusionPipeline):
         video: VideoFormat,
         *,
         frame_mask: torch.Tensor | None = None,
+        referring: Sequence[bool] | None = None,
         generator: Generator = None,
         callback: Callback | None = None,
         callback_inputs: Sequence[str] = ("latents",),
@@ -411,11 +420,17 @@ class OpenSoraPipeline(DiffusionPipeline):
         """Latents of data from latents of noise (spec 3), over the times that the scheduler was set to.
 
         `frame_mask` `(B, T)` in [0, 1], on the CPU: 1 generates a frame, 0 keeps it, and a frame of e joins at time e.
+        `referring`: which of the videos have references; without it, all do where there is a mask. Only their
+        generators are drawn from in the steps, so that a video does not depend on its neighbours.
+
+        Guidance is what `guidance_scale` is in each step; a callback may set `_guidance_scale`. Raises `ValueError`
+        where a callback returns tensors of other sizes than the videos need.
         """
         self._num_timesteps = len(timesteps)
         active = None
         joined = torch.ones(0) if frame_mask is None else frame_mask >= 1
         times = [] if frame_mask is None else timesteps.tolist()  # no synchronisation where none is needed
+        guided = self.do_classifier_free_guidance
         text = self._with_null_prompt(prompt_embeds, prompt_attention_mask)
         with self.progress_bar(total=len(timesteps)) as progress_bar:
             for i, t in enumerate(timesteps):
@@ -424,8 +439,11 @@ class OpenSoraPipeline(DiffusionPipeline):
                 self._current_timestep = t
                 if frame_mask is not None:
                     active = active_frames(frame_mask, times[i])
-                    latents = self._join(latents, active & ~joined, t, generator)
+                    latents = self._join(latents, active & ~joined, t, generator, referring)
                     joined = active
+                if guided != self.do_classifier_free_guidance:  # a callback has set the scale
+                    guided = self.do_classifier_free_guidance
+                    text = self._with_null_prompt(prompt_embeds, prompt_attention_mask)
                 velocity = self._velocity(latents, t, *text, video, active)
                 # the flow of the official model points to the data, the scheduler's to the noise
                 moved = self.scheduler.step(-velocity, t, latents, return_dict=False)[0]
@@ -436,11 +454,13 @@ class OpenSoraPipeline(DiffusionPipeline):
                         "prompt_embeds": prompt_embeds,
                         "prompt_attention_mask": prompt_attention_mask,
                     }
-                    outputs = callback(self, i, t, {name: now[name] for name in callback_inputs})
+                    outputs = callback(self, i, t, {name: now[name] for name in callback_inputs}) or {}
+                    self._check_returned(now, outputs)
                     latents = outputs.pop("latents", latents)
                     if outputs.keys() & now.keys():
                         prompt_embeds = outputs.pop("prompt_embeds", prompt_embeds)
                         prompt_attention_mask = outputs.pop("prompt_attention_mask", prompt_attention_mask)
+                        guided = self.do_classifier_free_guidance
                         text = self._with_null_prompt(prompt_embeds, prompt_attention_mask)
                 progress_bar.update()
         self._current_timestep = None
@@ -558,11 +578,47 @@ class OpenSoraPipeline(DiffusionPipeline):
         return free + self._guidance_scale * (prompted - free)
 
     def _join(
-        self, latents: torch.Tensor, joining: torch.Tensor, t: torch.Tensor, generator: Generator
+        self,
+        latents: torch.Tensor,
+        joining: torch.Tensor,
+        t: torch.Tensor,
+        generator: Generator,
+        referring: Sequence[bool] | None,
     ) -> torch.Tensor:
-        """Frames that join the denoising now get the noise of time `t`; it is drawn whether any does or not."""
-        noise = randn_tensor(latents.shape, generator=generator, device=latents.device, dtype=latents.dtype)
+        """Frames that join the denoising now get the noise of time `t`; it is drawn whether any does or not.
+
+        Where each video has a generator, those without references are not drawn from, as they would not be alone.
+        """
+        like: dict[str, Any] = {"device": latents.device, "dtype": latents.dtype}
+        if isinstance(generator, list) and referring is not None:
+            one = (1, *latents.shape[1:])
+            draws = [
+                randn_tensor(one, generator=source, **like) if refers else torch.zeros(one, **like)
+                for source, refers in zip(generator, referring, strict=True)
+            ]
+            noise = torch.cat(draws)
+        else:
+            noise = randn_tensor(latents.shape, generator=generator, **like)
         return torch.where(_per_frame(joining, latents), add_noise(latents, noise, t), latents)
+
+    def _check_returned(self, now: dict[str, Any], outputs: dict[str, Any]) -> None:
+        """Raises `ValueError` for what a callback returns and the coming steps cannot use."""
+        latents, embeds, mask = (outputs.get(name, value) for name, value in now.items())
+        if latents.shape != now["latents"].shape:
+            raise ValueError(
+                f"the callback returned latents of shape {tuple(latents.shape)}, but the videos have"
+                f" {tuple(now['latents'].shape)}"
+            )
+        if embeds.ndim != 3 or len(embeds) != len(latents) or embeds.shape[2] != now["prompt_embeds"].shape[2]:
+            raise ValueError(
+                f"the callback returned prompt_embeds of shape {tuple(embeds.shape)} for {len(latents)} videos; they"
+                " hold the prompts alone, one row for each video, and the null prompt is added where guidance is on"
+            )
+        if mask is not None and mask.shape != embeds.shape[:2]:
+            raise ValueError(
+                f"the prompt_attention_mask is {tuple(mask.shape)} after a callback, but prompt_embeds have"
+                f" {tuple(embeds.shape[:2])} rows and tokens; return both"
+            )
 
     def _time_shift(self, video: VideoFormat) -> float:
         return time_shift(video.height, video.width, video.num_frames, self.transformer.dtype)

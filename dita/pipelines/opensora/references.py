@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import PIL.Image
+import PIL.ImageOps
 import torch
 import torch.nn.functional as F
 from diffusers.video_processor import VideoProcessor
@@ -18,7 +19,11 @@ from dita.pipelines.opensora.sizes import nearest_ratio
 
 Reference = Any
 """A picture (PIL, `(H, W, 3)` array or `(3, H, W)` tensor) or a video (a list of PIL, `(T, H, W, 3)`, `(T, 3, H, W)`);
-arrays and tensors are in [0, 1], or bytes."""
+arrays and tensors are in [0, 1], or bytes. PIL pictures may be grey, have a palette, 16 bits, or alpha that is opaque
+everywhere; they are turned as their EXIF data say."""
+
+_SLACK = 1e-3
+"""How far from [0, 1] rounding may bring a number."""
 
 ASPECT_TOLERANCE = 0.05
 """How far the aspect of a reference may be from the video's: the sizes of the table are themselves rounded."""
@@ -31,6 +36,10 @@ class Conditions:
     entries: list[Entry]
     latents: list[torch.Tensor]
 
+    def in_loop(self, loop: int) -> bool:
+        """Whether a reference stands in the clip of `loop`."""
+        return any(entry.loop == loop for entry in self.entries)
+
     def add(self, latents: torch.Tensor, loop: int, length: int, edit: float) -> None:
         """The last `length` latent frames of an earlier clip begin the clip of `loop`."""
         self.latents.append(latents)
@@ -41,7 +50,7 @@ def place(
     noise: torch.Tensor, conditions: Sequence[Conditions], loop: int, align: int | None
 ) -> tuple[torch.Tensor, torch.Tensor | None]:
     """Latents `(B, C, T, H, W)` with the references of `loop`, and the mask `(B, T)` on the CPU, None without any."""
-    if not any(entry.loop == loop for own in conditions for entry in own.entries):
+    if not any(own.in_loop(loop) for own in conditions):
         return noise, None
     placed = [
         mask_strategy.apply(own.entries, sample, own.latents, loop, align)
@@ -123,21 +132,77 @@ def _frames(reference: Reference) -> torch.Tensor:
     """`(T, 3, H, W)` in [-1, 1]."""
     if isinstance(reference, PIL.Image.Image):
         reference = [reference]
+    if isinstance(reference, (list, tuple)) and reference and all(isinstance(r, PIL.Image.Image) for r in reference):
+        pictures = [_rgb(picture) for picture in reference]
+        sizes = sorted({picture.shape[:2] for picture in pictures})
+        if len(sizes) > 1:
+            raise ValueError(f"the frames of a reference must have one size, got {_sizes(sizes)} (height x width)")
+        reference = np.stack(pictures)
     elif isinstance(reference, (np.ndarray, torch.Tensor)):
-        reference = reference / 255 if reference.dtype in (np.uint8, torch.uint8) else reference
+        reference = _unit(reference)
         reference = reference[None] if reference.ndim == 3 else reference
-    pictures = isinstance(reference, (list, tuple)) and all(isinstance(r, PIL.Image.Image) for r in reference)
-    if not reference_is_array(reference) and not (pictures and len(reference)):
+    if not reference_is_array(reference):
+        shape = f" of shape {tuple(reference.shape)}" if isinstance(reference, (np.ndarray, torch.Tensor)) else ""
         raise ValueError(
-            "a reference must be a picture or a video as PIL images, a numpy array or a torch tensor, got"
-            f" {type(reference).__name__}"
+            "a reference must be a picture or a video as PIL images, a numpy array ([T,] H, W, 3) or a torch tensor"
+            f" ([T,] 3, H, W), got {type(reference).__name__}{shape}"
         )
-    video = VideoProcessor(do_resize=False).preprocess_video([list(reference)] if pictures else reference[None])
+    video = VideoProcessor(do_resize=False).preprocess_video(reference[None])
     return video[0].transpose(0, 1).float()
+
+
+def _rgb(picture: PIL.Image.Image) -> np.ndarray:
+    """A picture of any mode as `(H, W, 3)` in [0, 1], turned as its EXIF data say.
+
+    Raises `ValueError` that names the mode where its colours are not told without a profile, its range is unknown, or
+    parts of it are transparent.
+    """
+    frames = getattr(picture, "n_frames", 1)
+    if frames > 1 and picture.format != "MPO":  # a camera's JPEG with previews of itself
+        raise ValueError(f"a reference file has {frames} frames; pass a list of those that are meant, each a picture")
+    picture = PIL.ImageOps.exif_transpose(picture)
+    mode = picture.mode
+    if mode.startswith("I;16"):
+        grey = np.asarray(picture).astype(np.float32) / 65535
+        return np.repeat(grey[..., None], 3, axis=-1)
+    if mode in ("I", "F"):
+        raise ValueError(f"a reference of mode {mode} has numbers of unknown range; convert it to RGB or L first")
+    if mode in ("CMYK", "LAB"):
+        raise ValueError(f"a reference of mode {mode} has colours that depend on a profile; convert it to RGB first")
+    if mode in ("La", "RGBa"):
+        picture = picture.convert({"La": "LA", "RGBa": "RGBA"}[mode])
+    if "A" in picture.mode or "transparency" in picture.info:
+        rgba = np.asarray(picture.convert("RGBA"))
+        if rgba[..., 3].min() < 255:
+            raise ValueError(
+                f"a reference of mode {mode} is transparent in places, and a video has no transparency; put it on a"
+                " background first"
+            )
+        return rgba[..., :3].astype(np.float32) / 255
+    return np.asarray(picture.convert("RGB")).astype(np.float32) / 255
+
+
+def _unit(values: Any) -> Any:
+    """An array or a tensor of bytes, or of numbers in [0, 1], as the latter. Raises `ValueError` for others."""
+    if values.dtype in (np.uint8, torch.uint8):
+        return values / 255
+    floating = values.is_floating_point() if isinstance(values, torch.Tensor) else values.dtype.kind == "f"
+    if not floating:
+        raise ValueError(f"a reference must be bytes (uint8), or numbers in [0, 1], got {values.dtype}")
+    # written so that NaN is outside, too
+    count = values.numel() if isinstance(values, torch.Tensor) else values.size
+    if count and not (float(values.min()) >= -_SLACK and float(values.max()) <= 1 + _SLACK):
+        least, most = float(values.min()), float(values.max())
+        raise ValueError(f"a reference of {values.dtype} must be in [0, 1], got numbers from {least:g} to {most:g}")
+    return values
+
+
+def _sizes(sizes: Sequence[tuple[int, ...]]) -> str:
+    return ", ".join(f"{height}x{width}" for height, width in sizes)
 
 
 def reference_is_array(reference: Reference) -> bool:
     """Whether it is a `(T, H, W, 3)` array or a `(T, 3, H, W)` tensor."""
     if isinstance(reference, torch.Tensor):
-        return reference.ndim == 4 and reference.shape[1] == 3
-    return isinstance(reference, np.ndarray) and reference.ndim == 4 and reference.shape[-1] == 3
+        return reference.ndim == 4 and reference.shape[1] == 3 and reference.numel() > 0
+    return isinstance(reference, np.ndarray) and reference.ndim == 4 and reference.shape[-1] == 3 and reference.size > 0

@@ -14,6 +14,7 @@ import torch
 from diffusers import AutoencoderKL, DiffusionPipeline
 from diffusers.utils import export_to_video
 
+import dita
 from dita.pipelines.opensora import OpenSoraPipeline, PromptTruncatedWarning, flow_scheduler
 from dita.pipelines.opensora.sizes import VideoFormat
 from tests.tiny_opensora import CAPTION_CHANNELS, clip, tiny_autoencoder, tiny_pipeline, tiny_transformer
@@ -386,3 +387,103 @@ def test_it_is_an_ordinary_diffusers_pipeline(pipe) -> None:
     assert set(pipe.components) == {"tokenizer", "text_encoder", "vae", "transformer", "scheduler"}
     assert pipe.model_cpu_offload_seq.split("->") == ["text_encoder", "transformer", "vae"]
     assert type(tiny_autoencoder()).__name__ in repr(pipe.vae)
+
+
+# ------------------------------------------------------------------------------------------------ guidance in mid-run
+
+
+def switching(scale: float, embeds: bool):
+    """A callback that sets the scale after three steps, with the prompts handed back or not."""
+
+    def callback(pipe, i, t, given):
+        if i == 2:
+            pipe._guidance_scale = scale
+            return dict(given) if embeds else {}
+        return None if i % 2 else {}
+
+    return {"callback_on_step_end": callback, "callback_on_step_end_tensor_inputs": ["prompt_embeds"]}
+
+
+@pytest.mark.parametrize("method", [None, "toca:1:0.5", "fora:3", "toca:3:0.5", "taylorseer:3:1", "pab:2"])
+@pytest.mark.parametrize("prompts", ["a red circle", ["a red circle", "two squares"]])
+@pytest.mark.parametrize(("before", "after"), [(7.0, 1.0), (7.0, 0.0), (1.0, 7.0), (7.0, 3.0)])
+def test_guidance_that_a_callback_switches(prompts, before: float, after: float, method: str | None) -> None:
+    given = {"num_inference_steps": 8, "guidance_scale": before}
+
+    def run(method: str | None, embeds: bool) -> torch.Tensor:
+        pipe = tiny_pipeline() if method is None else dita.enable(tiny_pipeline(), method)
+        return clip(pipe, prompts, **switching(after, embeds), **given)
+
+    found, plain = run(method, False), run(None, True)
+    assert found.shape == plain.shape and torch.isfinite(found).all()
+    assert torch.equal(found, run(method, True))
+    if method in (None, "toca:1:0.5"):
+        assert torch.equal(found, plain)
+        assert not torch.equal(found, clip(tiny_pipeline(), prompts, **given))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda given: {"prompt_embeds": given["prompt_embeds"][:1]}, "one row for each video"),
+        (lambda given: {"prompt_embeds": given["prompt_embeds"].repeat(2, 1, 1)}, "the null prompt is added"),
+        (lambda given: {"prompt_embeds": given["prompt_embeds"][:, :2]}, "return both"),
+        (lambda given: {"latents": given["latents"][:1]}, "latents of shape"),
+    ],
+)
+def test_what_a_callback_returns_must_fit(change, words: str) -> None:
+    names = ["latents", "prompt_embeds", "prompt_attention_mask"]
+    with pytest.raises(ValueError, match=words):
+        clip(
+            tiny_pipeline(),
+            ["a red circle", "two squares"],
+            callback_on_step_end=lambda pipe, i, t, given: change(given),
+            callback_on_step_end_tensor_inputs=names,
+        )
+
+
+# ------------------------------------------------------------------------------------------------ each video as alone
+
+
+EDIT = "0,0,0,0,1,0.6"
+"""A reference whose frame joins the denoising in mid-run: its noise is drawn then."""
+
+
+@pytest.mark.parametrize("method", [None, "toca:3:0.5"])
+@pytest.mark.parametrize("loop", [1, 2])
+@pytest.mark.parametrize("referring", [(), (0,), (1,), (0, 1)], ids=str)
+def test_each_video_is_what_it_is_alone(referring: tuple[int, ...], loop: int, method: str | None) -> None:
+    """With a generator of its own, whether it, or its neighbour, has a reference or not."""
+    prompts = ["a red circle", "two squares"]
+    given = {"num_frames": 34, "height": 32, "width": 32, "loop": loop, "num_inference_steps": 4}
+    given["output_type"] = "latent" if loop == 1 else "pt"
+
+    def run(chosen: list[int], videos: int = 1) -> torch.Tensor:
+        pipe = tiny_pipeline() if method is None else dita.enable(tiny_pipeline(), method)
+        own = {}
+        if referring:
+            own["references"] = [[picture()] if i in referring else [] for i in chosen]
+            own["mask_strategy"] = [EDIT if i in referring else "" for i in chosen]
+            if len(chosen) == 1:
+                own["references"] = own["references"][0]
+        generators = [seeded(10 * i + n) for i in chosen for n in range(videos)]
+        texts = [prompts[i] for i in chosen]
+        return clip(pipe, texts, generator=generators, num_videos_per_prompt=videos, **own, **given)
+
+    both = run([0, 1])
+    for i in range(2):
+        torch.testing.assert_close(both[i : i + 1], run([i]), atol=2e-4, rtol=1e-3)
+    if loop == 1:
+        four = run([0, 1], videos=2)
+        for i in range(2):
+            torch.testing.assert_close(four[2 * i : 2 * i + 2], run([i], videos=2), atol=2e-4, rtol=1e-3)
+            torch.testing.assert_close(four[2 * i : 2 * i + 1], run([i]), atol=2e-4, rtol=1e-3)
+
+
+def test_two_videos_of_a_prompt_draw_their_own_references() -> None:
+    given = {"image": picture(), "height": 32, "width": 32, "num_inference_steps": 3}
+    both = clip(tiny_pipeline(), generator=[seeded(1), seeded(2)], num_videos_per_prompt=2, **given)
+    for i in range(2):
+        alone = clip(tiny_pipeline(), generator=[seeded(i + 1)], **given)
+        torch.testing.assert_close(both[i : i + 1], alone, atol=1e-4, rtol=1e-4)
+    assert not torch.equal(both[0, :, 0], both[1, :, 0]), "the picture's latents are drawn from a posterior"

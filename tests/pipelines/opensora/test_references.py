@@ -104,3 +104,90 @@ def test_an_earlier_clip_becomes_a_reference() -> None:
     assert conditions.entries[1] == Entry(1, 1, -5, 0, 5, 0.25)
     placed, mask = place(torch.zeros(1, 4, 10, 2, 2), [conditions], 1, 5)
     assert mask.tolist() == [[0.25] * 5 + [1.0] * 5] and (placed[0, :, :5] == 1).all()
+
+
+def as_16_bits(grey: np.ndarray) -> PIL.Image.Image:
+    return PIL.Image.fromarray(grey.astype(np.uint16) * 257)
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "P", "LA", "RGBA", "La", "RGBa", "RGBX", "YCbCr", "HSV", "I;16"])
+def test_pictures_of_every_mode(mode: str) -> None:
+    picture = PIL.Image.fromarray(PIXELS)
+    if mode == "I;16":
+        given, wanted = as_16_bits(np.asarray(picture.convert("L"))), picture.convert("L").convert("RGB")
+    else:
+        given = picture.convert({"La": "LA", "RGBa": "RGBA"}.get(mode, mode)).convert(mode)
+        wanted = given.convert({"La": "LA", "RGBa": "RGBA"}.get(mode, mode)).convert("RGB")
+    assert given.mode == mode
+    for reference in (given, [given, picture]):
+        video = reference_video(reference, 48, 96, RATIOS)
+        expected = torch.from_numpy(np.asarray(wanted).copy()).permute(2, 0, 1) / 127.5 - 1
+        torch.testing.assert_close(video[0, :, 0], expected.float(), atol=1e-5, rtol=0)
+
+
+def test_a_palette_with_an_opaque_entry_for_transparency() -> None:
+    picture = PIL.Image.fromarray(PIXELS).convert("P")
+    picture.info["transparency"] = bytes([255] * 256)
+    assert reference_video(picture, 48, 96, RATIOS).shape == (1, 3, 1, 48, 96)
+    picture.info["transparency"] = bytes([0] * 256)
+    with pytest.raises(ValueError, match="reference of mode P is transparent in places"):
+        reference_video(picture, 48, 96, RATIOS)
+
+
+@pytest.mark.parametrize(
+    ("mode", "words"),
+    [
+        ("CMYK", "mode CMYK has colours that depend on a profile"),
+        ("LAB", "mode LAB has colours"),
+        ("I", "mode I has numbers of unknown range"),
+        ("F", "mode F has numbers"),
+        ("RGBA", "mode RGBA is transparent in places"),
+        ("LA", "mode LA is transparent in places"),
+    ],
+)
+def test_modes_that_say_too_little_are_named(mode: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        reference_video(PIL.Image.new(mode, (96, 48)), 48, 96, RATIOS)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pictures_are_turned_as_the_camera_was_held(orientation: int, tmp_path) -> None:
+    upright = PIL.Image.fromarray(np.kron(PIXELS[::16, ::16], np.ones((16, 16, 1), np.uint8)))
+    names = PIL.Image.Transpose
+    undone = {2: names.FLIP_LEFT_RIGHT, 3: names.ROTATE_180, 4: names.FLIP_TOP_BOTTOM, 5: names.TRANSPOSE}
+    undone |= {6: names.ROTATE_90, 7: names.TRANSVERSE, 8: names.ROTATE_270}
+    stored = upright.transpose(undone[orientation]) if orientation in undone else upright
+    exif = PIL.Image.Exif()
+    exif[274] = orientation
+    stored.save(tmp_path / "held.png", exif=exif)
+    with PIL.Image.open(tmp_path / "held.png") as picture:
+        video = reference_video(picture, 48, 96, RATIOS)
+    torch.testing.assert_close(video, reference_video(upright, 48, 96, RATIOS))
+
+
+def test_a_file_of_several_frames_and_frames_of_several_sizes(tmp_path) -> None:
+    frames = [PIL.Image.new("RGB", (96, 48), (shade, 0, 0)) for shade in (0, 100, 200)]
+    frames[0].save(tmp_path / "moving.gif", save_all=True, append_images=frames[1:])
+    with PIL.Image.open(tmp_path / "moving.gif") as picture, pytest.raises(ValueError, match="has 3 frames"):
+        reference_video(picture, 48, 96, RATIOS)
+    with pytest.raises(ValueError, match=r"must have one size, got 24x48, 48x96"):
+        reference_video([frames[0], PIL.Image.new("L", (48, 24))], 48, 96, RATIOS)
+
+
+@pytest.mark.parametrize(
+    ("reference", "words"),
+    [
+        (PIXELS.astype(np.int64), "must be bytes .* got int64"),
+        (PIXELS.astype(np.uint16), "must be bytes .* got uint16"),
+        (torch.from_numpy(PIXELS).permute(2, 0, 1).int(), r"must be bytes .* got torch\.int32"),
+        (PIXELS.astype(np.float32), r"must be in \[0, 1\], got numbers from 0 to 255"),
+        (PIXELS / 127.5 - 1, r"must be in \[0, 1\], got numbers from -1 to 1"),
+        (np.full((48, 96, 3), np.nan), "got numbers from nan to nan"),
+        (np.zeros((48, 96, 4)), r"got ndarray of shape \(1, 48, 96, 4\)"),
+        (torch.zeros(1, 48, 96), r"got Tensor of shape \(1, 1, 48, 96\)"),
+        (np.zeros((0, 48, 96, 3)), r"got ndarray of shape \(0, 48, 96, 3\)"),
+    ],
+)
+def test_arrays_that_are_no_pictures_are_refused(reference, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        reference_video(reference, 48, 96, RATIOS)
