@@ -220,7 +220,7 @@ def compare(
         if not prompts:
             raise ValueError("give --prompts to make pictures, or --pictures to compare those of folders")
         every = methods.strip() == "all"
-        chosen = [] if every else [_method(text) for text in methods.split(",") if text.strip()]
+        chosen = [] if every else _methods(methods)
         kept = _store(store_dtype, store_device, max_cache)
         texts = _prompts(prompts, model)
         columns = _columns(metrics)
@@ -446,6 +446,8 @@ def generate(
         models.check_size(model, defaults | given)
         own_steps = defaults.pop("num_inference_steps", DEFAULT_STEPS)
         place = _device(device) if device else models.default_device()
+        if dtype is not None and dtype not in models.DTYPES:
+            raise unknown("dtype", dtype, models.DTYPES)
         settings = job.Settings(
             model=model,
             method=chosen.as_json(),
@@ -560,7 +562,7 @@ def bench(
         with console.status("measuring") as status:
             result = job.bench(
                 work,
-                [_method(text) for text in (methods or usual.methods).split(",") if text.strip()],
+                _methods(usual.methods if methods is None else methods),
                 rivals=caches.chosen(rivals),
                 steps=usual.steps if steps is None else steps,
                 repeats=repeats,
@@ -761,11 +763,11 @@ def evaluate(
             if not chosen:
                 raise ValueError("nothing can be measured: give --reference, --plain or --prompts, and see --weights")
         networks.locate(chosen)
-        if networks.bundled:
-            typer.echo(networks.stand_ins())
         unwritten: list[Exception] = []
 
         def tell(result: Any) -> None:
+            if networks.bundled:
+                typer.echo(networks.stand_ins())
             Console().print(evaluation_report.table(result))
             for line in evaluation_report.remarks(result):
                 typer.echo(line)
@@ -1049,6 +1051,14 @@ def _method(text: str) -> Method:
     """A method from its short form, or from a file with its JSON."""
     text = text.strip()
     return from_json(_method_file(text)) if text.lower().endswith(".json") else parse(text)
+
+
+def _methods(text: str) -> list[Method]:
+    """The methods of a list with commas between. Raises `ValueError` as `_method`, and where there are none."""
+    found = [_method(part) for part in text.split(",") if part.strip()]
+    if not found:
+        raise ValueError(f"--methods is empty; give names or short forms of {', '.join(METHODS)}, with commas between")
+    return found
 
 
 def _method_file(name: str) -> dict[str, Any]:

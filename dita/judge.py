@@ -27,6 +27,7 @@ from dita.metrics.picture_sets import MANIFEST_LINES, open_pictures
 from dita.miniature import classes, world
 from dita.miniature.judge import ATTRIBUTES, Verdict
 from dita.miniature.judge.tally import Tally, tally
+from dita.values import shown
 
 MANIFEST, COMPARISON = "manifest.json", "results.json"
 
@@ -164,11 +165,10 @@ def judge_images(folder: Path) -> list[Judgement]:
     judge = miniature.load_judge()
     if (folder / COMPARISON).is_file():
         data = _read(folder / COMPARISON, "results")
+        prompts = _texts(data, "prompts", folder / COMPARISON)
+        listed = [(_text(one, "label", folder / COMPARISON), one) for one in data["results"]]
         return [
-            _judged(
-                judge, data.get("model", ""), one["label"], data["prompts"], [folder / path for path in one["images"]]
-            )
-            for one in data["results"]
+            _judged(judge, str(data.get("model", "")), label, prompts, _files(folder, one)) for label, one in listed
         ]
     if (folder / MANIFEST_LINES).is_file():
         entries = open_pictures(folder).entries
@@ -176,9 +176,10 @@ def judge_images(folder: Path) -> list[Judgement]:
         return [_judged(judge, "", folder.name, prompts, [Path(entry.name) for entry in entries])]
     if (folder / MANIFEST).is_file():
         data = _read(folder / MANIFEST, "pictures")
-        files = [folder / one["file"] for one in data["pictures"]]
+        files = [folder / _text(one, "file", folder / MANIFEST) for one in data["pictures"]]
+        prompts = [_text(one, "prompt", folder / MANIFEST) for one in data["pictures"]]
         label = str(data.get("method", folder.name))
-        return [_judged(judge, str(data.get("model", "")), label, [one["prompt"] for one in data["pictures"]], files)]
+        return [_judged(judge, str(data.get("model", "")), label, prompts, files)]
     raise FileNotFoundError(f"folder {str(folder)!r} holds neither {COMPARISON} nor {MANIFEST} nor {MANIFEST_LINES}")
 
 
@@ -189,7 +190,28 @@ def _read(path: Path, needed: str) -> dict[str, Any]:
         raise ValueError(f"{str(path)!r} is not JSON: {error}") from None
     if not isinstance(data, dict) or not isinstance(data.get(needed), list):
         raise ValueError(f"{str(path)!r} holds no list {needed!r}: it is not a file that dita wrote")
+    if not data[needed]:
+        raise ValueError(f"{str(path)!r} lists no {needed}: there is nothing to judge")
     return data
+
+
+def _text(item: object, key: str, path: Path) -> str:
+    found = item.get(key) if isinstance(item, dict) else None
+    if not isinstance(found, str):
+        raise ValueError(f"{str(path)!r}: each entry needs a text {key!r}, got {shown(item)}")
+    return found
+
+
+def _texts(item: dict[str, Any], key: str, path: Path) -> list[str]:
+    found = item.get(key)
+    if not isinstance(found, list) or not found or not all(isinstance(one, str) for one in found):
+        raise ValueError(f"{str(path)!r} must hold a list of texts {key!r}, got {shown(found)}")
+    return found
+
+
+def _files(folder: Path, result: dict[str, Any]) -> list[Path]:
+    """The pictures of one method, as `results.json` lists them."""
+    return [folder / name for name in _texts(result, "images", folder / COMPARISON)]
 
 
 def _judged(
@@ -199,6 +221,8 @@ def _judged(
     prompts: Sequence[str],
     files: Sequence[Path],
 ) -> Judgement:
+    if len(prompts) != len(files):
+        raise ValueError(f"{label or 'the folder'} has {len(files)} pictures for {len(prompts)} prompts")
     groups = [str(world.parse(prompt)["kind"]) for prompt in prompts]
     pictures = [Image.fromarray(read(file)) for file in files]
     return Judgement(model, label, None, tuple(prompts), tuple(groups), tuple(judge(pictures, prompts)))

@@ -78,8 +78,8 @@ def shape(
         frames = call.get("num_frames")
         if height is None and width is None:
             height, width = call.get("height"), call.get("width")
-        text_tokens = text_tokens or call.get("max_sequence_length")
-    elif Path(model).is_dir():
+        text_tokens = call.get("max_sequence_length") if text_tokens is None else text_tokens
+    elif model and Path(model).is_dir():
         folder = Path(model)
     else:
         known = (*NAMED_SHAPES, *miniature.MINIATURES)
@@ -199,7 +199,7 @@ def flux_shape_from_config(
         single_layers=_size(transformer, "num_single_layers", name, least=0),
         width=model_width,
         mlp_width=4 * model_width,
-        text_tokens=text_tokens or (512 if guidance else 256),
+        text_tokens=(512 if guidance else 256) if text_tokens is None else _text_tokens(text_tokens),
         image_tokens=grid[0] * grid[1],
         grid=grid,
         batch=batch,
@@ -249,7 +249,7 @@ def opensora_shape_from_config(
         out_channels=_size(transformer, "out_channels", name),
         caption_width=_size(transformer, "caption_channels", name),
     )
-    return shape if text_tokens is None else dataclasses.replace(shape, text_tokens=text_tokens)
+    return shape if text_tokens is None else dataclasses.replace(shape, text_tokens=_text_tokens(text_tokens))
 
 
 def default_call(model: str | os.PathLike[str]) -> dict[str, Any]:
@@ -380,6 +380,13 @@ def _batch(given: int) -> int:
     return count
 
 
+def _text_tokens(given: int) -> int:
+    count = whole("text_tokens", given)
+    if count < 1:
+        raise ValueError(f"text_tokens must be at least 1, got {count}")
+    return count
+
+
 def _size(config: Mapping[str, Any], key: str, name: str, least: int = 1) -> int:
     """A size in a configuration. Raises `ValueError` where it is missing, or no whole number from `least` on."""
     if key not in config:
@@ -397,7 +404,7 @@ def _latent_cell(vae: Mapping[str, Any], key: str, name: str) -> int:
 
 def _resolve(model: str | os.PathLike[str]) -> str | Path:
     """A bundled name as it is, an existing folder as a Path, a hub id as it is."""
-    name = os.fspath(model)
+    name = os.fspath(model) if isinstance(model, (str, os.PathLike)) else ""
     if name in miniature.MINIATURES:
         return name
     folder = Path(name).expanduser()
@@ -409,8 +416,8 @@ def _resolve(model: str | os.PathLike[str]) -> str | Path:
         return name
     bundled, near = ", ".join(miniature.MINIATURES), nearest(name, miniature.MINIATURES)
     raise ValueError(
-        f"unknown model {name!r}; bundled: {bundled}; otherwise give the path of a local diffusers folder,"
-        " or a hub id such as black-forest-labs/FLUX.1-dev" + (f"; did you mean {near!r}?" if near else "")
+        f"unknown model {shown(name or model)}; bundled: {bundled}; otherwise give the path of a local diffusers"
+        " folder, or a hub id such as black-forest-labs/FLUX.1-dev" + (f"; did you mean {near!r}?" if near else "")
     )
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import typer
 from typer.core import TyperCommand
 
-from dita.values import LARGEST_SEED, number, whole
+from dita.values import LARGEST_SEED, number, unknown, whole
 
 if TYPE_CHECKING:
     from dita.metrics.catalogue import Metric
@@ -69,6 +69,8 @@ def check_metric_options(context: typer.Context, metrics: Sequence[Metric], netw
 
     networks: the names in `--network NAME=SOURCE`.
     """
+    from dita.networks import PLACES  # and torch with it
+
     needed = {metric.needs for metric in metrics} - {"none"}
     kinds = {metric.kind for metric in metrics}
     names = ", ".join(metric.name for metric in metrics) or "none"
@@ -81,7 +83,9 @@ def check_metric_options(context: typer.Context, metrics: Sequence[Metric], netw
     if "text" not in kinds and context.command.name == "evaluate":
         refuse_without_effect(context, ("prompts",), f"without a metric of prompts, such as clip ({names})")
     for name in networks:
-        if needed and name not in needed:
+        if name not in PLACES:
+            raise unknown("network", name, PLACES)
+        if name not in needed:
             raise ValueError(f"--network {name}=... has no effect on these metrics ({names})")
 
 

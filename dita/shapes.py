@@ -762,7 +762,7 @@ def named_shape(
     Raises `ValueError` for an unknown name, a batch below 1, a size that is not a multiple of 16 pixels, or text tokens
     of a model without text.
     """
-    if name not in NAMED_SHAPES:
+    if not isinstance(name, str) or name not in NAMED_SHAPES:
         raise unknown("model shape", name, NAMED_SHAPES)
     batch = whole("batch", batch)
     if batch < 1:

@@ -88,7 +88,8 @@ def parse_bytes(text: str) -> int:
 
     Without a unit these are bytes: whole ones, and none or at least a thousand, for fewer are a forgotten unit.
     """
-    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]i?B)?", text.strip(), re.IGNORECASE)
+    written = text.strip() if isinstance(text, str) else ""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*([KMGT]i?B)?", written, re.IGNORECASE)
     if found is None:
         raise ValueError(f"a size in bytes is a number such as 3.2GB, 512MiB or 1000000, got {text!r}")
     number, unit = float(found[1]), (found[2] or "").upper()

@@ -142,7 +142,7 @@ def _open(path: str | Path) -> Any:
     try:
         loaded = np.load(path, allow_pickle=False)
     except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
-        raise ValueError(f"{str(path)!r} is no .npz file, or is damaged: {error}") from None
+        raise ValueError(f"{str(path)!r} is no .npz file, or is damaged") from error
     if not isinstance(loaded, np.lib.npyio.NpzFile):
         raise ValueError(f"{str(path)!r} holds a single array; expected an .npz with mu and sigma, or arr_0")
     return loaded

@@ -13,11 +13,12 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
 import torch
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from dita.pipelines.opensora.autoencoder import AutoencoderKLOpenSora
 from dita.pipelines.opensora.embeddings import rotary_frequencies
 from dita.pipelines.opensora.transformer import OpenSoraTransformer3DModel
+from dita.values import shown
 
 TRANSFORMER = "hpcai-tech/OpenSora-STDiT-v3"
 AUTOENCODER = "hpcai-tech/OpenSora-VAE-v1.2"
@@ -38,7 +39,7 @@ class SafetensorsFiles(Mapping[str, torch.Tensor]):
     """The tensors of some safetensors files, each read when it is asked for."""
 
     def __init__(self, paths: list[Path]) -> None:
-        self._files = [safe_open(path, framework="pt") for path in paths]
+        self._files = [_opened(path) for path in paths]
         self._file_of = {name: file for file in self._files for name in file.keys()}  # noqa: SIM118 (no iterator)
 
     def __getitem__(self, name: str) -> torch.Tensor:
@@ -314,6 +315,21 @@ def _open(source: str | os.PathLike[str], hub: dict[str, Any]) -> tuple[Safetens
     return SafetensorsFiles(files), _config(path)
 
 
+def _opened(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="pt")
+    except SafetensorError as error:
+        raise ValueError(f"{str(path)!r} is no safetensors file, or is damaged: {error}") from None
+
+
 def _config(folder: Path) -> dict[str, Any]:
     path = folder / "config.json"
-    return dict(json.loads(path.read_text())) if path.is_file() else {}
+    if not path.is_file():
+        return {}
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"{str(path)!r} is not JSON: {error}") from None
+    if not isinstance(data, dict):
+        raise ValueError(f"{str(path)!r} must hold an object, got {shown(data)}")
+    return data
