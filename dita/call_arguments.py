@@ -3,6 +3,7 @@ pipeline does not take them, and where it would draw something else than they sa
 
 from __future__ import annotations
 
+import hashlib
 import inspect
 import json
 import math
@@ -84,13 +85,17 @@ def checked_call(pipe: Any, arguments: Mapping[str, Any], steps: int | None = No
     Warns with `ScaledSizeWarning`.
     """
     given = checked_values(arguments)
+    parameters = inspect.signature(pipe.__call__).parameters
+    anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
     takes = {
         name: parameter
-        for name, parameter in inspect.signature(pipe.__call__).parameters.items()
+        for name, parameter in parameters.items()
         if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
     }
     for name, value in given.items():
         if name not in takes:
+            if anything:
+                continue
             near = nearest(name, takes)
             hint = f"; did you mean {near!r}?" if near else ""
             raise ValueError(f"{type(pipe).__name__} takes no {name!r}; it takes {', '.join(takes)}{hint}")
@@ -101,6 +106,33 @@ def checked_call(pipe: Any, arguments: Mapping[str, Any], steps: int | None = No
             raise ValueError(f"{name} lists {len(listed)} steps, and the run has {steps}; give as many by --steps")
     _check_size(pipe, given, takes)
     return given
+
+
+def for_json(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """What a report says of `arguments`: data for JSON, in which arrays, tensors and pictures are a checksum."""
+    return {name: _for_json(value) for name, value in arguments.items()}
+
+
+def _for_json(value: Any) -> Any:
+    value = _plain(value)
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    if isinstance(value, Mapping):
+        return {str(key): _for_json(inner) for key, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_for_json(inner) for inner in value]
+    import numpy as np
+
+    kind = type(value).__name__
+    if callable(getattr(value, "detach", None)):  # a tensor, of any type of numbers
+        value = value.detach().cpu().double()
+    try:
+        array = np.asarray(value)
+    except (TypeError, ValueError, RuntimeError):
+        return kind
+    if array.dtype == object:
+        return kind
+    return f"{kind} {'x'.join(map(str, array.shape))}, sha256 {hashlib.sha256(array.tobytes()).hexdigest()[:16]}"
 
 
 def repeated(name: str, value: Any, count: int) -> Any:

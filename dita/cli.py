@@ -78,6 +78,7 @@ _STORE_OPTIONS = ("--store-dtype", "--store-device", "--max-cache")
 
 _STORE_DTYPE = "Keep features as bf16, fp16 or fp8; as computed by default (docs/memory.md)."
 _STORE_DEVICE = "Keep features on the cpu, fetched ahead of their use; on the model's device by default."
+_OVERWRITE = "Write into --out whatever it holds, and start over where other settings were interrupted."
 _MAX_CACHE = "Keep 3.2GB of features, or 512MiB, at most: what saves the least for its bytes is computed."
 
 
@@ -187,7 +188,7 @@ def compare(
     store_device: Annotated[str | None, typer.Option(help=_STORE_DEVICE)] = None,
     max_cache: Annotated[str | None, typer.Option(help=_MAX_CACHE)] = None,
     local_files_only: Annotated[bool, typer.Option(help="Do not use the network.")] = False,
-    overwrite: Annotated[bool, typer.Option(help="Write into --out whatever other files it holds.")] = False,
+    overwrite: Annotated[bool, typer.Option(help=_OVERWRITE)] = False,
     metrics: Annotated[
         str | None, typer.Option(help="More columns: clip,image-reward,lpips (docs/metrics.md).")
     ] = None,
@@ -202,9 +203,10 @@ def compare(
     """Make the same pictures with every method, and report; or compare those of folders (--pictures).
 
     Prints a table, and writes a page with the pictures, Markdown, JSON and the pictures themselves into a folder.
-    Results of an earlier comparison in --out are replaced, once the new ones are complete.
+    Results of an earlier comparison in --out are replaced, once the new ones are complete. Stopped at any moment and
+    started again, it goes on: what was drawn and timed until then is in the folder's unfinished/.
     """
-    with _one_line_errors():
+    with _one_line_errors(), _goes_on(out):
         try_folder("--out", out)
         if pictures:
             stray = [name for name in MAKING if was_given(context, name)]
@@ -230,7 +232,7 @@ def compare(
         from dita.compare import compare as run
         from dita.freed_memory import keep_freed_memory
 
-        report.check_folder(out, overwrite)
+        report.check_folder(out, overwrite, resumes=True)
         _say_what_is_not_kept(kept, chosen, device)
         networks = None
         if columns:
@@ -264,8 +266,9 @@ def compare(
             reference=reference,
             store=kept,
             console=progress,
+            tell=lambda comparison: _show_comparison(comparison, networks),
         )
-    _report_comparison(result, out, networks)
+        _name_files(result, out)
 
 
 def _compare_folders(
@@ -292,8 +295,9 @@ def _compare_folders(
         metrics=columns,
         networks=networks,
         reference=reference,
+        tell=lambda comparison: _show_comparison(comparison, networks),
     )
-    _report_comparison(result, out, networks)
+    _name_files(result, out)
 
 
 def _columns(metrics: str | None) -> list[Any]:
@@ -308,7 +312,21 @@ def _named(network: list[str] | None) -> list[str]:
     return [entry.partition("=")[0] for entry in network or ()]
 
 
-def _report_comparison(result: Any, out: Path, networks: Any) -> None:
+@contextmanager
+def _goes_on(out: Path) -> Iterator[None]:
+    """Says where a comparison stopped, by a request to end or for lack of room, that the same command goes on."""
+    from dita.report import UNFINISHED
+
+    with _stoppable():
+        try:
+            yield
+        except (KeyboardInterrupt, OSError):
+            if (out / UNFINISHED).is_dir():
+                typer.echo(f"what was drawn is in {out / UNFINISHED}{os.sep}: the same command goes on", err=True)
+            raise
+
+
+def _show_comparison(result: Any, networks: Any) -> None:
     from dita import report
 
     if networks is not None and networks.bundled:
@@ -316,6 +334,11 @@ def _report_comparison(result: Any, out: Path, networks: Any) -> None:
     console = Console()
     console.print(f"\n{report.title(result)}\n", highlight=False)
     console.print(report.terminal_table(result))
+
+
+def _name_files(result: Any, out: Path) -> None:
+    from dita import report
+
     typer.echo("")
     for name in (report.PAGE, report.MARKDOWN, report.RESULTS):
         typer.echo(f"wrote {out / name}")
@@ -343,7 +366,7 @@ def study(
     weights: Annotated[Path | None, typer.Option(help="Folder that holds the weights of their networks.")] = None,
     dtype: Annotated[str | None, typer.Option(help="bfloat16 on CUDA and float32 elsewhere by default.")] = None,
     device: Annotated[str | None, typer.Option(help="cuda where there is one, else cpu, by default.")] = None,
-    overwrite: Annotated[bool, typer.Option(help="Write into --out whatever other files it holds.")] = False,
+    overwrite: Annotated[bool, typer.Option(help=_OVERWRITE)] = False,
 ) -> None:
     """Compare the methods that answer one question, with judge, reward and intervals.
 

@@ -9,22 +9,29 @@ import os
 import platform
 import statistics
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from diffusers import DiffusionPipeline
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 import dita
-from dita import models, report
+from dita import comparison_journal, models, report
 from dita.asking import asking
+from dita.caching.adapters import adapter_for
+from dita.caching.attachment import transformer_of
+from dita.caching.selecting import check_cells
+from dita.call_arguments import checked_call, for_json
 from dita.clips import is_clip
+from dita.comparison_journal import Journal
+from dita.fitting import with_store
 from dita.freed_memory import keeps_freed_memory
 from dita.measurement import (
     NO_PAIRS,
@@ -36,11 +43,10 @@ from dita.measurement import (
     result_from_json,
     results_of,
 )
-from dita.methods import Composition, FewerSteps, Method, MethodLike, Plain, as_method
+from dita.methods import Composition, FewerSteps, Method, MethodLike, Plain, ToCa, as_method
 from dita.metrics import Average, average, psnr, ssim
 from dita.metrics.catalogue import Metric, Need
 from dita.metrics.distribution import Sample
-from dita.metrics.efficiency import Meter
 from dita.metrics.fidelity import Pictures, Values
 from dita.metrics.picture_sets import PictureSet, from_memory
 from dita.metrics.video import per_frame, temporal_flicker
@@ -48,10 +54,11 @@ from dita.miniature import judging
 from dita.miniature.judge.tally import Tally
 from dita.miniature.judge.tally import from_json as tally_from_json
 from dita.networks import Networks
+from dita.output_files import try_folder
 from dita.stores import Store
+from dita.timed_calls import ENGINE_FREE, WARM_UP, Call, Calls, Counted, Timing
 from dita.version import __version__
 
-ENGINE_FREE = (Plain, FewerSteps)  # timed with nothing attached to the pipeline
 ALWAYS = ("psnr", "ssim")  # columns of their own
 
 
@@ -63,22 +70,6 @@ class Spread:
     low: float
     high: float
     count: int
-
-
-@dataclass(frozen=True)
-class Timing:
-    """One timed pipeline call: wall-clock `seconds` for `images` pictures, as number `position` in its round.
-
-    `peak_bytes` and `joules` are those of `dita.metrics.efficiency.Meter`, None where nothing reports them.
-    """
-
-    repeat: int
-    batch: int
-    position: int
-    images: int
-    seconds: float
-    peak_bytes: int | None = None
-    joules: float | None = None
 
 
 @dataclass(frozen=True)
@@ -227,6 +218,7 @@ def compare(
     store: Store | None = None,
     console: Console | None = None,
     clock: Callable[[], float] = time.perf_counter,
+    tell: Callable[[Comparison], None] | None = None,
 ) -> Comparison:
     """Make the pictures of `prompts` with each method, and write the report to the folder `out`.
 
@@ -235,34 +227,44 @@ def compare(
     is always among the methods; it and `steps:x` are timed with nothing attached. A method that was enabled on the
     pipeline before is replaced; afterwards the pipeline is plain.
 
+    Pictures are written into `out/unfinished` as they are drawn, and timings as soon as a batch has gone through all
+    methods. Where a comparison is interrupted, by whatever, the same call goes on: what was drawn and timed is kept,
+    methods are warmed up again, and a batch that was interrupted is drawn and timed again by all of them.
+
     On a CPU, page faults can be a third of the plain pipeline's time. `dita compare` avoids them by a setting of the
     whole process, `dita.freed_memory.keep_freed_memory`; this function leaves that to its caller.
 
     Args:
         model: a bundled name, a local folder or a hub id (`dita.models.load`), or a pipeline.
         methods: methods or their short forms, such as `toca:4:0.9`.
-        out: an empty or new folder, or one of an earlier comparison, whose files are replaced once all is measured.
+        out: an empty or new folder; one of an earlier comparison, whose files are replaced once all is measured; or
+            that of an interrupted one with the same settings, which goes on.
         steps: denoising steps of the plain pipeline; None is the model's default, or 28.
         seeds: one for each prompt, or the first of consecutive ones.
         batch: prompts in one pipeline call.
         repeats: timed calls of each method and batch.
         call: more arguments for the pipeline calls, such as `height`; they win over the model's defaults.
         name: what to call the model in the report.
-        overwrite: write into `out` whatever else it holds.
+        overwrite: write into `out` whatever else it holds, and start over where a comparison with other settings was
+            interrupted.
         metrics: further ones of `dita.metrics.catalogue.METRICS`; PSNR and SSIM are always there.
         networks: where their networks come from.
         reference: real pictures, or a `.npz` with statistics, for metrics of distributions.
         store: how the methods keep features.
         console: where progress bars go; None is the standard error stream.
         clock: seconds from any origin.
+        tell: told of the comparison before its report is written.
 
-    Raises `ValueError` for arguments outside their range, and `FileExistsError` for an `out` that holds other files.
+    Raises, before anything is drawn, `ValueError` for arguments outside their range, methods that do not fit the model,
+    and an interrupted comparison with other settings; `FileExistsError` for an `out` that holds other files. Raises
+    `OSError` where there is no room to write; what was drawn until then is kept.
     """
     chosen = _with_plain_first([as_method(method) for method in methods])
     prompts = tuple(prompts)
     seeds = tuple(range(seeds, seeds + len(prompts))) if isinstance(seeds, int) else tuple(seeds)
     _check(prompts, seeds, batch=batch, repeats=repeats, warmup=warmup)
-    out = report.check_folder(Path(out), overwrite)
+    out = report.check_folder(Path(out), overwrite, resumes=True)
+    try_folder("out", out)
     arguments: dict[str, Any] = {}
     if isinstance(model, (str, os.PathLike)):
         name = name or str(model)
@@ -273,17 +275,13 @@ def compare(
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
 
-    measured_by = measuring([m for m in metrics if m.name not in ALWAYS], networks, reference)
-    started = datetime.now(timezone.utc).isoformat(timespec="seconds")
-    job = _Job(model, prompts, seeds, steps, batch, arguments, store)
-    calls = _run(job, chosen, repeats, warmup, clock, console or Console(stderr=True))
     name = name or getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__
-    pictures = {numbered_label(method): _pictures(calls[method]) for method in chosen}
-    tallies = judging.tallies(pictures, prompts) if models.is_bundled(name) else {}
-    stills = {label: [_still(one) for one in group] for label, group in pictures.items()}
-    measured = measured_by([from_memory(label, group, prompts, seeds) for label, group in stills.items()])
-    first = pictures[numbered_label(chosen[0])][0]
-    comparison = Comparison(
+    arguments = checked_call(model, arguments, steps)
+    job = Calls(model, prompts, seeds, steps, batch, arguments, store)
+    asking(model, prompts)  # refuses what is the name of no class
+    _check_methods(job, chosen)
+    measured_by = measuring([m for m in metrics if m.name not in ALWAYS], networks, reference)
+    blank = Comparison(
         model=name,
         prompts=prompts,
         seeds=seeds,
@@ -291,22 +289,40 @@ def compare(
         batch=batch,
         repeats=repeats,
         warmup=warmup,
-        call=arguments,
+        call=for_json(arguments),
         dtype=str(getattr(model, "dtype", "unknown")).removeprefix("torch."),
         device=str(getattr(model, "_execution_device", getattr(model, "device", "cpu"))),
-        started=started,
+        started="",
         versions=_versions(),
         machine=_machine(),
-        results=tuple(
-            dataclasses.replace(_result(method, calls, job), judge=tallies.get(numbered_label(method)), metrics=found)
-            for method, found in zip(chosen, measured, strict=True)
-        ),
+        results=(),
         reference=os.fspath(reference) if reference is not None else None,
         bundled=tuple(networks.bundled) if networks else (),
-        frames=len(first) if is_clip(first) else 0,
         store=None if store in (None, Store()) else dataclasses.asdict(store),
     )
-    report.write(comparison, pictures, out)
+    with comparison_journal.opened(out, _settings(blank, job, chosen), overwrite=overwrite) as journal:
+        calls = _run(job, chosen, repeats, warmup, clock, console or Console(stderr=True), journal)
+        pictures = {numbered_label(method): _pictures(calls[method]) for method in chosen}
+        tallies = judging.tallies(pictures, prompts) if models.is_bundled(name) else {}
+        stills = {label: [_still(one) for one in group] for label, group in pictures.items()}
+        measured = measured_by([from_memory(label, group, prompts, seeds) for label, group in stills.items()])
+        first = pictures[numbered_label(chosen[0])][0]
+        results = (
+            dataclasses.replace(_result(method, calls, job), judge=tallies.get(numbered_label(method)), metrics=found)
+            for method, found in zip(chosen, measured, strict=True)
+        )
+        comparison = dataclasses.replace(
+            blank,
+            started=journal.started[0],
+            results=tuple(results),
+            frames=len(first) if is_clip(first) else 0,
+            bundled=tuple(networks.bundled) if networks else (),
+            notes=_interruptions(calls, journal),
+        )
+        if tell is not None:
+            tell(comparison)
+        report.write(comparison, pictures, out, drawn=journal.images)
+        journal.finish()
     return comparison
 
 
@@ -343,89 +359,108 @@ def measuring(
     return measured
 
 
-@dataclass(frozen=True)
-class _Job:
-    pipe: Any
-    prompts: tuple[str, ...]
-    seeds: tuple[int, ...]
-    steps: int
-    batch: int
-    arguments: dict[str, Any]
-    store: Store | None = None
+def _settings(blank: Comparison, job: Calls, methods: Sequence[Method]) -> dict[str, Any]:
+    """All that the pictures and their timings come from: what a comparison must agree in with the one it goes on."""
+    data = blank.as_json()
+    same = ("model", "steps", "batch", "repeats", "warmup", "call", "dtype", "store", "prompts", "seeds")
+    packages = {name: version for name, version in blank.versions.items() if name != "python"}
+    machine = {name: value for name, value in blank.machine.items() if name != "platform"}
+    return {
+        **{name: data[name] for name in same},
+        "methods": [method.as_json() for method in methods],
+        "device": blank.device.partition(":")[0],
+        "weights": models.fingerprint(job.pipe),
+        "versions": packages,
+        "machine": machine,
+    }
 
-    @property
-    def batches(self) -> list[slice]:
-        return [slice(i, min(i + self.batch, len(self.prompts))) for i in range(0, len(self.prompts), self.batch)]
 
-
-@dataclass(frozen=True)
-class _Call:
-    """One pipeline call: its pictures as uint8 (H, W, 3), or clips (T, H, W, 3), in the first timed repeat, and the
-    summary of the engine where it was attached."""
-
-    timing: Timing
-    pictures: list[np.ndarray]
-    summary: Any
+def _check_methods(job: Calls, methods: Sequence[Method]) -> None:
+    """Raises, before anything is drawn, what the engine would say of a method on this model: of its family, of the
+    number of steps, of the size of the pictures, or of what is on the transformer already."""
+    if isinstance(job.pipe, DiffusionPipeline):
+        family = adapter_for(transformer_of(job.pipe)).family
+        for method in methods:
+            method.check_family(family)
+        shape = models.shape_of(job.pipe, job.arguments, min(job.batch, len(job.prompts)))
+        device = torch.device(getattr(job.pipe, "_execution_device", "cpu")).type
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # the runs will say it
+            if shape is not None:
+                for method in methods:
+                    with_store(method.on(device).plan(shape, job.steps), job.store or Store())
+                    if isinstance(method.caching, ToCa):
+                        check_cells(method.caching, family, shape.grid)
+    for method in methods:
+        dita.enable(job.pipe, method, store=job.store)
+        dita.disable(job.pipe)
 
 
 def _run(
-    job: _Job, methods: Sequence[Method], repeats: int, warmup: int, clock: Callable[[], float], console: Console
-) -> dict[Method, list[_Call]]:
-    """All calls by method: the warm-up first (its timing has `repeat` -1), then the timed ones in order."""
-    calls: dict[Method, list[_Call]] = {method: [] for method in methods}
-    sizes = {batch.stop - batch.start: i for i, batch in reversed(list(enumerate(job.batches)))}
-    warm_ups = list(itertools.product(methods, sizes.values(), range(warmup)))
+    job: Calls,
+    methods: Sequence[Method],
+    repeats: int,
+    warmup: int,
+    clock: Callable[[], float],
+    console: Console,
+    journal: Journal,
+) -> dict[Method, list[Call]]:
+    """All calls by method: the warm-up first (its timing has `repeat` -1), then the timed ones in order.
+
+    Rounds that the journal holds are not made again; the others are noted there.
+    """
+    labels = {method: numbered_label(method) for method in methods}
     rounds = list(itertools.product(range(repeats), range(len(job.batches))))
-    with _silenced(job.pipe), _progress(console) as progress:
-        bar = progress.add_task("", total=len(warm_ups) + len(rounds) * len(methods))
-        for method, index, _ in warm_ups:
-            progress.update(bar, description=f"warm-up, {numbered_label(method)}")
-            calls[method].append(_timed_call(job, method, Timing(-1, index, 0, 0, 0.0), clock, attach=True))
-            progress.advance(bar)
-        for turn, (repeat, index) in enumerate(rounds):
-            first = turn % len(methods)
-            for position, method in enumerate([*methods[first:], *methods[:first]]):
-                progress.update(bar, description=f"batch {turn + 1} of {len(rounds)}, {numbered_label(method)}")
-                attach = not isinstance(method, ENGINE_FREE)
-                timing = Timing(repeat, index, position, 0, 0.0)
-                calls[method].append(_timed_call(job, method, timing, clock, attach=attach))
+    made = {one: kept for one in rounds if set(kept := journal.rounds.get(one, {})) == set(labels.values())}
+    warm_ups = journal.warm_ups
+    missing = [(turn, one) for turn, one in enumerate(rounds) if one not in made]
+    if made:
+        console.print(f"going on: {len(made)} of {len(rounds)} batches were drawn and timed before", highlight=False)
+    if missing or set(warm_ups) != set(labels.values()):
+        journal.begin()
+        warm = list(itertools.product(methods, _sizes(job), range(warmup)))
+        with _silenced(job.pipe), _progress(console) as progress:
+            total = len(warm) + len(rounds) * len(methods)
+            bar = progress.add_task("", total=total, completed=len(made) * len(methods))
+            warm_ups = {label: [] for label in labels.values()}
+            for method, index, _ in warm:
+                progress.update(bar, description=f"warm-up, {labels[method]}")
+                timing = Timing(WARM_UP, index, 0, 0, 0.0, run=journal.run)
+                warm_ups[labels[method]].append(job.timed(method, timing, clock, attach=True))
                 progress.advance(bar)
-        progress.update(bar, description="done")
-    return calls
+            journal.keep_warm_ups(warm_ups)
+            for turn, (repeat, index) in missing:
+                first = turn % len(methods)
+                calls: dict[str, Call] = {}
+                for position, method in enumerate([*methods[first:], *methods[:first]]):
+                    progress.update(bar, description=f"batch {turn + 1} of {len(rounds)}, {labels[method]}")
+                    timing = Timing(repeat, index, position, 0, 0.0, run=journal.run)
+                    call = job.timed(method, timing, clock, attach=not isinstance(method, ENGINE_FREE))
+                    calls[labels[method]] = call
+                    journal.keep_pictures(labels[method], job.batches[index].start, call.pictures)
+                    progress.advance(bar)
+                journal.keep_round((repeat, index), calls)
+                made[repeat, index] = calls
+            progress.update(bar, description="done")
+    return {method: [*warm_ups[label], *(made[one][label] for one in rounds)] for method, label in labels.items()}
 
 
-def _timed_call(job: _Job, method: Method, timing: Timing, clock: Callable[[], float], *, attach: bool) -> _Call:
-    chosen = job.batches[timing.batch]
-    prompts = list(job.prompts[chosen])
-    generators = [torch.Generator("cpu").manual_seed(seed) for seed in job.seeds[chosen]]
-    stock = isinstance(method, ENGINE_FREE)
-    if attach:
-        dita.enable(job.pipe, Plain() if stock else method, store=job.store)
-    try:
-        with Meter(getattr(job.pipe, "_execution_device", "cpu")) as meter:
-            _synchronise()
-            start = clock()
-            made = job.pipe(
-                **asking(job.pipe, prompts),
-                num_inference_steps=method.run_steps(job.steps) if stock else job.steps,
-                generator=generators,
-                output_type="pil",
-                **job.arguments,
-            )
-            _synchronise()
-            seconds = clock() - start
-        summary = dita.summary(job.pipe, show=False) if attach else None
-    finally:
-        if attach:
-            dita.disable(job.pipe)
-    if hasattr(made, "images"):
-        pictures = [np.asarray(image.convert("RGB")) for image in made.images]
-    else:
-        pictures = [np.stack([np.asarray(frame.convert("RGB")) for frame in clip]) for clip in made.frames]
-    timing = dataclasses.replace(
-        timing, images=len(pictures), seconds=seconds, peak_bytes=meter.peak_bytes, joules=meter.joules
+def _sizes(job: Calls) -> list[int]:
+    """The first batch of each size."""
+    return list({batch.stop - batch.start: i for i, batch in reversed(list(enumerate(job.batches)))}.values())
+
+
+def _interruptions(calls: Mapping[Method, Sequence[Call]], journal: Journal) -> tuple[str, ...]:
+    """What a reader must know of a comparison that was made in several runs."""
+    runs = sorted({c.timing.run for some in calls.values() for c in some if c.timing.repeat != WARM_UP})
+    if len(runs) < 2:
+        return ()
+    started = ", ".join(journal.started[run] for run in runs)
+    return (
+        f"interrupted and resumed: drawn in {len(runs)} runs, which began {started}. All calls for one batch and repeat"
+        " are of one run, each behind a warm-up of its own, so that speed-ups compare what ran side by side; seconds of"
+        " different runs stand beside each other in the medians",
     )
-    return _Call(timing, pictures if timing.repeat == 0 else [], summary)
 
 
 def _still(picture: np.ndarray) -> np.ndarray:
@@ -436,11 +471,6 @@ def _still(picture: np.ndarray) -> np.ndarray:
 def _fidelity(metric: Callable[[Pictures, Pictures], Values], made: np.ndarray, plain: np.ndarray) -> float:
     """`metric` of a picture with the plain one; of clips, the mean over their frames."""
     return float(per_frame(made, plain, metric).mean() if is_clip(made) else metric(made, plain))
-
-
-def _synchronise() -> None:
-    if torch.cuda.is_initialized():
-        torch.cuda.synchronize()
 
 
 @contextmanager
@@ -459,14 +489,14 @@ def _progress(console: Console) -> Progress:
     return Progress(TextColumn("{task.description:<34}"), BarColumn(), *columns, console=console)
 
 
-def _result(method: Method, calls: Mapping[Method, Sequence[_Call]], job: _Job) -> MethodResult:
+def _result(method: Method, calls: Mapping[Method, Sequence[Call]], job: Calls) -> MethodResult:
     plain = next(m for m in calls if isinstance(m, Plain))
     timed = [call.timing for call in calls[method] if call.timing.repeat >= 0]
     reference = {(t.repeat, t.batch): t.seconds for t in (c.timing for c in calls[plain]) if t.repeat >= 0}
-    attached = [call for call in calls[method] if call.summary is not None]
-    summary = attached[-1].summary
-    flops, score_flops = _flops_per_image(attached[-1])
-    plain_flops = sum(_flops_per_image(calls[plain][0]))
+    attached = [(call.timing.images, call.counted) for call in calls[method] if call.counted is not None]
+    images, counted = attached[-1]
+    flops, score_flops = _flops_per_image(counted, images)
+    plain_flops = next(sum(_flops_per_image(c.counted, c.timing.images)) for c in calls[plain] if c.counted is not None)
     compared = method != plain
     pairs = list(zip(_pictures(calls[method]), _pictures(calls[plain]), strict=True)) if compared else []
     psnr_each = [_fidelity(psnr, picture, original) for picture, original in pairs]
@@ -476,15 +506,15 @@ def _result(method: Method, calls: Mapping[Method, Sequence[_Call]], job: _Job) 
         label=numbered_label(method),
         role=role(method, job.steps),
         method=method.as_json(),
-        step_kinds=tuple(kind.value for kind in summary.kinds),
+        step_kinds=counted.kinds,
         seconds_per_image=spread([t.seconds / t.images for t in timed]),
         speedup=spread([reference[t.repeat, t.batch] / t.seconds for t in timed]),
         tflops=(flops + score_flops) / 1e12,
         tflops_scores=score_flops / 1e12,
         flops_ratio=plain_flops / (flops + score_flops),
-        token_share=summary.token_share,
-        cache_bytes=max(call.summary.cache_bytes for call in attached),
-        seconds_by_kind={kind.value: statistics.median(times) for kind, times in summary.seconds.items() if times},
+        token_share=counted.token_share,
+        cache_bytes=max(one.cache_bytes for _, one in attached),
+        seconds_by_kind={kind: statistics.median(times) for kind, times in counted.seconds.items() if times},
         psnr=average(psnr_each) if compared else None,
         ssim=average(ssim_each) if compared else None,
         psnr_each=tuple(value if np.isfinite(value) else None for value in psnr_each),
@@ -496,13 +526,12 @@ def _result(method: Method, calls: Mapping[Method, Sequence[_Call]], job: _Job) 
     )
 
 
-def _flops_per_image(call: _Call) -> tuple[float, float]:
+def _flops_per_image(counted: Counted, images: int) -> tuple[float, float]:
     """FLOPs of the executed steps without the scores and matchings, and of these."""
-    chosen = call.summary.score_flops + call.summary.matching_flops
-    return call.summary.flops / call.timing.images, chosen / call.timing.images
+    return counted.flops / images, (counted.score_flops + counted.matching_flops) / images
 
 
-def _pictures(calls: Sequence[_Call]) -> list[np.ndarray]:
+def _pictures(calls: Sequence[Call]) -> list[np.ndarray]:
     """The pictures of the first timed repeat, in the order of the prompts."""
     first = sorted((c for c in calls if c.timing.repeat == 0), key=lambda call: call.timing.batch)
     return [picture for call in first for picture in call.pictures]

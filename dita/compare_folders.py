@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
@@ -27,6 +27,7 @@ from dita.metrics.images import Picture, UnusablePicture
 from dita.metrics.picture_sets import Entry, PictureSet, batches, open_pictures, without_odd_sizes
 from dita.miniature import judging
 from dita.networks import Networks
+from dita.output_files import try_folder
 from dita.version import __version__
 
 SHOWN = 32
@@ -60,6 +61,7 @@ def compare_folders(
     networks: Networks | None = None,
     reference: str | os.PathLike[str] | None = None,
     console: Console | None = None,
+    tell: Callable[[Comparison], None] | None = None,
 ) -> Comparison:
     """Compares the pictures of folders that `dita generate` made, and writes the report to the folder `out`.
 
@@ -68,11 +70,13 @@ def compare_folders(
             pipeline's is the one named `plain`, or else the one whose method is plain.
         out, overwrite, metrics, networks, reference: as of `dita.compare`.
         console: where it says what it does; None is the standard error stream.
+        tell: told of the comparison before its report is written.
 
     Raises `FileNotFoundError` for a folder that is not of `dita generate`; `ValueError` where none or several are
     plain, where the folders share no id and seed, and where the prompts of a pair differ.
     """
     out = report.check_folder(Path(out), overwrite)
+    try_folder("out", out)
     chosen = [METRICS[name] for name in ALWAYS]
     chosen += [metric for metric in metrics if metric.name not in ALWAYS]
     networks = networks or Networks()
@@ -105,6 +109,8 @@ def compare_folders(
         count=len(plain.pictures),
         notes=_notes(opened, measured),
     )
+    if tell is not None:
+        tell(comparison)
     report.write(comparison, pictures, out)
     return comparison
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import inspect
 import json
 import os
 import re
@@ -31,6 +32,7 @@ CLASS_PIPELINES = ("DiTPipeline",)
 _FORMERLY_TRANSFORMER_2D = {"ada_norm_zero": "DiTTransformer2DModel", "ada_norm_single": "PixArtTransformer2DModel"}
 """By `norm_type`: what older configurations call `Transformer2DModel`, told apart as diffusers does."""
 _END = 2**20  # bytes
+_SAMPLED = 8  # numbers of a tensor in a fingerprint
 HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -350,6 +352,52 @@ def revision(model: str | os.PathLike[str]) -> str:
                 file.seek(-_END, os.SEEK_END)
             digest.update(file.read(_END))
     return f"files-{digest.hexdigest()[:16]}"
+
+
+def fingerprint(pipe: Any) -> str:
+    """Which weights a loaded pipeline has, and which scheduler: by names, sizes, and some numbers of every tensor."""
+    digest = hashlib.sha256(type(pipe).__name__.encode())
+    components = dict(getattr(pipe, "components", {}))
+    for name, part in sorted(components.items()):
+        digest.update(f"{name} {type(part).__name__}".encode())
+        if callable(getattr(part, "named_parameters", None)):
+            _add_weights(digest, part)
+        elif hasattr(part, "config"):
+            digest.update(json.dumps(dict(part.config), sort_keys=True, default=str).encode())
+    return digest.hexdigest()[:16]
+
+
+def _add_weights(digest: Any, module: Any) -> None:
+    import torch
+
+    samples: dict[Any, list[Any]] = {}
+    for name, weight in module.named_parameters():
+        digest.update(f"{name} {tuple(weight.shape)} {weight.dtype}".encode())
+        if weight.device.type != "meta" and weight.numel():
+            flat = weight.detach().reshape(-1)
+            chosen = flat[:: max(1, flat.numel() // _SAMPLED)][:_SAMPLED]
+            samples.setdefault(weight.device, []).append(chosen.to(torch.float64))
+    for chosen in samples.values():  # one transfer for each device
+        digest.update(torch.cat(chosen).cpu().numpy().tobytes())
+
+
+def shape_of(pipe: Any, call: Mapping[str, Any], batch: int) -> AnyShape | None:
+    """The sizes that calls of a loaded pipeline with the arguments `call` have.
+
+    None where that cannot be said before: of modules that do not tell, and where the pipeline chooses another size than
+    it is asked for.
+    """
+    transformer, vae = pipe.components["transformer"], pipe.components.get("vae")
+    transformer = getattr(transformer, "_orig_mod", transformer)
+    sides = {name: call[name] for name in ("height", "width") if call.get(name) is not None}
+    takes = inspect.signature(pipe.__call__).parameters
+    if sides and "use_resolution_binning" in takes and call.get("use_resolution_binning", True):
+        return None
+    try:
+        config = {**dict(transformer.config), "_class_name": type(transformer).__name__}
+        return shape_from_config(config, dict(vae.config), name=type(pipe).__name__, batch=batch, **sides)
+    except (ValueError, KeyError, TypeError, AttributeError, ArithmeticError):
+        return None
 
 
 def _index(model: str | os.PathLike[str]) -> dict[str, Any]:

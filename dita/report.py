@@ -9,7 +9,7 @@ import math
 import os
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,8 +20,10 @@ from PIL import Image
 from rich.table import Table
 
 from dita.clips import PREVIEW_SIDE, animation, film_strip, is_clip, light_animation
+from dita.generation.files import remove_partial
 from dita.metrics.catalogue import METRICS
-from dita.metrics.picture_sets import picture_id, write_manifest
+from dita.metrics.picture_sets import MANIFEST_LINES, picture_id, write_manifest
+from dita.output_files import write_file, writing
 from dita.quality_plot import METRICS as PLOTTED
 from dita.quality_plot import SERIES, quality_plot
 
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
     from dita.metrics import Average, Share
 
 RESULTS, MARKDOWN, PAGE, IMAGES = "results.json", "report.md", "report.html", "images"
+UNFINISHED = "unfinished"  # folder of a comparison that is being made, or was interrupted
 PIXELATED_BELOW = 160  # pictures with fewer pixels a side are shown enlarged, each pixel as a square
 EMBEDDED_SIDE = 512  # pixels a side, at most, inside the page; larger pictures are scaled down and link to their file
 STRIP = (8192, 96)  # pixels of a film strip, at most, inside the page
@@ -246,31 +249,48 @@ def page(comparison: Comparison, pictures: Mapping[str, Sequence[np.ndarray]]) -
     )
 
 
-def write(comparison: Comparison, pictures: Mapping[str, Sequence[np.ndarray]], out: Path) -> list[Path]:
+def write(
+    comparison: Comparison, pictures: Mapping[str, Sequence[np.ndarray]], out: Path, *, drawn: Path | None = None
+) -> list[Path]:
     """Writes pictures, `results.json`, `report.md` and `report.html` into `out`; returns the paths of the last three.
 
-    Each file is whole or not there at all. Pictures of an earlier comparison in `out` are removed.
+    Each file is whole or not there at all; what cannot be shown costs no figures, as `results.json` comes before the
+    pages. Pictures of an earlier comparison in `out` are removed. `drawn` is a folder that holds the files of the
+    pictures already, laid out as in the results.
+
+    Raises `CannotWriteError` where there is no room.
     """
-    out.mkdir(parents=True, exist_ok=True)
-    _write_images(comparison, pictures, out)
-    contents = {
-        RESULTS: json.dumps(comparison.as_json(), indent=1, allow_nan=False) + "\n",
-        MARKDOWN: markdown(comparison),
-        PAGE: page(comparison, pictures),
+    with writing(out / IMAGES):
+        out.mkdir(parents=True, exist_ok=True)
+        remove_partial(out, RESULTS, MARKDOWN, PAGE)
+        _write_images(comparison, pictures, out, drawn)
+    contents: dict[str, Callable[[], str]] = {
+        RESULTS: lambda: json.dumps(comparison.as_json(), indent=1, allow_nan=False) + "\n",
+        MARKDOWN: lambda: markdown(comparison),
+        PAGE: lambda: page(comparison, pictures),
     }
-    for name, text in contents.items():
-        _write_whole(out / name, text.encode())
+    for name, made in contents.items():
+        write_file(out / name, made().encode())
     return [out / name for name in contents]
 
 
-def check_folder(out: Path, overwrite: bool = False) -> Path:
+def check_folder(out: Path, overwrite: bool = False, *, resumes: bool = False) -> Path:
     """`out`, if results may be written there: it is new or empty, or holds those of an earlier comparison.
 
-    Raises `FileExistsError` otherwise, unless `overwrite` is set; and `NotADirectoryError` for a file.
+    resumes: it may also hold an interrupted comparison and nothing else.
+    Raises `FileExistsError` otherwise, unless `overwrite` is set; and always for the folder of a job of `dita
+    generate`, whose pictures results would replace; `NotADirectoryError` for a file.
     """
     if out.exists() and not out.is_dir():
         raise NotADirectoryError(f"{str(out)!r} is a file; give a folder to write the results into")
-    if not overwrite and out.is_dir() and any(out.iterdir()) and not (out / RESULTS).is_file():
+    if not out.is_dir():
+        return out
+    if (out / MANIFEST_LINES).is_file():
+        raise FileExistsError(f"folder {str(out)!r} holds pictures of dita generate: give another folder")
+    unfinished = resumes and (out / UNFINISHED).is_dir()
+    others = [path for path in out.iterdir() if not (unfinished and path.name == UNFINISHED)]
+    started = unfinished and (out / UNFINISHED / "job.json").is_file()
+    if not overwrite and others and not started and not (out / RESULTS).is_file():
         raise FileExistsError(
             f"folder {str(out)!r} holds other files and no {RESULTS}; give another folder,"
             " or --overwrite to write there all the same"
@@ -295,6 +315,7 @@ def _content(comparison: Comparison) -> dict[str, Any]:
             *(CLIP_NOTES if comparison.frames else ()),
             *([JUDGE_NOTE] if _is_judged(comparison) else ()),
             *_metric_notes(comparison),
+            *(("Note:", note) for note in comparison.notes),
         ),
         "judged": _is_judged(comparison),
         "extra_heads": extra_heads(comparison),
@@ -433,16 +454,23 @@ def _data_uri(picture: np.ndarray) -> str:
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _write_images(comparison: Comparison, pictures: Mapping[str, Sequence[np.ndarray]], out: Path) -> None:
+def _write_images(
+    comparison: Comparison, pictures: Mapping[str, Sequence[np.ndarray]], out: Path, drawn: Path | None
+) -> None:
     """Writes all pictures into a temporary folder, which then takes the place of the folder of pictures."""
+    for left in out.glob(f".{IMAGES}.*.*"):  # of a writer that was killed
+        shutil.rmtree(left, ignore_errors=True)
     fresh, stale = out / f".{IMAGES}.{os.getpid()}.new", out / f".{IMAGES}.{os.getpid()}.old"
-    shutil.rmtree(fresh, ignore_errors=True)
     try:
         for result in comparison.results:
             for path, picture in zip(result.images, pictures[result.label], strict=True):
-                target = fresh / Path(path).relative_to(IMAGES)
+                inside = Path(path).relative_to(IMAGES)
+                target = fresh / inside
                 target.parent.mkdir(parents=True, exist_ok=True)
-                Image.fromarray(film_strip(picture) if is_clip(picture) else picture).save(target, "PNG")
+                if drawn is not None:
+                    _place(drawn / inside, target)
+                else:
+                    Image.fromarray(film_strip(picture) if is_clip(picture) else picture).save(target, "PNG")
                 if is_clip(picture):
                     target.with_suffix(".gif").write_bytes(animation(picture))
             _write_manifest(comparison, result, fresh / Path(result.images[0]).relative_to(IMAGES).parent)
@@ -454,6 +482,14 @@ def _write_images(comparison: Comparison, pictures: Mapping[str, Sequence[np.nda
         shutil.rmtree(stale, ignore_errors=True)
 
 
+def _place(drawn: Path, target: Path) -> None:
+    """A file that is drawn already under another name as well: the same one where the disk can, or a copy."""
+    try:
+        os.link(drawn, target)
+    except OSError:
+        shutil.copyfile(drawn, target)
+
+
 def _write_manifest(comparison: Comparison, result: MethodResult, folder: Path) -> None:
     """What pairs the pictures of a method with prompts and with other methods: `dita evaluate` reads it."""
     rows = zip(result.images, comparison.prompts, comparison.seeds, strict=True)
@@ -462,12 +498,3 @@ def _write_manifest(comparison: Comparison, result: MethodResult, folder: Path) 
         for i, (path, prompt, seed) in enumerate(rows)
     ]
     write_manifest(folder, pictures, model=comparison.model, method=result.method, steps=comparison.steps)
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.new")
-    try:
-        temporary.write_bytes(content)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -248,7 +248,7 @@ def test_a_failing_write_leaves_the_old_file_and_no_half_of_a_new_one(tmp_path, 
 
     monkeypatch.setattr(report.os, "replace", fail)
     with pytest.raises(OSError, match="disk full"):
-        report._write_whole(target, b"new")
+        report.write_file(target, b"new")
     assert target.read_text() == "old"
     assert list(tmp_path.iterdir()) == [target]
 

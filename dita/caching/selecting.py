@@ -31,9 +31,7 @@ class Selector:
 
     def check_grid(self, branch: Branch) -> None:
         """Raises `ValueError` where the spatial bonus does not fit the grid of the branch."""
-        bonus, cell = self.method.spatial(branch.shape.family)
-        if bonus:
-            _check_cells(branch.grid, cell, given=self.method.spatial_grid is not None)
+        check_cells(self.method, branch.shape.family, branch.grid)
 
     def select(self, branch: Branch, step: int, sites: Sequence[Site]) -> None:
         """Fills `branch.selected` for the cached steps up to the next full one, of `sites` that are full in `step`.
@@ -145,12 +143,18 @@ def _of_all_ranks(branch: Branch, module: str, own: Tensor, dim: int = -1) -> Te
     return branch.divided[module].joined(own, dim) if module in branch.divided else own
 
 
-def _check_cells(grid: tuple[int, ...] | None, cell: int, given: bool) -> None:
-    """Cells of the paper's size may be smaller at the edge of a picture; a size that the user gave must fit."""
+def check_cells(method: ToCa, family: str, grid: tuple[int, ...] | None) -> None:
+    """Raises `ValueError` where the spatial bonus of `method` does not fit a grid of tokens.
+
+    Cells of the paper's size may be smaller at the edge of a picture; a size that the user gave must fit.
+    """
+    bonus, cell = method.spatial(family)
+    if not bonus:
+        return
     if grid is None:
         raise ValueError("spatial_bonus needs image tokens that form one grid; set spatial_bonus=0 for this pipeline")
     height, width = grid[-2:]
-    if given and (height % cell or width % cell):
+    if method.spatial_grid is not None and (height % cell or width % cell):
         raise ValueError(
             f"spatial_bonus works in cells of {cell}x{cell} image tokens, which do not divide this picture's"
             f" {height}x{width} tokens; choose another spatial_grid, another picture size, or spatial_bonus=0"

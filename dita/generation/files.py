@@ -57,10 +57,11 @@ def sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-def remove_partial(folder: Path) -> None:
-    """Removes what writers that were killed have left."""
-    for path in folder.glob(f".*{PARTIAL}"):
-        path.unlink(missing_ok=True)
+def remove_partial(folder: Path, *names: str) -> None:
+    """Removes what writers that were killed have left: of all files, or of those of these names."""
+    for name in names or ("",):
+        for path in folder.glob(f".{name}*{PARTIAL}"):
+            path.unlink(missing_ok=True)
 
 
 def mp4(frames: Frames, fps: float) -> bytes:

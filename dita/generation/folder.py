@@ -58,7 +58,7 @@ def opened(
     if folder.is_dir() and not (folder / JOB).is_file() and any(not _is_ours(path) for path in folder.iterdir()):
         raise OtherJobError(f"folder {str(folder)!r} holds other files and no {JOB}; give another folder")
     folder.mkdir(parents=True, exist_ok=True)
-    with _locked(folder):
+    with locked(folder):
         if (folder / JOB).is_file() and _holds_pictures(folder):
             _check_same_job(folder, settings)
         else:  # new, or of a job that ended before its first picture, such as by a wrong argument
@@ -318,8 +318,8 @@ def _write_job(folder: Path, settings: Settings) -> None:
 
 
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """The folder for this process alone; where the file system knows no locks, without."""
+def locked(folder: Path) -> Iterator[None]:
+    """The folder for this process alone; where the file system knows no locks, without. Raises `OtherJobError`."""
     if sys.platform == "win32":
         yield
         return
