@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import nn
+
+from dita.caching.stand_in import is_stand_in, stand_in, stock_class
 
 Before = Callable[[tuple[Any, ...], dict[str, Any]], dict[str, Any] | None]
 """(args, kwargs) of a call -> the keyword arguments that it shall have instead, None to leave it."""
@@ -14,6 +17,7 @@ After = Callable[[Any], Any]
 """The output of a call -> what shall stand for it, None for itself; told None where the call raised."""
 
 _CLASSES: dict[type[nn.Module], type[nn.Module]] = {}
+_SURROUNDING: weakref.WeakKeyDictionary[nn.Module, tuple[Surrounded, ...]] = weakref.WeakKeyDictionary()
 
 
 class Surrounded:
@@ -21,72 +25,105 @@ class Surrounded:
 
     Hooks would be traced: `Module.compile` compiles what runs them, and the bookkeeping of a step is no part of it. So
     the instance gets a `__call__` of its own, which stands outside. A module that `torch.compile` returned has its
-    graph further inside, and takes hooks.
+    graph further inside, and takes hooks. What surrounds a module is no part of it: copies are plain.
+
+    `traced`: the module may become a part of what is compiled elsewhere, where nothing surrounds it; otherwise that
+    raises.
     """
 
-    def __init__(self, model: nn.Module, before: Before, after: After) -> None:
-        self.model = model
+    def __init__(self, model: nn.Module, before: Before, after: After, traced: bool = False) -> None:
+        self._model = weakref.ref(model)
         self.before = before
         self.after = after
         self._handles: tuple[Any, ...] = ()
         if hasattr(model, "_orig_mod"):
             self._handles = (
-                model.register_forward_pre_hook(self._hook_before, with_kwargs=True),
-                model.register_forward_hook(lambda _, __, output: self.after(output), always_call=True),
+                model.register_forward_pre_hook(_HookBefore(self), with_kwargs=True),
+                model.register_forward_hook(_HookAfter(self), always_call=True),
             )
             return
-        if "_dita_surrounded" not in model.__dict__:
+        if model not in _SURROUNDING:
             model.__class__ = _calling_class(type(model))
-            model.__dict__["_dita_surrounded"] = ()
-        model.__dict__["_dita_surrounded"] = (*model.__dict__["_dita_surrounded"], self)
+        model.__dict__["_dita_traced"] = model.__dict__.get("_dita_traced", True) and traced
+        _SURROUNDING[model] = (*_SURROUNDING.get(model, ()), self)
 
     def remove(self) -> None:
         """Puts back what was there. Harmless a second time."""
         for handle in self._handles:
             handle.remove()
-        others = tuple(one for one in self.model.__dict__.get("_dita_surrounded", ()) if one is not self)
+        model = self._model()
+        if model is None or model not in _SURROUNDING:
+            return
+        others = tuple(one for one in _SURROUNDING[model] if one is not self)
         if others:
-            self.model.__dict__["_dita_surrounded"] = others
-        elif "_dita_surrounded" in self.model.__dict__:
-            del self.model.__dict__["_dita_surrounded"]
-            self.model.__class__ = type(self.model).__bases__[0]
+            _SURROUNDING[model] = others
+            return
+        del _SURROUNDING[model]
+        model.__dict__.pop("_dita_traced", None)
+        if is_stand_in(type(model)):
+            model.__class__ = stock_class(type(model))
 
-    def _hook_before(self, _: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        changed = self.before(args, kwargs)
+
+class _Hook:
+    """A hook that holds what surrounds a module weakly, and does nothing in a copy."""
+
+    def __init__(self, surrounded: Surrounded | None = None) -> None:
+        self._surrounded = None if surrounded is None else weakref.ref(surrounded)
+
+    def __reduce__(self) -> Any:
+        return type(self), ()
+
+    def surrounded(self, model: nn.Module) -> Surrounded | None:
+        found = None if self._surrounded is None else self._surrounded()
+        return found if found is not None and found._model() is model else None
+
+
+class _HookBefore(_Hook):
+    def __call__(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        surrounded = self.surrounded(model)
+        changed = None if surrounded is None else surrounded.before(args, kwargs)
         return None if changed is None else ((), changed)
 
 
+class _HookAfter(_Hook):
+    def __call__(self, model: nn.Module, _: tuple[Any, ...], output: Any) -> Any:
+        surrounded = self.surrounded(model)
+        return None if surrounded is None else surrounded.after(output)
+
+
 def _calling_class(base: type[nn.Module]) -> type[nn.Module]:
-    """`base` with a `__call__` that asks the instance's `Surrounded`; its name, module and signature stay."""
+    """`base` with a `__call__` that asks what surrounds the instance."""
     if base not in _CLASSES:
 
         def __call__(self: Any, *args: Any, **kwargs: Any) -> Any:
-            surrounding: tuple[Surrounded, ...] = self._dita_surrounded
             if torch.compiler.is_compiling():
+                if self._dita_traced:
+                    return base.__call__(self, *args, **kwargs)
                 raise RuntimeError(
                     "dita was enabled on a transformer that torch.compile takes in: enable it on what torch.compile"
                     " returns, or compile in place, by transformer.compile() or compile_repeated_blocks()"
                 )
-            return _surrounded_call(surrounding, base.__call__, self, args, kwargs)
+            return _surrounded_call(_SURROUNDING.get(self, ()), base.__call__, self, args, kwargs)
 
-        body = {"__call__": __call__, "__module__": base.__module__, "__qualname__": base.__qualname__}
-        _CLASSES[base] = type(base.__name__, (base,), body)
+        _CLASSES[base] = stand_in(base, {"__call__": __call__}, transparent=True)
     return _CLASSES[base]
 
 
 def _surrounded_call(
     surrounding: tuple[Surrounded, ...], call: Any, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
-    for one in surrounding:
-        changed = one.before(args, kwargs)
-        if changed is not None:
-            args, kwargs = (), changed
+    entered: list[Surrounded] = []
     output = None
     try:
+        for one in surrounding:
+            changed = one.before(args, kwargs)
+            entered.append(one)
+            if changed is not None:
+                args, kwargs = (), changed
         output = call(model, *args, **kwargs)
     finally:
         if output is None:
-            for one in surrounding:
+            for one in entered:
                 one.after(None)
     for one in surrounding:
         changed = one.after(output)

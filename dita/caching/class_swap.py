@@ -9,17 +9,11 @@ from typing import Any
 
 from torch import nn
 
+from dita.caching.stand_in import stand_in
+
 Forward = Callable[..., Any]
 MakeForward = Callable[[Forward], Forward]
 """Takes the stock forward of a class (a plain function of `self, ...`) and returns the one to use instead."""
-
-_SUPPORTED_HOOKS = {
-    "group_offloading",
-    "lazy_prefetch_group_offloading",
-    "layer_execution_tracker",
-    "layerwise_casting",
-}
-_PARALLEL_HOOKS = ("cp_input---", "cp_output---")  # of context parallelism: which modules they split and join follows
 
 
 class ForeignHookError(RuntimeError):
@@ -38,13 +32,7 @@ def _subclass(base: type[nn.Module], make_forward: MakeForward) -> type[nn.Modul
         assert isinstance(forward, types.FunctionType)
         # Dynamo limits the graphs of one code object: double- and single-stream blocks, say, shall not share them.
         forward.__code__ = forward.__code__.replace()
-        body = {
-            "forward": functools.wraps(base.forward)(forward),
-            "__module__": base.__module__,
-            "__qualname__": base.__qualname__,
-            "_dita_base": base,
-        }
-        _SUBCLASSES[base, make_forward] = type(base.__name__, (base,), body)
+        _SUBCLASSES[base, make_forward] = stand_in(base, {"forward": functools.wraps(base.forward)(forward)})
     return _SUBCLASSES[base, make_forward]
 
 
@@ -56,46 +44,51 @@ def swap(module: nn.Module, make_forward: MakeForward) -> None:
     """
     if hasattr(type(module), "_dita_base"):
         raise ForeignHookError(f"{type(module).__name__} is already attached")
-    holder = _stock_forward_holder(module)
+    holder = stock_forward_holder(module)
     module.__class__ = _subclass(type(module), make_forward)
     if holder is not None:
         owner, name = holder
         setattr(owner, name, types.MethodType(type(module).forward, module))
 
 
-def restore(module: nn.Module) -> None:
-    """Puts the class of `module` back, beneath whatever hooks it has by now. Harmless if it was not swapped."""
+def restore(module: nn.Module) -> bool:
+    """Puts the class of `module` back, beneath whatever hooks it has by now. Harmless if it was not swapped.
+
+    Returns whether nothing holds the swapped forward any more: what replaced the forward since, in a way of its own,
+    may call it still.
+    """
     base = getattr(type(module), "_dita_base", None)
     if base is None:
-        return
-    holder = _stock_forward_holder(module)
+        return True
+    try:
+        holder = stock_forward_holder(module)
+    except ForeignHookError:
+        module.__class__ = base
+        return False
     module.__class__ = base
     if holder is not None:
         owner, name = holder
         setattr(owner, name, types.MethodType(base.forward, module))
+    return True
 
 
-def check_free_of_other_caches(model: nn.Module) -> None:
-    """Raises `ForeignHookError` if diffusers' own caches, or hooks unknown to dita, are on `model` or its modules."""
-    if getattr(model, "is_cache_enabled", False):
-        raise ForeignHookError(
-            f"{type(model).__name__} already has a diffusers cache enabled ({type(model._cache_config).__name__});"
-            " call transformer.disable_cache() first"
-        )
-    for name, module in model.named_modules():
-        registry = getattr(module, "_diffusers_hook", None)
-        names = set(registry.hooks) if registry is not None else set()
-        foreign = {name for name in names - _SUPPORTED_HOOKS if not name.startswith(_PARALLEL_HOOKS)}
-        if foreign:
-            raise ForeignHookError(
-                f"module {name or 'transformer'!r} carries the hook(s) {', '.join(sorted(foreign))}; dita runs beside"
-                " group offloading, layerwise casting, context parallelism and accelerate's offloading only: remove the"
-                " hook first"
-            )
+def put_stock_forward(module: object, stand_in_class: type[nn.Module]) -> None:
+    """Puts the stock forward beneath the hooks that a copy of a swapped module has, where they kept the swapped one."""
+    if not isinstance(module, nn.Module) or "forward" not in module.__dict__:
+        return
+    try:
+        holder = stock_forward_holder(module)
+    except ForeignHookError:
+        return
+    if holder is not None and getattr(*holder).__func__ is stand_in_class.__dict__.get("forward"):
+        setattr(*holder, types.MethodType(type(module).forward, module))
 
 
-def _stock_forward_holder(module: nn.Module) -> tuple[Any, str] | None:
-    """Where a hook that wrapped `module.forward` keeps the module's own forward; None if nothing wrapped it."""
+def stock_forward_holder(module: nn.Module) -> tuple[Any, str] | None:
+    """Where a hook that wrapped `module.forward` keeps the module's own forward; None if nothing wrapped it.
+
+    Raises `ForeignHookError` where dita does not know what did.
+    """
     if "forward" not in module.__dict__:
         return None
     candidates: list[tuple[Any, str]] = []
@@ -112,5 +105,5 @@ def _stock_forward_holder(module: nn.Module) -> tuple[Any, str] | None:
             return owner, name
     raise ForeignHookError(
         f"the forward of a {type(module).__name__} was replaced by {module.__dict__['forward']!r}, which dita does not"
-        " know; enable dita first, then install the hook"
+        " know: it may be another cache's. Take it off first, or go without dita (dita.disable)"
     )

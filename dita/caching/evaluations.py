@@ -8,10 +8,8 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import functools
 import typing
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -23,7 +21,7 @@ class Evaluations:
     """Counts the evaluations of one pipeline call that takes `steps` steps where the plain one would take `plain`.
 
     Args:
-        scheduler: the pipeline's, watched within `watched`.
+        scheduler: the pipeline's; it is told of what is asked of it by `set_timesteps`.
         steps: of the call; None where it does not say.
         plain: None where the call is as the caller gave it.
         strength: of a call that starts from a picture; such a call leaves out the first steps.
@@ -40,29 +38,20 @@ class Evaluations:
         self.label = label
         self._asked: tuple[tuple[Any, ...], dict[str, Any]] | None = None
 
-    @contextmanager
-    def watched(self) -> Iterator[None]:
-        """Within it, what timesteps the pipeline asks of its scheduler is seen."""
-        stock = getattr(self.scheduler, "set_timesteps", None)
-        if stock is None or (self.plain is None and self.steps != 1):
-            yield
-            return
+    def set_timesteps(self, stock: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """`stock(...)`, the scheduler's own, as the call asks for its timesteps; notes what it asks for.
 
-        @functools.wraps(stock)  # pipelines look at its signature
-        def set_timesteps(*args: Any, **kwargs: Any) -> Any:
-            self._asked = (args, kwargs)
-            try:
-                return stock(*args, **kwargs)
-            except (ValueError, IndexError, ZeroDivisionError) as error:
-                run = "a run of 1 step" if self.steps == 1 else f"a run of {self.steps} steps"
-                left = f", which method {self.label!r} leaves" if self.label else ""
-                raise ValueError(f"{type(self.scheduler).__name__} cannot take {run}{left}: {error}") from error
-
-        self.scheduler.__dict__["set_timesteps"] = set_timesteps
+        Raises `ValueError` in words for a number of steps that the scheduler cannot take.
+        """
+        if self.plain is None and self.steps != 1:
+            return stock(*args, **kwargs)
+        self._asked = (args, kwargs)
         try:
-            yield
-        finally:
-            self.scheduler.__dict__.pop("set_timesteps", None)
+            return stock(*args, **kwargs)
+        except (ValueError, IndexError, ZeroDivisionError) as error:
+            run = "a run of 1 step" if self.steps == 1 else f"a run of {self.steps} steps"
+            left = f", which method {self.label!r} leaves" if self.label else ""
+            raise ValueError(f"{type(self.scheduler).__name__} cannot take {run}{left}: {error}") from error
 
     def ahead(self) -> tuple[int, int, list[float]]:
         """Evaluations from the scheduler's present position to the end; those of the plain call; and the timesteps of
@@ -78,8 +67,7 @@ class Evaluations:
         if self.plain is None or self._asked is None:
             return taken
         bare = copy.copy(self.scheduler)
-        for name in ("set_timesteps", "step"):  # what watches this one
-            bare.__dict__.pop(name, None)
+        bare.__dict__.pop("step", None)  # what watches this one
         bare = copy.deepcopy(bare)
         args, kwargs = self._asked
         bare.set_timesteps(

@@ -93,6 +93,7 @@ class Run:
         self._blocks = adapter.blocks(model)
         self._number = {(stack, layer): i for i, (stack, layer, _) in enumerate(self._blocks)}
         self._bound: Branch | None = None
+        self._idle = [BlockState(adapter.modules(stack)) for stack, _, _ in self._blocks]
         self._selector = Selector(adapter, self.method, record) if isinstance(self.method, ToCa) else None
         self._clock = Clock()
         blocks = (block for _, _, block in self._blocks)
@@ -193,6 +194,18 @@ class Run:
         self.step += 1
         self.call = 0
 
+    def rest(self) -> None:
+        """Leaves the sites idle, for calls that are not of this run; its own next call enters them again."""
+        if self._bound is not None:
+            self._bind(self._idle)
+            self._bound = None
+
+    def resume(self) -> None:
+        """Enters the sites again after `rest` in the middle of a call."""
+        if self.call < len(self.branches):
+            self._bound = self.branches[self.call]
+            self._bind(self._bound.states, self._bound)
+
     def _measure(self, inside: bool = False) -> None:
         held = sum(branch.held_bytes(inside and number == self.call) for number, branch in enumerate(self.branches))
         self.summary.cache_bytes = max(self.summary.cache_bytes, held)
@@ -202,7 +215,7 @@ class Run:
         for around in self._around:
             around.remove()
         self._clock.settle(self.summary.executed)
-        self._bind([BlockState(self.adapter.modules(stack)) for stack, _, _ in self._blocks])
+        self._bind(self._idle)
         self.branches.clear()
         self._bound = None
         if self.recorder is not None:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dita.asking import asking, can_be_asked
-from dita.caching.attachment import disable, enable
+from dita.caching.attachment import attachment_of, disable, enable
 from dita.call_arguments import Cut, PromptsCutWarning, checked_call, cuts, cuts_in_words, repeated
 from dita.generation.alone import samples_alone
 from dita.generation.job import Item, items
@@ -247,7 +247,7 @@ def is_video(pipe: Any) -> bool:
 @contextmanager
 def _enabled(pipe: Any, method: Method | None, store: Store | None) -> Iterator[None]:
     """`pipe` under `method`, and as it was afterwards; None changes nothing."""
-    earlier = pipe.__dict__.get("_dita_attachment")
+    earlier = attachment_of(pipe)
     if method is None:
         yield
         return

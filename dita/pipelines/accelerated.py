@@ -6,7 +6,8 @@ import functools
 import json
 from typing import Any
 
-from dita.caching.attachment import PipelineAttachment, disable, enable
+from dita.caching.attachment import disable, enable
+from dita.caching.pipeline_attachment import attachment_of
 from dita.methods import MethodLike, Plain, as_method
 
 _AS_ENABLED: Any = object()
@@ -63,14 +64,14 @@ class Accelerated:
         return json.dumps(config, indent=2, sort_keys=True) + "\n"
 
     def _call_with(self, method: MethodLike | None, stock_call: Any, *args: Any, **kwargs: Any) -> Any:
-        attachment: PipelineAttachment | None = self.__dict__.get("_dita_attachment")
+        attachment = attachment_of(self)
         if method is _AS_ENABLED:
             return attachment.call(stock_call, *args, **kwargs) if attachment else stock_call(self, *args, **kwargs)
         chosen = Plain() if method is None else as_method(method)
         if attachment is None:
             enable(self, chosen)
             try:
-                return self.__dict__["_dita_attachment"].call(stock_call, *args, **kwargs)
+                return attachment_of(self).call(stock_call, *args, **kwargs)  # type: ignore[union-attr]
             finally:
                 disable(self)
         enabled, attachment.method = attachment.method, chosen

@@ -8,6 +8,7 @@ from diffusers import LatteTransformer3DModel
 
 import dita
 from dita.caching.adapters import UnsupportedModelError
+from dita.caching.attachment import attachment_of
 from dita.caching.room import CacheMemoryError
 from tests import tiny_pixart
 from tests.tiny_flux import call, prompts, tiny_pipeline, tiny_transformer
@@ -25,7 +26,7 @@ def plain() -> torch.Tensor:
 
 def assert_untouched(pipe, plain: torch.Tensor) -> None:
     assert not any("_dita" in vars(module) for module in pipe.transformer.modules())
-    assert "_dita_attachment" not in vars(pipe)
+    assert attachment_of(pipe) is None
     assert torch.equal(call(pipe), plain)
 
 

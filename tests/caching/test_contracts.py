@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import copy
+import functools
+import gc
+import io
+import pickle
+import threading
+import time
+
 import numpy as np
 import pytest
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, PyramidAttentionBroadcastConfig
+from diffusers.hooks import HookRegistry, ModelHook
 
 import dita
 from dita.caching.adapters import adapter_for
+from dita.caching.class_swap import ForeignHookError
 from dita.methods import SCORES
 from dita.shapes import Kind
 from tests import tiny_dit, tiny_flux, tiny_opensora, tiny_pixart
@@ -135,7 +145,7 @@ def test_disable_restores_classes_keys_and_output(family, pipe, plain) -> None:
     assert isinstance(pipe, pipe_class) and type(pipe).__name__ == pipe_class.__name__
     family.call(pipe)
     dita.disable(pipe)
-    assert [type(m) for m in model.modules()] == classes
+    assert all(type(m) is cls for m, cls in zip(model.modules(), classes, strict=True))
     assert [set(vars(m)) for m in model.modules()] == attributes
     assert type(pipe) is pipe_class
     assert "step" not in vars(pipe.scheduler)
@@ -488,3 +498,263 @@ def test_fewer_steps_may_leave_one(family, pipe) -> None:
     assert torch.equal(family.call(pipe, steps=8), expected)
     summary = dita.summary(pipe, show=False)
     assert summary.steps == 1 and summary.plain_flops == 8 * summary.flops
+
+
+# ------------------------------------------------------------------------------------------------ one owner, one run
+
+
+def sibling_of(family, pipe):
+    """Another pipeline over the same components, with a scheduler of its own, as a server makes it."""
+    other = type(pipe)(**pipe.components, **getattr(family, "SETTINGS", {}))
+    other.scheduler = copy.deepcopy(pipe.scheduler)
+    other.set_progress_bar_config(disable=True)
+    return other
+
+
+def between_steps(pipe, do) -> None:
+    """Has `do` called behind every step of the scheduler: not every pipeline has callbacks."""
+    step = pipe.scheduler.step
+
+    def watched(*args, **kwargs):
+        out = step(*args, **kwargs)
+        do()
+        return out
+
+    pipe.scheduler.step = functools.wraps(step)(watched)
+
+
+@pytest.mark.parametrize("inner", [None, "fora:2"], ids=["plain", "accelerated"])
+def test_another_pipeline_on_the_same_transformer_may_sample_between_two_steps(family, pipe, inner, method) -> None:
+    alone = family.call(dita.enable(family.tiny_pipeline(), method))
+    want = family.tiny_pipeline()
+    want = family.call(want if inner is None else dita.enable(want, inner), first=1, steps=5)
+    other = sibling_of(family, pipe)
+    if inner is not None:
+        dita.enable(other, inner)
+    previews: list[torch.Tensor] = []
+    dita.enable(pipe, method)
+    between_steps(pipe, lambda: previews.append(family.call(other, first=1, steps=5)))
+    assert torch.equal(family.call(pipe), alone)
+    assert len(previews) == 8 and all(torch.equal(preview, want) for preview in previews)
+    summary = dita.summary(pipe, show=False)
+    assert summary.steps == 8 and len(summary.executed) == 8
+
+
+def test_two_threads_share_a_transformer(family, pipe) -> None:
+    plain, alone = (
+        family.call(family.tiny_pipeline(), first=1),
+        family.call(dita.enable(family.tiny_pipeline(), "fora:3")),
+    )
+    other, found = sibling_of(family, pipe), {}
+    dita.enable(pipe, "fora:3")
+    barrier = threading.Barrier(2)
+    for one in (pipe, other):
+        between_steps(one, lambda: time.sleep(0.001))
+
+    def draw(one, first: int) -> None:
+        barrier.wait()
+        found[first] = family.call(one, first=first)
+
+    threads = [threading.Thread(target=draw, args=(one, first)) for one, first in ((pipe, 0), (other, 1))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert torch.equal(found[0], alone) and torch.equal(found[1], plain)
+
+
+COPIES = {
+    "copy": lambda family, pipe: copy.copy(pipe),
+    "deepcopy": lambda family, pipe: copy.deepcopy(pipe),
+    "class": lambda family, pipe: type(pipe)(**pipe.components, **getattr(family, "SETTINGS", {})),
+    "from_pipe": lambda family, pipe: type(pipe).from_pipe(pipe),
+    "stock from_pipe": lambda family, pipe: type(pipe).__mro__[1].from_pipe(pipe),
+    "pickle": lambda family, pipe: pickle.loads(pickle.dumps(pipe)),
+    "torch.save": lambda family, pipe: saved(pipe),
+}
+
+
+def saved(what):
+    file = io.BytesIO()
+    torch.save(what, file)
+    file.seek(0)
+    return torch.load(file, weights_only=False)
+
+
+@pytest.mark.parametrize("kind", COPIES)
+@pytest.mark.parametrize("midway", [False, True])
+def test_a_copy_of_an_enabled_pipeline_is_plain_and_may_be_enabled(
+    family, pipe, plain, kind: str, midway: bool
+) -> None:
+    if midway and kind in ("pickle", "torch.save"):
+        pytest.skip("the hook that makes the copy cannot be pickled")
+    stock, alone = type(pipe), family.call(dita.enable(family.tiny_pipeline(), "fora:2"))
+    dita.enable(pipe, "fora:3")
+    accelerated, copies = family.call(pipe), []
+    if midway:
+        handle = family.blocks(pipe.transformer)[-1].register_forward_hook(
+            lambda *_: None if copies else copies.append(COPIES[kind](family, pipe))
+        )
+        assert torch.equal(family.call(pipe), accelerated)
+        handle.remove()
+    else:
+        copies.append(COPIES[kind](family, pipe))
+    (other,) = copies
+    other.set_progress_bar_config(disable=True)
+    if other.transformer is pipe.transformer:
+        other.scheduler = copy.deepcopy(pipe.scheduler)
+    assert type(other) is stock and type(other.scheduler) is type(pipe.scheduler)
+    assert torch.equal(family.call(other), plain)
+    dita.disable(other)
+    assert torch.equal(family.call(pipe), accelerated), "disabling a copy leaves the original alone"
+    assert torch.equal(family.call(dita.enable(other, "fora:2")), alone)
+    dita.disable(other)
+    dita.disable(pipe)
+    assert_stock(other.transformer)
+    assert_stock(pipe.transformer)
+    assert torch.equal(family.call(other), plain)
+
+
+def assert_stock(model: torch.nn.Module) -> None:
+    """Nothing of dita is left on a transformer."""
+    for name, module in model.named_modules():
+        assert not hasattr(type(module), "_dita_base"), name
+        assert not any(key.startswith("_dita") for key in vars(module)), name
+
+
+@pytest.mark.parametrize("bare", [False, True])
+@pytest.mark.parametrize("copied", [copy.deepcopy, saved, lambda model: pickle.loads(pickle.dumps(model))])
+def test_a_copy_of_an_enabled_transformer_is_stock_and_brings_nothing_along(family, pipe, bare: bool, copied) -> None:
+    model, inputs = pipe.transformer, family.transformer_inputs()
+    expected = family.forward(model, inputs, 0.5)
+    if bare:
+        dita.enable(model, "fora:3", steps=6)
+        family.forward(model, inputs, 0.0)  # in the middle of a run
+    else:
+        dita.enable(pipe, "fora:3")
+    before = sum(isinstance(one, type(pipe.vae)) for one in gc.get_objects())
+    other = copied(model)
+    assert sum(isinstance(one, type(pipe.vae)) for one in gc.get_objects()) == before
+    assert_stock(other)
+    assert list(other.state_dict()) == list(model.state_dict())
+    assert torch.equal(family.forward(other, inputs, 0.5), expected)
+
+
+def test_a_hundred_dropped_pipelines_leave_a_stock_transformer_and_nothing_else(family, pipe, plain) -> None:
+    def request(number: int) -> None:
+        one = sibling_of(family, pipe)
+        dita.enable(one, "fora:3")
+        if number % 25 == 0:
+            family.call(one, steps=4)
+
+    request(0)
+    gc.collect()
+    before = len(gc.get_objects())
+    for number in range(100):
+        request(number)
+    gc.collect()
+    assert len(gc.get_objects()) - before < 100
+    assert_stock(pipe.transformer)
+    assert torch.equal(family.call(pipe), plain)
+
+
+def test_the_transformer_is_stock_as_soon_as_the_pipeline_is_dropped(family, pipe) -> None:
+    one = dita.enable(sibling_of(family, pipe), "fora:3")
+    two = dita.enable(sibling_of(family, pipe), "fora:2")
+    gc.disable()
+    try:
+        del one
+        assert dita.caching.ownership.known(pipe.transformer).users == 1
+        del two
+        assert_stock(pipe.transformer)
+    finally:
+        gc.enable()
+
+
+def test_a_pipeline_and_its_transformer_are_not_both_enabled(family, pipe, plain) -> None:
+    dita.enable(pipe, "fora:3")
+    with pytest.raises(ValueError, match=r"dita\.disable\(pipe\) first"):
+        dita.enable(pipe.transformer, "fora:3", steps=8)
+    dita.disable(pipe)
+    dita.enable(pipe.transformer, "fora:3", steps=8)
+    with pytest.raises(ValueError, match=r"dita\.disable\(pipe\.transformer\) first"):
+        dita.enable(pipe, "fora:3")
+    assert not torch.equal(family.call(pipe), plain)
+    dita.disable(pipe.transformer)
+    assert_stock(pipe.transformer)
+    assert torch.equal(family.call(pipe), plain)
+
+
+# ------------------------------------------------------------------------------------------------ a second cache
+
+
+def diffusers_cache(pipe):
+    pipe.transformer.enable_cache(
+        PyramidAttentionBroadcastConfig(spatial_attention_block_skip_range=2, current_timestep_callback=lambda: 500)
+    )
+    return pipe.transformer.disable_cache
+
+
+def hooked(pipe):
+    first = pipe.transformer
+    HookRegistry.check_if_exists_or_initialize(first).register_hook(ModelHook(), "somebodys_cache")
+    return lambda: first._diffusers_hook.remove_hook("somebodys_cache")
+
+
+def replaced_forward(pipe):
+    block = adapter_for(pipe.transformer).blocks(pipe.transformer)[0][2]
+    stock = block.forward
+    block.forward = lambda *args, **kwargs: stock(*args, **kwargs)
+    return lambda: delattr(block, "forward")
+
+
+def replaced_class_forward(pipe):
+    cls = type(pipe.transformer)
+    stock = cls.forward
+    cls.forward = functools.wraps(stock)(lambda self, *args, **kwargs: stock(self, *args, **kwargs))
+    return lambda: setattr(cls, "forward", stock)
+
+
+def cache_dit_like(pipe):
+    pipe.transformer._is_cached = True
+    return lambda: delattr(pipe.transformer, "_is_cached")
+
+
+SECOND = {
+    "diffusers": (diffusers_cache, r"PyramidAttentionBroadcastConfig.*transformer\.disable_cache\(\) first"),
+    "hook": (hooked, r"hook\(s\) somebodys_cache.*remove_hook\('somebodys_cache'\)"),
+    "forward": (replaced_forward, r"forward of a .* was replaced by"),
+    "class": (replaced_class_forward, r"forward of the class .* was replaced by one of .*test_contracts\.py, line"),
+    "marked": (cache_dit_like, r"another cache \(`_is_cached`\)"),
+}
+
+
+@pytest.mark.parametrize("kind", SECOND)
+@pytest.mark.parametrize("when", ["before", "after", "between runs", "in mid-run"])
+def test_a_second_cache_is_refused_whichever_comes_first(family, pipe, plain, kind: str, when: str) -> None:
+    if kind == "diffusers" and not hasattr(pipe.transformer, "enable_cache"):
+        pytest.skip("this model has no diffusers caches")
+    put, message = SECOND[kind]
+    undo: list = []
+    alone = family.call(dita.enable(family.tiny_pipeline(), "fora:3"))
+    if when != "before":
+        dita.enable(pipe, "fora:3")
+    if when == "between runs":
+        family.call(pipe)
+    if when == "in mid-run":
+        between_steps(pipe, lambda: undo or undo.append(put(pipe)))
+    else:
+        undo.append(put(pipe))
+    try:
+        with pytest.raises(ForeignHookError, match=message):
+            dita.enable(pipe, "fora:3") if when == "before" else family.call(pipe)
+    finally:
+        undo[0]()
+        pipe.scheduler.__dict__.pop("step", None)
+    if when == "before":
+        assert_stock(pipe.transformer)
+        assert torch.equal(family.call(pipe), plain)
+        dita.enable(pipe, "fora:3")
+    assert torch.equal(family.call(pipe), alone)
+    dita.disable(pipe)
+    assert torch.equal(family.call(pipe), plain)

@@ -11,6 +11,7 @@ from diffusers.hooks import apply_group_offloading
 from peft import LoraConfig
 
 import dita
+from dita.caching.attachment import attachment_of
 from dita.caching.class_swap import ForeignHookError
 from tests.nearness import distance
 from tests.tiny_flux import call, tiny_pipeline, tiny_transformer, transformer_inputs
@@ -282,7 +283,7 @@ def test_a_replaced_forward_is_refused_and_nothing_stays_attached(pipe) -> None:
     with pytest.raises(ForeignHookError, match="forward of a FluxSingleTransformerBlock was replaced"):
         dita.enable(pipe, METHOD)
     assert not any("_dita" in vars(m) for m in pipe.transformer.modules())
-    assert type(pipe).__call__.__qualname__ == "FluxPipeline.__call__" and "_dita_attachment" not in vars(pipe)
+    assert type(pipe).__call__.__qualname__ == "FluxPipeline.__call__" and attachment_of(pipe) is None
 
 
 def test_a_plain_copy_of_the_weights_can_be_taken_while_enabled(pipe) -> None:

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 import dita
+from dita.caching.attachment import attachment_of
 from dita.demo.loaded import Loaded
 from dita.demo.previews import LARGEST, _smaller
 from dita.demo.request import Limits, Request, checked
@@ -72,7 +73,7 @@ def test_the_pipeline_is_plain_afterwards_whatever_happens(loaded):
         with pytest.raises(RuntimeError, match="exploded"):
             make(loaded, method, fail)
         assert "step" not in loaded.pipe.scheduler.__dict__
-        assert "_dita_attachment" not in loaded.pipe.__dict__
+        assert attachment_of(loaded.pipe) is None
     assert np.array_equal(alone(loaded), before)
 
 
