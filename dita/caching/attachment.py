@@ -92,11 +92,13 @@ def enable(
             )
         attachment = PipelineAttachment(target, method, record, memory_limit, store)
     else:
-        if steps is None or steps == 0:
+        if steps is None:
             raise ValueError(
                 "a bare transformer does not know its sampling loop: pass steps, at least 1, and calls_per_step, at"
-                f" least 1; got steps={steps}"
+                " least 1; got steps=None"
             )
+        if steps == 0:
+            raise ValueError(f"steps must be a whole number, at least 1, got steps={steps}")
         steps, calls_per_step = integer("steps", steps), integer("calls_per_step", calls_per_step)
         if timesteps is not None and len(timesteps) != steps:
             raise ValueError(f"timesteps must be one for each of the {steps} steps, got {len(timesteps)}")
