@@ -325,12 +325,13 @@ class Run:
         plan, past = branch.plan, self.step >= len(branch.plan.steps)
         skipped = None if branch.fresh or past else plan.skips.get(self.step)
         order = [(stack, layer) for stack, layer, _ in self._blocks]
+        hooked = any(block._forward_hooks or block._forward_pre_hooks for _, _, block in self._blocks)
         for state in branch.states:
             state.spans = None
 
         def of(block: tuple[str, int]) -> BlockSpans:
             state = branch.state_of[block]
-            state.spans = state.spans or BlockSpans()
+            state.spans = state.spans or BlockSpans(apart=hooked)
             return state.spans
 
         for span, store in branch.spans.items():
@@ -339,12 +340,17 @@ class Run:
                 store.weights = self._weights(branch, store)
                 for block in order[order.index(span.first) : order.index(span.last) + 1]:
                     of(block).skipped = True
+                if not span.delta:
+                    of(span.first).opens.append(store)
                 of(span.last).closes = store
             elif not past and plan.holds_span(self.step, span):
                 store.keep = True
                 store.renew(self.step, self._order(branch))
                 of(span.first).opens.append(store)
-                of(span.source or span.last).fills.append(store)
+                source = span.source or span.last
+                for block in order[order.index(span.first) + 1 : order.index(source) + 1]:
+                    of(block).within.append(store)
+                of(source).fills.append(store)
             else:
                 store.forget()
 

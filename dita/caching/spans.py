@@ -15,39 +15,68 @@ from dita.plan import Span
 
 
 class SpanStore(Stored):
-    """What is stored of one span. A block's state is one tensor, or FLUX's two streams."""
+    """What is stored of one span. A block's state is one tensor, or FLUX's two streams.
+
+    What is added between the blocks of a span, by the model (a ControlNet's residuals) or by hooks (PuLID), is no part
+    of what the blocks made: it is taken out of what is stored, and a step that skips the blocks has its own.
+
+    Attributes:
+        entered: the state in front of the first block, in a step that needs it.
+        behind: the state that the last block handed on.
+        added: the sum of what was added behind blocks, None for nothing.
+    """
 
     def __init__(self, span: Span, keeper: Keeper = AS_COMPUTED) -> None:
         super().__init__(keeper)
         self.span = span
         self.keep = False
         self.entered: Feature | None = None
+        self.behind: Feature | None = None
+        self.added: Feature | None = None
+
+    def begin(self, state: Feature) -> None:
+        """In front of the span's first block."""
+        self.entered, self.behind, self.added = state, None, None
+
+    def arrive(self, state: Feature) -> None:
+        """In front of a later block: notes what was added since the one before."""
+        if self.behind is None or _same(state, self.behind):
+            return
+        added = _sum(state, self.behind, -1)
+        self.added = added if self.added is None else _sum(self.added, added, 1)
 
     def left(self, state: Feature) -> None:
         """Stores what the span's blocks made, where a later step needs it."""
-        if not self.span.delta:
-            self.put(state)
-            return
-        assert self.entered is not None
-        self.put(_sum(state, self.entered, -1))
-        self.entered = None
+        if self.span.delta:
+            assert self.entered is not None
+            state = _sum(state, self.entered, -1)
+        self.put(state if self.added is None else _sum(state, self.added, -1))
+        self.entered = self.behind = self.added = None
 
     def restored(self, state: Feature) -> Feature:
-        """What leaves the span in a step that skips it, `state` being what enters."""
-        out = self.output()
-        return _sum(state, out, self.span.delta) if self.span.delta else out
+        """What leaves the span in a step that skips it, `state` being what arrives at its last block: what entered, and
+        what was added between the blocks in this step."""
+        out, entered, self.entered = self.output(), self.entered, None
+        if self.span.delta:
+            return _sum(state, out, self.span.delta)
+        if entered is None or _same(state, entered):
+            return out
+        return _sum(out, _sum(state, entered, -1), 1)
 
 
 class BlockSpans:
     """What one block does in this step.
 
-    `opens`, `fills`: spans to store that begin with this block, and those whose source it is. `skipped`: the block is
-    passed by. `closes`: it is the last one of the span that is.
+    `opens`, `within`, `fills`: spans to store that begin with this block, those that go on with it, and those whose
+    source it is. `skipped`: the block is passed by, and `opens` begins with it. `closes`: it is the last one of the
+    span that is. `apart`: what is noted of states are copies, for hooks may write into the states themselves.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, apart: bool = False) -> None:
         self.opens: list[SpanStore] = []
+        self.within: list[SpanStore] = []
         self.fills: list[SpanStore] = []
+        self.apart = apart
         self.skipped = False
         self.closes: SpanStore | None = None
 
@@ -104,18 +133,39 @@ def _with_code_of_its_own(forward: Forward, name: str) -> Forward:
 
 
 def _passed(spans: BlockSpans, state: Feature) -> Feature:
+    for store in spans.opens:
+        store.begin(_noted(spans, state))
     return state if spans.closes is None else spans.closes.restored(state)
 
 
 def _enter(spans: BlockSpans, state: Feature) -> None:
     for store in spans.opens:
-        store.entered = state
+        store.begin(_noted(spans, state))
+    for store in spans.within:
+        store.arrive(state)
 
 
 def _leave(spans: BlockSpans, state: Feature) -> Feature:
-    for store in spans.fills:
-        store.left(state)
+    if spans.opens or spans.within:
+        noted = _noted(spans, state)
+        for store in (*spans.opens, *spans.within):
+            store.behind = noted
+        for store in spans.fills:
+            store.left(noted)
     return state
+
+
+def _noted(spans: BlockSpans, state: Feature) -> Feature:
+    if not spans.apart:
+        return state
+    return tuple(part.clone() for part in state) if isinstance(state, tuple) else state.clone()
+
+
+def _same(one: Feature, other: Feature) -> bool:
+    """Whether these are the very same tensors."""
+    if isinstance(one, tuple):
+        return all(a is b for a, b in zip(one, other, strict=True))
+    return one is other
 
 
 def _sum(one: Feature, other: Feature, sign: int) -> Feature:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import ModuleType
+
 import pytest
 import torch
 
@@ -9,7 +11,9 @@ import dita
 from dita.caching.spans import SpanStore
 from dita.plan import Span
 from dita.shapes import Kind
-from tests import tiny_pixart
+from tests import tiny_dit, tiny_flux, tiny_opensora, tiny_pixart
+from tests.for_family import method_for
+from tests.nearness import distance
 
 
 def ran_in(model, method: str, steps: int = 8) -> list[int]:
@@ -72,3 +76,67 @@ def test_a_skipped_span_whose_difference_is_exact_changes_nothing() -> None:
         dita.enable(model, method, steps=8)
         for _ in range(8):
             torch.testing.assert_close(tiny_pixart.forward(model, inputs, 0.5), plain, atol=1e-4, rtol=1e-5)
+
+
+@pytest.mark.parametrize(("delta", "expected"), [(0, 7.0 - 0.5 + 3.0), (1, 10.0 + 3.0 + 3.5), (-1, 10.0 + 3.0 - 3.5)])
+def test_what_is_added_between_the_blocks_is_that_of_the_step(delta: int, expected: float) -> None:
+    """Stored: from 3 to 7 with 0.5 added on the way. Skipping: 10 enter, and 3 are added on the way."""
+    store = SpanStore(Span(("block", 0), ("block", 2), delta=delta))
+    store.begin(torch.tensor([3.0]))
+    store.behind = torch.tensor([5.0])
+    store.arrive(torch.tensor([5.5]))
+    store.left(torch.tensor([7.0]))
+    assert store.entered is store.behind is store.added is None
+    if not delta:
+        store.begin(torch.tensor([10.0]))
+    assert float(store.restored(torch.tensor([13.0]))) == expected
+
+
+@pytest.mark.parametrize("in_place", [True, False])
+@pytest.mark.parametrize("before", [True, False])
+@pytest.mark.parametrize(
+    "method",
+    ["deltadit:2", "duca:3:1.0", "duca:4:0.5", "taylorseer:3:1:lite=true", "fora:3", "toca:3:0.5", "taylorseer:3:1"],
+)
+@pytest.mark.parametrize("family", [tiny_flux, tiny_pixart, tiny_dit, tiny_opensora], ids=lambda m: m.FAMILY)
+def test_what_hooks_add_between_blocks_counts_once(
+    family: ModuleType, method: str, before: bool, in_place: bool
+) -> None:
+    """As PuLID does on FLUX, or a ControlNet made of hooks: on the same input every step gives what the full one gave."""
+    model, inputs = family.tiny_transformer(), family.transformer_inputs(batch=2)
+    generator = torch.Generator().manual_seed(0)
+
+    def add(x: torch.Tensor, amount: torch.Tensor) -> torch.Tensor:
+        return x.add_(amount) if in_place else x + amount
+
+    def behind(amount: torch.Tensor):
+        def hook(block, args, out):
+            return (out[0], add(out[1], amount)) if isinstance(out, tuple) else add(out, amount)
+
+        return hook
+
+    def in_front(amount: torch.Tensor):
+        def hook(block, args, kwargs):
+            if args:
+                return (add(args[0], amount), *args[1:]), kwargs
+            return args, kwargs | {"hidden_states": add(kwargs["hidden_states"], amount)}
+
+        return hook
+
+    for block in family.blocks(model):
+        amount = 3 * torch.randn(1, 1, width(family, model), generator=generator)
+        if before:
+            block.register_forward_pre_hook(in_front(amount), with_kwargs=True)
+        else:
+            block.register_forward_hook(behind(amount))
+    with torch.no_grad():
+        expected = family.forward(model, inputs, 0.5)
+        dita.enable(model, method_for(family.FAMILY, method), steps=8)
+        for _ in range(8):
+            assert distance(family.forward(model, inputs, 0.5), expected) < 1e-5
+    kinds = {kind.value for kind in dita.summary(model, show=False).kinds}
+    assert len(kinds) > 1
+
+
+def width(family: ModuleType, model) -> int:
+    return model.proj_out.in_features if family in (tiny_flux, tiny_opensora) else model.inner_dim
