@@ -92,7 +92,7 @@ EVERY = CONDITIONS | {"controlnet behind every block": several_controlnets}
 @pytest.mark.parametrize("name", EVERY)
 @pytest.mark.parametrize("method", METHODS)
 def test_on_the_same_input_every_step_gives_what_the_full_step_gave(method: str, name: str) -> None:
-    """Whatever is added behind blocks counts once, in steps that run them, skip them, or forecast what is behind them."""
+    """What is added behind blocks counts once, in steps that run them, skip them, or forecast what is behind them."""
     model = tiny_flux.tiny_transformer()
     inputs = tiny_flux.transformer_inputs(batch=2) | EVERY[name](model)
     with torch.no_grad():

@@ -102,7 +102,7 @@ def test_what_is_added_between_the_blocks_is_that_of_the_step(delta: int, expect
 def test_what_hooks_add_between_blocks_counts_once(
     family: ModuleType, method: str, before: bool, in_place: bool
 ) -> None:
-    """As PuLID does on FLUX, or a ControlNet made of hooks: on the same input every step gives what the full one gave."""
+    """As PuLID does on FLUX: on the same input every step gives what the full one gave."""
     model, inputs = family.tiny_transformer(), family.transformer_inputs(batch=2)
     generator = torch.Generator().manual_seed(0)
 
