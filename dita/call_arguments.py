@@ -51,7 +51,7 @@ class Cut:
 
     tokenizer: str
     limit: int
-    id: str
+    id: str | int
     tokens: int
 
 
@@ -85,16 +85,10 @@ def checked_call(pipe: Any, arguments: Mapping[str, Any], steps: int | None = No
     Warns with `ScaledSizeWarning`.
     """
     given = checked_values(arguments)
-    parameters = inspect.signature(pipe.__call__).parameters
-    anything = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
-    takes = {
-        name: parameter
-        for name, parameter in parameters.items()
-        if parameter.kind not in (parameter.VAR_KEYWORD, parameter.VAR_POSITIONAL)
-    }
+    takes, any_name = _takes(pipe)
     for name, value in given.items():
         if name not in takes:
-            if anything:
+            if any_name:
                 continue
             near = nearest(name, takes)
             hint = f"; did you mean {near!r}?" if near else ""
@@ -143,6 +137,19 @@ def repeated(name: str, value: Any, count: int) -> Any:
     return [value] * count if name.startswith("prompt_") and isinstance(value, str) else value
 
 
+def _takes(pipe: Any) -> tuple[dict[str, inspect.Parameter], bool]:
+    """The arguments that calls of `pipe` take by name, and whether they take any other name, too.
+
+    Of diffusers' pipelines none does: what stands behind `**kwargs` there is old, and another name is forgotten.
+    """
+    parameters = inspect.signature(pipe.__call__).parameters
+    kinds = {parameter.kind for parameter in parameters.values()}
+    variable = {inspect.Parameter.VAR_KEYWORD, inspect.Parameter.VAR_POSITIONAL}
+    forgets = any(cls.__module__.startswith("diffusers.") for cls in type(pipe).__mro__) and not variable <= kinds
+    named = {name: parameter for name, parameter in parameters.items() if parameter.kind not in variable}
+    return named, inspect.Parameter.VAR_KEYWORD in kinds and not forgets
+
+
 def check_sides(
     name: str, kind: str, transformer: Mapping[str, Any], vae: Mapping[str, Any], arguments: Mapping[str, Any]
 ) -> None:
@@ -163,7 +170,16 @@ def check_sides(
             raise ValueError(f"{key} of {name} must be a multiple of {side} pixels, got {pixels}; near it: {near}")
 
 
-def cuts(pipe: Any, prompts: Iterable[tuple[str, str]], arguments: Mapping[str, Any]) -> list[Cut]:
+def listed(name: str, given: Any) -> list[Any]:
+    """What is listed, such as prompts. Raises `ValueError` for a single text, whose characters would be taken."""
+    if isinstance(given, (str, bytes)):
+        raise ValueError(f"{name} must be a list, got the one text {shown(given)}; put it into brackets")
+    if isinstance(given, Mapping) or not isinstance(given, Iterable):
+        raise ValueError(f"{name} must be a list, got {shown(given)}")
+    return list(given)
+
+
+def cuts(pipe: Any, prompts: Iterable[tuple[str | int, str]], arguments: Mapping[str, Any]) -> list[Cut]:
     """The prompts, given as (id, text), that the tokenizers of `pipe` cut."""
     ids, texts = zip(*prompts, strict=True)
     found: list[Cut] = []
@@ -183,6 +199,13 @@ def cuts_in_words(found: Sequence[Cut]) -> str | None:
             f"{name} reads {limit} tokens: {len(mine)} {more} cut, the longest, {longest.id!r}, of {longest.tokens}"
         )
     return "; ".join(parts) or None
+
+
+def warn_of_cuts(found: Sequence[Cut]) -> None:
+    """Warns once, with `PromptsCutWarning`, of all prompts that tokenizers cut."""
+    words = cuts_in_words(found)
+    if words is not None:
+        warnings.warn(f"{words}; what is behind has no effect there", PromptsCutWarning, stacklevel=3)
 
 
 def _token_counts(

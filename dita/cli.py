@@ -64,6 +64,7 @@ app = typer.Typer(
 
 BAD_INPUT = 2  # exit code
 SOME_FAILED = 1  # exit code of `generate`
+STOPPED = 130  # exit code after Ctrl-C, as shells have it
 BUNDLED_BATCH = 4  # prompts in a call for the small bundled models; 1 for others
 AUTO_BATCH = 4  # of `generate`, where memory allows
 FIGURES = (".png", ".svg", ".pdf")  # that `plan --plot` can draw
@@ -997,7 +998,7 @@ def _opened(engine: str, actors: str) -> Any:
 
 @contextmanager
 def _stoppable() -> Iterator[None]:
-    """A request to end (SIGTERM) is like Ctrl-C: what is made already is written first."""
+    """A request to end (SIGTERM) is like Ctrl-C: what is made already is written first, and how to go on is said."""
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt  # not by SIGINT, which jobs in the background of a script ignore
@@ -1005,6 +1006,9 @@ def _stoppable() -> Iterator[None]:
     before = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
+    except KeyboardInterrupt:
+        typer.echo("stopped: what is made is kept, and the same command goes on", err=True)
+        raise typer.Exit(STOPPED) from None
     finally:
         signal.signal(signal.SIGTERM, before)
 

@@ -28,7 +28,7 @@ from dita.asking import asking
 from dita.caching.adapters import adapter_for
 from dita.caching.attachment import transformer_of
 from dita.caching.selecting import check_cells
-from dita.call_arguments import checked_call, for_json
+from dita.call_arguments import checked_call, cuts, for_json, listed, warn_of_cuts
 from dita.clips import is_clip
 from dita.comparison_journal import Journal
 from dita.fitting import with_store
@@ -260,7 +260,7 @@ def compare(
     `OSError` where there is no room to write; what was drawn until then is kept.
     """
     chosen = _with_plain_first([as_method(method) for method in methods])
-    prompts = tuple(prompts)
+    prompts = tuple(listed("prompts", prompts))
     seeds = tuple(range(seeds, seeds + len(prompts))) if isinstance(seeds, int) else tuple(seeds)
     _check(prompts, seeds, batch=batch, repeats=repeats, warmup=warmup)
     out = report.check_folder(Path(out), overwrite, resumes=True)
@@ -277,6 +277,7 @@ def compare(
 
     name = name or getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__
     arguments = checked_call(model, arguments, steps)
+    warn_of_cuts(cuts(model, enumerate(prompts), arguments))
     job = Calls(model, prompts, seeds, steps, batch, arguments, store)
     asking(model, prompts)  # refuses what is the name of no class
     _check_methods(job, chosen)

@@ -120,7 +120,6 @@ class FakePipe:
         timesteps=None,
         callback_on_step_end=None,
         extra=None,
-        **kwargs,
     ): ...
 
 
@@ -164,12 +163,24 @@ def test_scalars_of_torch_and_numpy_are_the_numbers_in_them():
         ("clean_caption", "False", "clean_caption must be true or false, got 'False'"),
         ("clean_caption", 0, "clean_caption must be true or false, got 0"),
         ("hight", 64, "FakePipe takes no 'hight'; it takes prompt, .*; did you mean 'height'?"),
-        ("kwargs", 64, "FakePipe takes no 'kwargs'"),
     ],
 )
 def test_values_that_cannot_be_meant_are_refused(name, value, message):
     with pytest.raises(ValueError, match=message):
         checked_call(FakePipe(), {name: value})
+
+
+@pytest.mark.parametrize("name", ["kwargs", "args", "guidence_scale", "mask_feature"])
+def test_a_name_that_diffusers_would_forget_is_refused(pixart, name):
+    with pytest.raises(ValueError, match=f"PixArtAlphaPipeline takes no {name!r}"):
+        checked_call(pixart, {name: 3})
+
+
+def test_a_pipeline_of_ones_own_may_take_any_name():
+    class Own:
+        def __call__(self, prompt, **arguments): ...
+
+    assert checked_call(Own(), {"mood": 3, "height": 64}) == {"mood": 3, "height": 64}
 
 
 @pytest.mark.parametrize("name", ["sigmas", "timesteps"])
@@ -440,6 +451,27 @@ def test_python_is_warned_once_of_all_prompts():
     said = cut_warnings(lambda: list(dita.generate(Reading(), [SHORT, LONG, LONGEST, LONG], seeds=(0, 1))))
     assert len(said) == 1 and "T5Tokenizer reads 12 tokens: 3 prompts are cut, the longest, '00002'" in said[0]
     assert not cut_warnings(lambda: list(dita.generate(Reading(), [SHORT])))
+
+
+def test_open_sora_does_not_say_it_again_for_each_prompt():
+    pipe = tiny_opensora.tiny_pipeline()
+    call = {"height": 32, "width": 32, "num_frames": 4, "clean_caption": False}
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        list(dita.generate(pipe, [LONGEST, LONGEST + "x"], steps=1, **call))
+    said = [str(one.message) for one in found if "tokens" in str(one.message)]
+    assert len(said) == 1 and "2 prompts are cut" in said[0]
+
+
+def test_compare_checks_the_same_before_it_draws(flux, tmp_path):
+    for prompts, call, message in (
+        ("a cat", {}, "prompts must be a list, got the one text 'a cat'"),
+        (["a cat"], {"height": 2 * flux.vae_scale_factor + 1}, "height of FluxPipeline must be a multiple of"),
+        (["a cat"], {"generator": 3}, "generator is set for every call by the job itself"),
+        (["a cat"], {"guidance_scale": math.nan}, "guidance_scale must be finite"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            dita.compare.compare(flux, ["fora:2"], prompts, out=tmp_path / "out", call=call)
 
 
 def long_items(count=6):

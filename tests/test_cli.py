@@ -434,7 +434,8 @@ def test_generate_that_is_told_to_end_keeps_what_is_made(drawing, tmp_path):
     drawing.trouble = lambda prompts: signal.raise_signal(signal.SIGTERM) if "c" in prompts else None
     prompts = [part for text in "abcd" for part in ("--prompt", text)]
     result = run("generate", *prompts, "--batch-size", 1, "--out", tmp_path / "out")
-    assert result.exit_code != 0
+    assert result.exit_code == 130
+    assert "stopped: what is made is kept, and the same command goes on" in result.stderr
     lines = (tmp_path / "out" / "manifest.jsonl").read_text().splitlines()
     assert [json.loads(line)["prompt"] for line in lines] == ["a", "b"]
     assert signal.getsignal(signal.SIGTERM) == before

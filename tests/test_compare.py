@@ -344,7 +344,7 @@ def test_the_engine_and_a_tiny_flux_go_through_a_comparison(tmp_path):
 
     pipe.encode_prompt = encode_prompt
     options = {"steps": 8, "batch": 2, "call": {"height": 32, "width": 32}, "console": Console(quiet=True)}
-    comparison = compare(pipe, ["steps:0.5", "fora:2", "toca:2:0.5", "fora:1"], "abc", out=tmp_path, **options)
+    comparison = compare(pipe, ["steps:0.5", "fora:2", "toca:2:0.5", "fora:1"], list("abc"), out=tmp_path, **options)
     by_label = {result.label: result for result in comparison.results}
     steps = {label: result.steps for label, result in by_label.items()}
     assert steps == {"plain": "8F", "steps:0.5": "4F", "fora:2": "4F+4r", "toca:2:0.5": "5F+3p", "fora:1": "8F"}

@@ -13,12 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from dita import models
-from dita.call_arguments import Cut
+from dita.call_arguments import Cut, warn_of_cuts
 from dita.generation import folder as folders
 from dita.generation.job import Item, Settings, settings_from_json
 from dita.generation.progress import Progress
 from dita.generation.runner import GIVE_UP, Failure, File, JobFailed, Load, Outcome, Worker, write_all
-from dita.generation.sampling import warn_of_cuts
 from dita.workers import cluster
 
 BLOCKS = 1000

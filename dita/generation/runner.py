@@ -15,11 +15,12 @@ from typing import Any
 
 from dita import models
 from dita.asking import asking
+from dita.call_arguments import warn_of_cuts
 from dita.generation import folder as folders
 from dita.generation.files import encoded, write_whole
 from dita.generation.job import Item, Settings, file_of
 from dita.generation.progress import Progress
-from dita.generation.sampling import Made, Sampler, warn_of_cuts
+from dita.generation.sampling import Made, Sampler
 from dita.version import __version__
 from dita.workers.processes import Processes
 

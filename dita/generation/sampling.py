@@ -6,7 +6,7 @@ import gc
 import inspect
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -18,13 +18,13 @@ from PIL import Image
 
 from dita.asking import asking, can_be_asked
 from dita.caching.attachment import attachment_of, disable, enable
-from dita.call_arguments import Cut, PromptsCutWarning, checked_call, cuts, cuts_in_words, repeated
+from dita.call_arguments import Cut, checked_call, cuts, listed, repeated, warn_of_cuts
 from dita.generation.alone import samples_alone
 from dita.generation.job import Item, items
 from dita.generation.prompts import Prompt, from_texts
 from dita.methods import FewerSteps, Method, Plain, parse
 from dita.stores import Store
-from dita.values import integer, shown
+from dita.values import integer
 
 ENGINE_FREE = (Plain, FewerSteps)  # run with nothing attached to the pipeline
 Frames = NDArray[np.uint8]
@@ -99,17 +99,10 @@ def generate(
 
 def _prompts(given: Iterable[str | Prompt]) -> list[Prompt]:
     """Prompts with ids. Raises `ValueError` for what is no list of texts or of `Prompt`s."""
-    if isinstance(given, (str, bytes, Prompt)):
-        raise ValueError(f"prompts must be a list, got one prompt {shown(given)}; put it into brackets")
-    if isinstance(given, Mapping) or not isinstance(given, Iterable):
-        raise ValueError(
-            f"prompts must be a list of texts or of dita.Prompt objects, got {shown(given)}; a file is read by"
-            " dita.generation.prompts.read"
-        )
-    listed = list(given)
-    texts = [prompt for prompt in listed if isinstance(prompt, str)]
-    own = [prompt for prompt in listed if isinstance(prompt, Prompt)]
-    if len(texts) + len(own) != len(listed) or (texts and own):
+    prompts = listed("prompts", given)
+    texts = [prompt for prompt in prompts if isinstance(prompt, str)]
+    own = [prompt for prompt in prompts if isinstance(prompt, Prompt)]
+    if len(texts) + len(own) != len(prompts) or (texts and own):
         raise ValueError("prompts must be all texts, or all dita.Prompt objects with ids")
     own = own or from_texts(texts, "prompts")
     if len({prompt.id for prompt in own}) < len(own):
@@ -119,19 +112,10 @@ def _prompts(given: Iterable[str | Prompt]) -> list[Prompt]:
 
 def _seeds(given: Sequence[int]) -> list[int]:
     """Seed indices as ints: of a tensor or an array they would draw other noise. Raises `ValueError`."""
-    if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
-        raise ValueError(f"seeds must be a list of whole numbers, such as (0, 1), got {shown(given)}")
-    seeds = [integer("a seed", seed, 0) for seed in given]
+    seeds = [integer("a seed", seed, 0) for seed in listed("seeds", given)]
     if not seeds or len(set(seeds)) < len(seeds):
         raise ValueError(f"seeds must be different numbers, at least one, got {seeds}")
     return seeds
-
-
-def warn_of_cuts(found: Sequence[Cut]) -> None:
-    """Warns once of all prompts that tokenizers cut."""
-    words = cuts_in_words(found)
-    if words is not None:
-        warnings.warn(f"{words}; what is behind has no effect there", PromptsCutWarning, stacklevel=3)
 
 
 class Sampler:
@@ -203,7 +187,7 @@ class Sampler:
     def _call(self, part: Sequence[Item]) -> list[Made]:
         generators = [torch.Generator("cpu").manual_seed(item.noise_seed) for item in part]
         started = time.perf_counter()
-        with nullcontext() if self._held else self._prepared():
+        with nullcontext() if self._held else self._prepared(), _told_already(self.pipe):
             output = self.pipe(
                 **asking(self.pipe, [item.prompt for item in part]),
                 generator=generators,
@@ -272,6 +256,19 @@ def _silenced(pipe: Any) -> Iterator[None]:
         yield
     finally:
         pipe.set_progress_bar_config(**before)
+
+
+@contextmanager
+def _told_already(pipe: Any) -> Iterator[None]:
+    """Without Open-Sora's own warning for each prompt that is cut: all have been told of at once."""
+    if not hasattr(pipe, "token_counts"):
+        yield
+        return
+    from dita.pipelines.opensora import PromptTruncatedWarning
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", PromptTruncatedWarning)
+        yield
 
 
 def _as_uint8(clip: Any) -> Frames:
