@@ -8,7 +8,7 @@ import platform
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -285,7 +285,12 @@ class Writer:
         self._waiting.append(self._thread.submit(self._write, file))
 
     def __exit__(self, *_: object) -> None:
-        self._thread.shutdown()  # also after an exception: what was made is kept
+        try:
+            wait(self._waiting)  # also after an exception: what was made is kept
+        except KeyboardInterrupt:  # in `shutdown` it would leave the thread taken for ended, and files unwritten
+            wait(self._waiting)
+            raise
+        self._thread.shutdown()
         self._manifest.close()
         for future in self._waiting:
             future.result()

@@ -199,6 +199,26 @@ def test_what_a_call_drew_is_written_though_the_job_is_interrupted_while_it_is_h
     goes_on(tmp_path / "out", reference)
 
 
+def test_what_waits_to_be_written_is_written_though_the_job_is_interrupted_while_it_waits(tmp_path, reference):
+    out = tmp_path / "out"
+
+    def before():
+        real = runner.write_whole
+
+        def interrupting(path, data):
+            if path.name == "p7-s0.png":  # all is drawn, and the job waits for the last files
+                time.sleep(0.2)
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(0.2)
+            real(path, data)
+
+        runner.write_whole = interrupting
+
+    assert child(out, StandIn(), before) == 130
+    assert len(listed(out)) == COUNT
+    assert goes_on(out, reference).made == 0
+
+
 def test_files_that_cannot_grow_further(tmp_path, reference):
     """A limit of the process on the size of files writes as much as fits, as a full disk does."""
     sizes = [len(line) + 1 for line in (reference / "manifest.jsonl").read_bytes().splitlines()]
