@@ -25,6 +25,7 @@ from dita.call_arguments import (
     from_entries,
     repeated,
 )
+from dita.compare import compare
 from dita.generation import ray_engine, runner
 from dita.generation.progress import Progress
 from dita.miniature.tokenizers import clip_tokenizer, t5_tokenizer
@@ -471,7 +472,7 @@ def test_compare_checks_the_same_before_it_draws(flux, tmp_path):
         (["a cat"], {"guidance_scale": math.nan}, "guidance_scale must be finite"),
     ):
         with pytest.raises(ValueError, match=message):
-            dita.compare.compare(flux, ["fora:2"], prompts, out=tmp_path / "out", call=call)
+            compare(flux, ["fora:2"], prompts, out=tmp_path / "out", call=call)
 
 
 def long_items(count=6):
