@@ -22,11 +22,11 @@ import numpy as np
 from PIL import Image
 
 from dita.clips import film_strip, is_clip
-from dita.generation.files import PARTIAL, remove_partial, write_whole
 from dita.generation.folder import LOCK, locked
 from dita.output_files import writing
 from dita.report import IMAGES, UNFINISHED, image_paths
 from dita.timed_calls import Call, Counted, Timing
+from dita.whole_files import PARTIAL, remove_partial, write_whole
 
 JOB, WARM_UPS = "job.json", "warm-ups.json"
 FORMAT = "dita-comparison-1"

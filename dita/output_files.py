@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 
-from dita.generation.files import PARTIAL, write_whole
+from dita.whole_files import PARTIAL, write_whole
 
 
 class CannotWriteError(OSError):

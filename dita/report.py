@@ -20,12 +20,12 @@ from PIL import Image
 from rich.table import Table
 
 from dita.clips import PREVIEW_SIDE, animation, film_strip, is_clip, light_animation
-from dita.generation.files import remove_partial
 from dita.metrics.catalogue import METRICS
 from dita.metrics.picture_sets import MANIFEST_LINES, picture_id, write_manifest
 from dita.output_files import write_file, writing
 from dita.quality_plot import METRICS as PLOTTED
 from dita.quality_plot import SERIES, quality_plot
+from dita.whole_files import remove_partial
 
 if TYPE_CHECKING:
     from dita.compare import Comparison, MethodResult, Spread

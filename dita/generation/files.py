@@ -1,18 +1,14 @@
-"""Pictures and videos as bytes, and files that are there whole or not at all."""
+"""Pictures and videos as the bytes of files."""
 
 from __future__ import annotations
 
 import io
-import os
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:  # files alone need no torch
+if TYPE_CHECKING:  # bytes alone need no torch
     from dita.generation.sampling import Frames, Made
-
-PARTIAL = ".partial"
-"""What ends the name of a file that is being written."""
 
 
 def encoded(made: Made, format: str, fps: float | None = None) -> bytes:
@@ -29,39 +25,6 @@ def encoded(made: Made, format: str, fps: float | None = None) -> bytes:
     else:
         made.picture.save(buffer, "WEBP", lossless=True, exact=True)
     return buffer.getvalue()
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Writes `data` so that `path` holds all of it or what it held before, also when the power fails."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
-    try:
-        with partial.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except BaseException:
-        partial.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Makes new names in `folder` survive a power failure, where the system can."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def remove_partial(folder: Path, *names: str) -> None:
-    """Removes what writers that were killed have left: of all files, or of those of these names."""
-    for name in names or ("",):
-        for path in folder.glob(f".{name}*{PARTIAL}"):
-            path.unlink(missing_ok=True)
 
 
 def mp4(frames: Frames, fps: float) -> bytes:

@@ -18,9 +18,9 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
-from dita.generation.files import PARTIAL, remove_partial, sync_folder, write_whole
 from dita.generation.job import Item, Key, Settings, settings_from_json
 from dita.metrics.picture_sets import MANIFEST_LINES as MANIFEST
+from dita.whole_files import PARTIAL, remove_partial, sync_folder, write_whole
 
 if sys.platform != "win32":
     import fcntl

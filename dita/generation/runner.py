@@ -17,11 +17,12 @@ from dita import models
 from dita.asking import asking
 from dita.call_arguments import warn_of_cuts
 from dita.generation import folder as folders
-from dita.generation.files import encoded, write_whole
+from dita.generation.files import encoded
 from dita.generation.job import Item, Settings, file_of
 from dita.generation.progress import Progress
 from dita.generation.sampling import Made, Sampler
 from dita.version import __version__
+from dita.whole_files import write_whole
 from dita.workers.processes import Processes
 
 ATTEMPTS = 2
