@@ -27,6 +27,7 @@ from dita.stores import Store
 
 if TYPE_CHECKING:
     from dita.caching.attachment import disable, enable, summary
+    from dita.caching.broken import BrokenNumbersError, BrokenNumbersWarning
     from dita.caching.summary import Summary
     from dita.caching.token_record import TokenRecord
     from dita.generation.prompts import Prompt
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
 __all__ = [
     "FORA",
     "PAB",
+    "BrokenNumbersError",
+    "BrokenNumbersWarning",
     "CarriedOverWarning",
     "Composition",
     "DeltaDiT",
@@ -65,6 +68,8 @@ __all__ = [
 ]
 
 _LATER = {
+    "BrokenNumbersError": "dita.caching.broken",
+    "BrokenNumbersWarning": "dita.caching.broken",
     "enable": "dita.caching.attachment",
     "disable": "dita.caching.attachment",
     "summary": "dita.caching.attachment",

@@ -510,6 +510,10 @@ def generate(
     if outcome.first_process:
         there = f", {outcome.found} were there" if outcome.found else ""
         typer.echo(f"made {outcome.made} of {len(items)}{there}: {out / 'manifest.jsonl'}")
+        if outcome.constant:
+            typer.echo(
+                f"{outcome.constant} of {outcome.made} are of one colour: see constant in the manifest", err=True
+            )
         for failure in outcome.failures[:10]:
             typer.echo(f"failed: {failure['id']} seed {failure['seed']}: {failure['error']}", err=True)
     if outcome.failures:

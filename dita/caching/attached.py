@@ -8,6 +8,7 @@ from typing import Any
 from torch import nn
 
 from dita.caching.adapters import Adapter
+from dita.caching.broken import Checks
 from dita.caching.ownership import transformer_of
 from dita.caching.summary import Summary
 from dita.footprint import Compiled
@@ -18,8 +19,11 @@ from dita.stores import Store
 class Attachment:
     """A method on one target, which it holds weakly. `last` is the summary of the last run."""
 
-    def __init__(self, method: Method, record: bool, memory_limit: int | None, store: Store | None) -> None:
+    def __init__(
+        self, method: Method, record: bool, memory_limit: int | None, store: Store | None, checks: Checks
+    ) -> None:
         self.method = method
+        self.checks = checks
         self.record = record
         self.memory_limit = memory_limit
         self.store = store

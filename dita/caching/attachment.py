@@ -11,6 +11,7 @@ from torch import nn
 from dita.caching import pipeline_attachment, second_cache, transformer_attachment
 from dita.caching.adapters import UnsupportedModelError, adapter_for
 from dita.caching.attached import Attachment
+from dita.caching.broken import Checks, OnNan
 from dita.caching.ownership import known, transformer_of
 from dita.caching.pipeline_attachment import PipelineAttachment
 from dita.caching.summary import Summary
@@ -35,6 +36,8 @@ def enable(
     memory_limit: int | None = None,
     store: Store | None = None,
     guided_halves: bool = False,
+    on_nan: OnNan = "raise",
+    guard: float | None = None,
 ) -> Target:
     """Accelerates `target`, in place, until `disable`. Enabling again replaces the method.
 
@@ -56,6 +59,12 @@ def enable(
             prompts and one under the null prompt, as the pipelines of PixArt, DiT and Open-Sora put them together.
             Their halves then compute the same tokens, and T-GATE ends their guidance. Without it, each row of a call is
             a sample of its own. A pipeline tells by its class and its arguments.
+        on_nan: what is done where a transformer call, the final latents or the decoded picture holds NaN or infinity:
+            `"raise"` a `BrokenNumbersError` that names the step and, where it can be told, the module; `"warn"` once a
+            run, and go on. `summary(...).broken` has the steps. On CUDA a step is known some steps later.
+        guard: a bound for cached steps: where the transformer's output is farther from that of the last full step than
+            this share of its length (0.3: |now - full| > 0.3 |full|, of any sample), the step is computed in full, and
+            those that follow go on from it. `summary(...).guarded` has the steps. Waits for the device in cached steps.
 
     Returns the target. Raises `UnsupportedModelError` for a family without an adapter, `ForeignHookError` if another
     cache or an unknown hook is on the transformer, `ValueError` for bad arguments, and where dita is enabled on a
@@ -65,6 +74,7 @@ def enable(
     record = switch("record", record)
     memory_limit = None if memory_limit is None else whole("memory_limit", memory_limit)
     timesteps = None if timesteps is None else _checked_timesteps(timesteps)
+    checks = Checks(on_nan, guard)
     if memory_limit is not None and memory_limit < 0:
         raise ValueError(f"memory_limit must be at least 0 bytes, got {memory_limit}")
     if store is not None and not isinstance(store, Store):
@@ -90,7 +100,7 @@ def enable(
                 "steps and calls_per_step are for bare transformers, and so are timesteps; a pipeline's scheduler tells"
                 " them"
             )
-        attachment = PipelineAttachment(target, method, record, memory_limit, store)
+        attachment = PipelineAttachment(target, method, record, memory_limit, store, checks)
     else:
         if steps is None:
             raise ValueError(
@@ -103,7 +113,7 @@ def enable(
         if timesteps is not None and len(timesteps) != steps:
             raise ValueError(f"timesteps must be one for each of the {steps} steps, got {len(timesteps)}")
         attachment = TransformerAttachment(
-            target, method, record, memory_limit, store, steps, calls_per_step, timesteps, guided_halves
+            target, method, record, memory_limit, store, checks, steps, calls_per_step, timesteps, guided_halves
         )
     attachment.attach()
     if earlier is not None:

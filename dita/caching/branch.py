@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 
 import torch
@@ -77,6 +78,15 @@ class Branch:
         if step >= len(self.plan.steps) or (self.fresh and self.plan.kinds[step] is not Kind.FULL):
             return self.full
         return self.plan.steps[step]
+
+    def make_full(self, step: int) -> None:
+        """Changes the plan so that `step` computes everything, both halves of guidance too."""
+        plan = self.plan
+        self.joined = False
+        if step < len(plan.steps):
+            steps = (*plan.steps[:step], self.full, *plan.steps[step + 1 :])
+            skips = {other: span for other, span in plan.skips.items() if other != step}
+            self.plan = dataclasses.replace(plan, steps=steps, skips=skips)
 
     def coming(self, step: int, site: Site) -> tuple[int, ...]:
         """Tokens that the site computes in the cached steps behind `step`, up to its next full one."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 import weakref
 from collections.abc import Callable
+from contextvars import ContextVar
 from typing import Any
 
 import torch
@@ -15,6 +17,10 @@ Before = Callable[[tuple[Any, ...], dict[str, Any]], dict[str, Any] | None]
 """(args, kwargs) of a call -> the keyword arguments that it shall have instead, None to leave it."""
 After = Callable[[Any], Any]
 """The output of a call -> what shall stand for it, None for itself; told None where the call raised."""
+Again = Callable[[], Any]
+"""Repeats a call as it was given, with nothing around it."""
+
+_AGAIN: ContextVar[Again | None] = ContextVar("again", default=None)
 
 _CLASSES: dict[type[nn.Module], type[nn.Module]] = {}
 _SURROUNDING: weakref.WeakKeyDictionary[nn.Module, tuple[Surrounded, ...]] = weakref.WeakKeyDictionary()
@@ -81,6 +87,7 @@ class _Hook:
 class _HookBefore(_Hook):
     def __call__(self, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         surrounded = self.surrounded(model)
+        _AGAIN.set(functools.partial(model.forward, *args, **kwargs))
         changed = None if surrounded is None else surrounded.before(args, kwargs)
         return None if changed is None else ((), changed)
 
@@ -88,7 +95,10 @@ class _HookBefore(_Hook):
 class _HookAfter(_Hook):
     def __call__(self, model: nn.Module, _: tuple[Any, ...], output: Any) -> Any:
         surrounded = self.surrounded(model)
-        return None if surrounded is None else surrounded.after(output)
+        try:
+            return None if surrounded is None else surrounded.after(output)
+        finally:
+            _AGAIN.set(None)
 
 
 def _calling_class(base: type[nn.Module]) -> type[nn.Module]:
@@ -112,6 +122,7 @@ def _calling_class(base: type[nn.Module]) -> type[nn.Module]:
 def _surrounded_call(
     surrounding: tuple[Surrounded, ...], call: Any, model: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Any:
+    given = functools.partial(call, model, *args, **kwargs)
     entered: list[Surrounded] = []
     output = None
     try:
@@ -125,7 +136,16 @@ def _surrounded_call(
         if output is None:
             for one in entered:
                 one.after(None)
-    for one in surrounding:
-        changed = one.after(output)
-        output = output if changed is None else changed
+    token = _AGAIN.set(given)
+    try:
+        for one in surrounding:
+            changed = one.after(output)
+            output = output if changed is None else changed
+    finally:
+        _AGAIN.reset(token)
     return output
+
+
+def repeats() -> Again | None:
+    """Within `after`, what repeats the call that it is of."""
+    return _AGAIN.get()

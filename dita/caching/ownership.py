@@ -183,10 +183,11 @@ class Transformer:
             raise
 
     def _after(self, output: Any) -> Any:
-        call = self._open.pop()
+        call = self._open[-1]
         try:
             return None if call.owner is None else call.owner.after(output)
         finally:
+            self._open.pop()  # not before: what wraps the transformer may be called again meanwhile
             if call.owner is not None:
                 call.owner.rest()
             inside = self._inside()

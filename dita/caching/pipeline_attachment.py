@@ -15,7 +15,9 @@ from torch import nn
 from dita.caching import second_cache
 from dita.caching.adapters import Adapter
 from dita.caching.attached import Attachment, compiled, named
-from dita.caching.caller import Caller
+from dita.caching.broken import Checks, Made, watching
+from dita.caching.caller import Caller, Whose, whose_call
+from dita.caching.calls import repeats
 from dita.caching.evaluations import Evaluations, check_one_step
 from dita.caching.guidance import parts_of_pipeline
 from dita.caching.ownership import Transformer, known_or_new, transformer_of
@@ -45,8 +47,9 @@ class PipelineAttachment(Attachment):
         record: bool = False,
         memory_limit: int | None = None,
         store: Store | None = None,
+        checks: Checks | None = None,
     ) -> None:
-        super().__init__(method, record, memory_limit, store)
+        super().__init__(method, record, memory_limit, store, checks or Checks())
         self._pipe = weakref.ref(pipe)
         self._transformer: Transformer | None = None
         self._user = object()
@@ -103,19 +106,21 @@ class PipelineAttachment(Attachment):
         respaced, evaluations = _respaced(pipe, self.method, bound)
         outer, transformer = self._take(pipe)
         caller = Caller(pipe, sys._getframe(), _callbacks(bound))
-        sampling = Sampling(self, pipe, outer, transformer, caller, evaluations, bound)
-        self._sampling = sampling
-        transformer.calls.append(sampling)
-        try:
-            with followed(pipe.scheduler, caller, sampling.advance, evaluations.set_timesteps):
-                if respaced is not None:
-                    return stock_call(pipe, **respaced)
-                return stock_call(pipe, *args, **kwargs)
-        finally:
-            self._sampling = None
-            transformer.calls.remove(sampling)
-            caller.close()
-            sampling.end()
+        with watching(pipe, lambda: whose_call(caller) is not Whose.FOREIGN) as made:
+            sampling = Sampling(self, pipe, outer, transformer, caller, evaluations, bound, made)
+            self._sampling = sampling
+            transformer.calls.append(sampling)
+            try:
+                with followed(pipe.scheduler, caller, sampling.advance, evaluations.set_timesteps):
+                    stock = functools.partial(stock_call, pipe)
+                    output = stock(*args, **kwargs) if respaced is None else stock(**respaced)
+                sampling.check()
+                return output
+            finally:
+                self._sampling = None
+                transformer.calls.remove(sampling)
+                caller.close()
+                sampling.end()
 
 
 class Sampling:
@@ -130,8 +135,10 @@ class Sampling:
         caller: Caller,
         evaluations: Evaluations,
         bound: inspect.BoundArguments,
+        made: Made,
     ) -> None:
         self.caller = caller
+        self._made = made
         self._attachment = attachment
         self._pipe = pipe
         self._outer = outer
@@ -151,6 +158,7 @@ class Sampling:
             return None
         model, adapter = transformer_of(self._outer), self._transformer.adapter
         if self._run is not None and self._run.step >= self._run.steps:  # one call samples clip after clip, say
+            self._run.settle()
             self._finish()
         if self._run is None:
             self._sites = second_cache.sites(model, adapter)
@@ -162,7 +170,7 @@ class Sampling:
         return self._run.before_call(named(model, args, kwargs))
 
     def after(self, output: Any) -> Any:
-        return None if output is None or self._run is None else self._run.after_call(output)
+        return None if output is None or self._run is None else self._run.after_call(output, repeats())
 
     def make_way(self) -> None:
         if self._run is not None:
@@ -174,10 +182,19 @@ class Sampling:
         if self._run is not None:
             self._run.resume()
 
-    def advance(self) -> None:
-        """The scheduler took a step."""
+    def advance(self, out: Any) -> None:
+        """The scheduler took a step, which returned `out`."""
+        self._made.stepped(out)
         if self._run is not None:
             self._run.advance()
+
+    def check(self) -> None:
+        """Complains of numbers that broke, where that was not done yet."""
+        if self._run is not None:
+            self._run.settle()
+        said = self._earlier is not None and self._earlier.broken
+        if not said and (self._run is None or not self._run.summary.broken):
+            self._made.check(self._attachment.checks)
 
     def end(self) -> None:
         """Ends the run; the rest of the pipeline's call is plain."""
@@ -200,6 +217,7 @@ class Sampling:
             store=self._attachment.store,
             calls=self._calls,
             compiled=compiled(self._outer, adapter),
+            checks=self._attachment.checks,
         )
 
     def _finish(self) -> None:

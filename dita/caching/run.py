@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -15,11 +15,14 @@ from dita.caching import cuda_graphs
 from dita.caching.adapters import Adapter
 from dita.caching.attention import check_backend
 from dita.caching.branch import Branch
+from dita.caching.broken import Checks, Outputs, first_broken, is_broken
+from dita.caching.calls import Again
 from dita.caching.clock import Clock
 from dita.caching.compiled_blocks import around_calls
 from dita.caching.context_parallel import Divided, Ranks, ranks_of_model
 from dita.caching.cuda_graphs import Rescue
 from dita.caching.forecast import Stored, as_weights
+from dita.caching.guard import Guard
 from dita.caching.guidance import APART, Parts, PartsOfRows, first_half, twice
 from dita.caching.keeping import Keeper
 from dita.caching.offload import expect
@@ -50,7 +53,7 @@ class Run:
     take are bounded by `memory_limit`, or by the memory that is free. `parts`: what guidance makes of a call's rows;
     without it, each is a sample of its own. `timesteps`: of the steps, where they are known. `store`: how features are
     kept. `calls`: transformer calls of a step, which share what the store may hold. `compiled`: what runs as compiled
-    graphs.
+    graphs. `checks`: what is looked at in the numbers.
     """
 
     def __init__(
@@ -68,8 +71,10 @@ class Run:
         store: Store | None = None,
         calls: int = 1,
         compiled: Compiled = Compiled.NOTHING,
+        checks: Checks | None = None,
     ) -> None:
         self.store = store or Store()
+        self.checks = checks or Checks()
         self.calls = calls
         self.adapter = adapter
         self.model = model
@@ -99,6 +104,9 @@ class Run:
         blocks = (block for _, _, block in self._blocks)
         self._around = around_calls(blocks) if compiled is Compiled.BLOCKS else []
         self._rescue: Rescue | None = None
+        self._outputs = Outputs()
+        self._guard = None if self.checks.guard is None else Guard(self.checks.guard)
+        self._inputs: dict[str, Any] = {}
 
     # ------------------------------------------------------------------------------------------ one transformer call
 
@@ -119,12 +127,12 @@ class Run:
         if branch.seen != seen or branch.said != self._said_parts(inputs) or missed:
             branch = self.branches[self.call] = self._new_branch(seen, inputs)
         branch.last = self.step
+        if self._guard is not None and (self._guard.bound == 0 or self.step in self.summary.guarded):
+            self._make_full(branch)
         self._join_halves(branch)
-        branch.settled.clear()
-        self._instruct(branch, branch.actions(self.step))
-        self._instruct_steady(branch, self.adapter.steady_inputs(inputs))
-        branch.modulations.begin(self.step, partial(self._foreseen, branch, inputs))
+        self._prepare(branch, inputs)
         self.summary.shape, self.summary.plan = self.branches[0].shape, self.branches[0].plan
+        self._inputs = inputs
         latents = self.adapter.tokens_in(inputs)
         if cuda_graphs.may_own_outputs(latents.device, self._in_graphs):
             self._rescue = self._rescue or Rescue()
@@ -133,17 +141,28 @@ class Run:
         self._clock.start(latents.device)
         return first_half(inputs, len(latents)) if branch.joined else None
 
-    def after_call(self, output: Any = None) -> Any:
+    def after_call(self, output: Any = None, again: Again | None = None) -> Any:
         """Logs the call and, where sites were full, selects the tokens of the cached steps that follow there.
 
-        Returns what shall stand for the call's `output`, None for itself.
+        `again` repeats the call as it was given, in front of what `before_call` made of it, with nothing around it.
+        Returns what shall stand for the call's `output`, None for itself. Raises `BrokenNumbersError` where the checks
+        say so.
         """
-        branch = self.branches[self.call]
+        branch, inputs, self._inputs = self.branches[self.call], self._inputs, {}
+        replaced = twice(output) if branch.joined else None
+        tried = 0.0
+        if self._departs(branch, output if replaced is None else replaced) and again is not None:
+            tried = branch.plan.step_flops(branch.actions(self.step)) * (0.5 if branch.joined else 1.0)
+            self._make_full(branch)
+            self._prepare(branch, inputs)
+            replaced = again()
         if self._rescue is not None:
             branch.rescue(self._rescue)
         actions = branch.actions(self.step)
         kind = step_kind(actions)
-        self.summary.executed.append(self._executed(branch, actions, kind))
+        self.summary.executed.append(self._executed(branch, actions, kind, tried))
+        if output is not None:
+            self._check(branch, inputs, output if replaced is None else replaced, kind)
         if self.recorder is not None and self.call == 0:
             self._record(self.recorder, branch, actions)
         some_full = any(action.kind is Kind.FULL for action in actions.values())
@@ -156,8 +175,9 @@ class Run:
         self._forget_matchings(branch)
         if not branch.plan.keeps_steady(self.step):
             branch.steady.forget()
-        first_cached = branch.plan.foresees and self.step == branch.plan.cached_steps[0]
-        if branch.plan.foresees and self.step >= branch.plan.cached_steps[-1]:
+        foreseen = branch.plan.cached_steps if branch.plan.foresees else ()
+        first_cached = self.step in foreseen[:1]
+        if branch.plan.foresees and not any(step > self.step for step in foreseen[-1:]):
             branch.modulations.forget()
         if kind is Kind.FULL:
             branch.fresh = False
@@ -167,7 +187,72 @@ class Run:
         if self.step == self.steps - 1:  # what may be the run's last call: nothing is used again
             branch.forget()
         self.call += 1
-        return twice(output) if branch.joined else None
+        return replaced
+
+    def _prepare(self, branch: Branch, inputs: dict[str, Any]) -> None:
+        """Tells everything that takes part in a call what to do in it."""
+        branch.settled.clear()
+        self._instruct(branch, branch.actions(self.step))
+        self._instruct_steady(branch, self.adapter.steady_inputs(inputs))
+        branch.modulations.begin(self.step, partial(self._foreseen, branch, inputs))
+
+    def _make_full(self, branch: Branch) -> None:
+        """Has the present step computed in full where the plan has it cached. Later steps go on from it."""
+        if step_kind(branch.actions(self.step)) is Kind.FULL and not branch.joined:
+            return
+        branch.make_full(self.step)
+        self.summary.guarded = tuple(sorted({*self.summary.guarded, self.step}))
+
+    def _departs(self, branch: Branch, output: Any) -> bool:
+        """Whether a cached step's output is too far from the last full one's."""
+        if self._guard is None or output is None:
+            return False
+        cached = step_kind(branch.actions(self.step)) is not Kind.FULL or branch.joined
+        return cached and not self._guard.accepts(branch, output)
+
+    def _check(self, branch: Branch, inputs: dict[str, Any], output: Any, kind: Kind) -> None:
+        """Looks for broken numbers in the output of a call, and complains of those that are known by now."""
+        if self._guard is not None and kind is Kind.FULL:
+            self._guard.keep(branch, output)
+        for step, call in self._outputs.note(self.step, self.call, output):
+            now = (step, call) == (self.step, self.call)
+            self._complain(step, partial(self._where_broken, branch, inputs, kind) if now else None)
+
+    def _complain(self, step: int, locate: Callable[[], str] | None = None) -> None:
+        """Says, of the first step that is found to be broken, where."""
+        first = not self.summary.broken
+        self.summary.broken = tuple(sorted({*self.summary.broken, step}))
+        if not first:
+            return
+        where = "" if locate is None else locate()
+        self.checks.complain(
+            f"the transformer ({type(self.model).__name__}) put out NaN or infinity at step {step} of {self.steps},"
+            f" counted from 0{where}; on_nan='warn' goes on"
+        )
+
+    def _where_broken(self, branch: Branch, inputs: dict[str, Any], kind: Kind) -> str:
+        """What a message says of where numbers broke: the plain call tells where it can be made once more."""
+        if self.checks.on_nan == "raise" and self.compiled is Compiled.NOTHING and ranks_of_model(self.model) is None:
+            self._bind([BlockState(self.adapter.modules(stack)) for stack, _, _ in self._blocks])
+            self._bound = None
+            found = first_broken(self.model, inputs)
+            if found is not None:
+                return f", first in {found}"
+            if kind is not Kind.FULL:
+                return (
+                    f": computed in full this call has none, so they come of what {self.whole_method.label()} keeps and"
+                    " continues"
+                )
+        for (stack, layer, _), state in zip(self._blocks, branch.states, strict=True):
+            for module, slot in state.slots.items():
+                if any(is_broken(tensor) for tensor in slot.tensors()):
+                    return f", first in what is stored of {Site(stack, layer, module)}"
+        return ""
+
+    def settle(self) -> None:
+        """Waits for what is not known yet of the numbers of a run that has ended, and complains of it."""
+        for step, _ in self._outputs.settle():
+            self._complain(step)
 
     def resized(self, inputs: dict[str, Any]) -> bool:
         """Whether the coming call has another size than the same call of the earlier steps; half the rows, or twice as
@@ -215,6 +300,9 @@ class Run:
         for around in self._around:
             around.remove()
         self._clock.settle(self.summary.executed)
+        late = (step for step, _ in self._outputs.settle())  # of a run that ends by an exception
+        self.summary.broken = tuple(sorted({*self.summary.broken, *late}))
+        self._inputs = {}
         self._bind(self._idle)
         self.branches.clear()
         self._bound = None
@@ -230,7 +318,7 @@ class Run:
 
     def _new_branch(self, seen: Shape, inputs: dict[str, Any]) -> Branch:
         latents = self.adapter.tokens_in(inputs)
-        if not bool(torch.isfinite(latents).all()):
+        if self.checks.on_nan == "raise" and not bool(torch.isfinite(latents).all()):
             raise ValueError(
                 f"the latents at step {self.step} hold {int((~torch.isfinite(latents)).sum())} values that are NaN or"
                 " infinite; check the pipeline's dtype and the latents that were passed in"
@@ -309,7 +397,8 @@ class Run:
     def _join_halves(self, branch: Branch) -> None:
         """At the end of guidance: what was stored of both halves becomes that of their mean."""
         joined = branch.plan.joined
-        if joined is None or self.step < joined or branch.joined or branch.fresh:
+        full = step_kind(branch.actions(self.step)) is Kind.FULL  # only a guarded step is, once guidance has ended
+        if joined is None or self.step < joined or branch.joined or branch.fresh or full:
             return
         branch.joined = True
         for state in branch.states:
@@ -565,7 +654,8 @@ class Run:
             for state in branch.states:
                 state.probe.scores = None
 
-    def _executed(self, branch: Branch, actions: Step, kind: Kind) -> Executed:
+    def _executed(self, branch: Branch, actions: Step, kind: Kind, tried: float = 0.0) -> Executed:
+        """What a call did; `tried` are FLOPs of a cached call that the guard has thrown away."""
         shape, selecting = branch.shape, [site for site in actions if branch.shape.selects(site.module)]
         score = str(getattr(self.method, "score", None))
         planned = self.step < len(branch.plan.steps) and self._selecting_branch(branch) is branch
@@ -584,7 +674,7 @@ class Run:
             branch=self.call,
             kind=kind,
             seconds=self._clock.stop(),
-            flops=branch.plan.step_flops(actions) * (0.5 if branch.joined else 1.0),
+            flops=branch.plan.step_flops(actions) * (0.5 if branch.joined else 1.0) + tried,
             plain_flops=branch.plan.step_flops(branch.full),
             score_flops=scoring,
             tokens=sum(actions[site].tokens for site in selecting),

@@ -10,7 +10,8 @@ from typing import Any
 from dita.caching.caller import Caller, Whose, whose_call
 from dita.caching.stand_in import stand_in, stock_class
 
-Advance = Callable[[], None]
+Advance = Callable[[Any], None]
+"""Takes what the step returned."""
 SetTimesteps = Callable[..., Any]
 """Takes the scheduler's own `set_timesteps`, and the arguments that it is called with."""
 
@@ -58,7 +59,7 @@ def _step(scheduler: Any, step: Callable[..., Any], *args: Any, **kwargs: Any) -
         raise _in_use(scheduler)
     out = step(*args, **kwargs)
     if whose is Whose.OWN and advance is not None:
-        advance()
+        advance(out)
     return out
 
 

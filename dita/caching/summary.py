@@ -10,6 +10,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
+from dita.caching.broken import steps_text
 from dita.caching.token_record import TokenRecord
 from dita.methods import Method
 from dita.plan import LETTERS, Plan
@@ -58,6 +59,9 @@ class Summary:
         store: how features were kept.
         dropped: sites that were computed in full to stay below the store's `max_cache_bytes`.
         repeats: steps of the plain pipeline for each step taken (2.0 for half of the steps).
+        guarded: the steps that the drift guard had computed in full, where the plan had them cached; their FLOPs and
+            seconds hold those of the cached call that was thrown away.
+        broken: the steps in which the transformer put out NaN or infinity.
         tokens: with `record=True`, which tokens were computed at each step and site, and which merged.
     """
 
@@ -70,10 +74,15 @@ class Summary:
     repeats: float = 1.0
     tokens: TokenRecord | None = None
     plan: Plan | None = None
+    guarded: tuple[int, ...] = ()
+    broken: tuple[int, ...] = ()
 
     def after(self, earlier: Summary | None) -> Summary:
         """Both as one: what a call executed that samples several times. `tokens` and `plan` are of the last time."""
         if earlier is not None:
+            taken = earlier.steps
+            self.guarded = (*earlier.guarded, *(taken + step for step in self.guarded))
+            self.broken = (*earlier.broken, *(taken + step for step in self.broken))
             self.executed = earlier.executed + self.executed
             self.cache_bytes = max(self.cache_bytes, earlier.cache_bytes)
             self.dropped = max(self.dropped, earlier.dropped)
@@ -142,6 +151,11 @@ class Summary:
             f"  steps             {''.join(LETTERS[kind] for kind in self.kinds)}",
             f"  tokens computed   {self.token_share:.1%} of those that could be selected, on cached steps",
         ]
+        if self.guarded:
+            count = len(self.guarded)
+            lines.append(f"  guarded           {count} cached by plan, computed in full: {steps_text(self.guarded)}")
+        if self.broken:
+            lines.append(f"  BROKEN NUMBERS    NaN or infinity put out in {steps_text(self.broken)}")
         if self.flops:
             lines.append(
                 f"  FLOPs             {self.flops / 1e12:.4g} T (plain {self.plain_flops / 1e12:.4g} T, ratio"

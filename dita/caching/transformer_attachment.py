@@ -12,7 +12,9 @@ from torch import nn
 
 from dita.caching import second_cache
 from dita.caching.attached import Attachment, compiled, named
+from dita.caching.broken import Checks
 from dita.caching.caller import innermost_pipeline_call
+from dita.caching.calls import repeats
 from dita.caching.guidance import Parts
 from dita.caching.ownership import Transformer, known_or_new, transformer_of
 from dita.caching.run import Run
@@ -42,12 +44,13 @@ class TransformerAttachment(Attachment):
         record: bool,
         memory_limit: int | None,
         store: Store | None,
+        checks: Checks,
         steps: int,
         calls_per_step: int,
         timesteps: Sequence[float] | None = None,
         guided_halves: bool = False,
     ) -> None:
-        super().__init__(method, record, memory_limit, store)
+        super().__init__(method, record, memory_limit, store, checks)
         self.guided_halves = guided_halves
         self._outer = weakref.ref(model)
         self.steps = method.run_steps(steps)
@@ -145,6 +148,7 @@ class TransformerAttachment(Attachment):
                     store=self.store,
                     calls=self.calls_per_step,
                     compiled=compiled(outer, adapter),
+                    checks=self.checks,
                 )
             return self.run.before_call(inputs)
         except BaseException:
@@ -157,9 +161,13 @@ class TransformerAttachment(Attachment):
         if output is None:  # the forward raised
             self._finish()
             return None
-        changed = self.run.after_call(output)
-        if self.run.call == self.calls_per_step:
-            self._advance()
+        try:
+            changed = self.run.after_call(output, repeats())
+            if self.run.call == self.calls_per_step:
+                self._advance()
+        except BaseException:
+            self._finish()
+            raise
         return changed
 
     def settle(self) -> None:
@@ -181,6 +189,7 @@ class TransformerAttachment(Attachment):
         assert self.run is not None
         self.run.advance()
         if self.run.step == self.steps:
+            self.run.settle()
             self._finish()
 
     def _finish(self) -> None:

@@ -79,6 +79,7 @@ class Actor:
                     "data": file.data if file else b"",
                     "seconds": file.seconds if file else 0.0,
                     "sha256": file.sha256 if file else "",
+                    "constant": file.constant if file else False,
                     "revision": str(self._worker.settings.revision),
                     "cuts": cuts,
                 }
@@ -127,7 +128,7 @@ def _results(rows: Iterable[dict[str, Any]]) -> tuple[str, Iterator[File | Failu
                 yield item, row["error"]
             else:
                 succeeded = True
-                yield File(item, row["data"], row["seconds"], row["sha256"])
+                yield File(item, row["data"], row["seconds"], row["sha256"], row["constant"])
             row = next(source, None)
         warn_of_cuts(sorted(cuts, key=astuple))
 

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from dita import models
 from dita.asking import asking
 from dita.call_arguments import warn_of_cuts
@@ -21,6 +23,7 @@ from dita.generation.files import encoded
 from dita.generation.job import Item, Settings, file_of
 from dita.generation.progress import Progress
 from dita.generation.sampling import Made, Sampler
+from dita.metrics.images import is_constant
 from dita.version import __version__
 from dita.whole_files import write_whole
 from dita.workers.processes import Processes
@@ -41,7 +44,8 @@ class JobFailed(RuntimeError):
 
 @dataclass
 class Outcome:
-    """What became of a job: numbers of items `made` now and `found` already there, and the `failures`.
+    """What became of a job: numbers of items `made` now and `found` already there, and the `failures`; and how many of
+    those made are `constant`, of one colour.
 
     `first_process` is whether this process is to tell about it.
     """
@@ -50,21 +54,25 @@ class Outcome:
     found: int = 0
     failures: list[dict[str, Any]] = field(default_factory=list)
     first_process: bool = True
+    constant: int = 0
 
     def joined(self, other: Outcome) -> Outcome:
         """Both together; `found` is the same for all workers."""
         failures = self.failures + other.failures
-        return Outcome(self.made + other.made, max(self.found, other.found), failures, self.first_process)
+        found, constant = max(self.found, other.found), self.constant + other.constant
+        return Outcome(self.made + other.made, found, failures, self.first_process, constant)
 
 
 @dataclass(frozen=True)
 class File:
-    """An encoded item, with what the manifest says about it and the settings do not."""
+    """An encoded item, with what the manifest says about it and the settings do not: `constant` is a picture, or a
+    video, of one colour."""
 
     item: Item
     data: bytes
     seconds: float
     sha256: str
+    constant: bool = False
 
 
 Failure = tuple[Item, str]
@@ -156,6 +164,7 @@ def write_all(
                     else:
                         writer.put(result)
                         outcome.made += 1
+                        outcome.constant += result.constant
                         progress.advance(made=1)
             except KeyboardInterrupt:
                 for file in rest():
@@ -252,7 +261,8 @@ class Worker:
 
     def _file(self, made: Made) -> File:
         data = encoded(made, self.settings.format, self.settings.fps)
-        return File(made.item, data, made.seconds, hashlib.sha256(data).hexdigest())
+        pixels = np.asarray(made.frames if made.picture is None else made.picture.convert("RGB"))
+        return File(made.item, data, made.seconds, hashlib.sha256(data).hexdigest(), is_constant(pixels))
 
 
 class Writer:
@@ -308,6 +318,7 @@ class Writer:
             "sha256": file.sha256,
             "bytes": len(file.data),
             "seconds": round(file.seconds, 4),
+            **({"constant": True} if file.constant else {}),
             **self._facts,
         }
         self._manifest.append([entry])

@@ -18,6 +18,9 @@ from PIL import Image
 
 from dita.asking import asking, can_be_asked
 from dita.caching.attachment import attachment_of, disable, enable
+from dita.caching.broken import BrokenNumbersError, watching
+from dita.caching.broken import Made as Seen
+from dita.caching.evaluations import check_one_step
 from dita.call_arguments import Cut, checked_call, cuts, listed, repeated, warn_of_cuts
 from dita.generation.alone import samples_alone
 from dita.generation.job import Item, items
@@ -84,7 +87,9 @@ def generate(
         say: told, in words, what a user should know.
         call: more arguments of the pipeline call, such as `height`.
 
-    Raises `ValueError` for bad arguments before anything is made, and `OutOfMemory` where one item does not fit.
+    Raises `ValueError` for bad arguments before anything is made, `OutOfMemory` where one item does not fit, and
+    `BrokenNumbersError` where a picture would be made of NaN or infinity; not where `method` is None and
+    `on_nan="warn"` is enabled on `pipe`.
     Warns with `dita.call_arguments.PromptsCutWarning` where a tokenizer cuts prompts.
     """
     own = _prompts(prompts)
@@ -149,6 +154,7 @@ class Sampler:
             steps = self.method.run_steps(steps)
         self.arguments = checked_call(pipe, call or {}, steps)
         if steps is not None:
+            check_one_step(pipe, steps, self.method.label() if isinstance(self.method, FewerSteps) else "")
             self.arguments["num_inference_steps"] = steps
         self.video = is_video(pipe)
         self.size = 1 if self.video else batch_size
@@ -157,7 +163,8 @@ class Sampler:
         self._held = False
 
     def __call__(self, some: Sequence[Item]) -> Iterator[Made]:
-        """Makes `some`, in their order. Raises whatever the pipeline raises, and `OutOfMemory`."""
+        """Makes `some`, in their order. Raises whatever the pipeline raises, `OutOfMemory`, and
+        `BrokenNumbersError` where a picture would be made of NaN or infinity."""
         for made in self.calls(some):
             yield from made
 
@@ -187,7 +194,7 @@ class Sampler:
     def _call(self, part: Sequence[Item]) -> list[Made]:
         generators = [torch.Generator("cpu").manual_seed(item.noise_seed) for item in part]
         started = time.perf_counter()
-        with nullcontext() if self._held else self._prepared(), _told_already(self.pipe):
+        with nullcontext() if self._held else self._prepared(), _told_already(self.pipe), watching(self.pipe) as seen:
             output = self.pipe(
                 **asking(self.pipe, [item.prompt for item in part]),
                 generator=generators,
@@ -195,6 +202,7 @@ class Sampler:
                 **{name: repeated(name, value, len(part)) for name, value in self.arguments.items()},
             )
         seconds = (time.perf_counter() - started) / len(part)  # pictures are on the CPU: nothing is outstanding
+        self._check(part, seen, output)
         if self.video:
             return [Made(item, seconds, frames=_as_uint8(clip)) for item, clip in zip(part, output.frames, strict=True)]
         return [Made(item, seconds, picture=image) for item, image in zip(part, output.images, strict=True)]
@@ -202,6 +210,19 @@ class Sampler:
     def cuts(self, prompts: Iterable[tuple[str, str]]) -> list[Cut]:
         """Of prompts, given as (id, text), those that the pipeline's tokenizers cut."""
         return cuts(self.pipe, prompts, self.arguments)
+
+    def _check(self, part: Sequence[Item], seen: Seen, output: Any) -> None:
+        """Raises `BrokenNumbersError` for what would be black pictures, unless the pipeline was told to go on."""
+        attachment = None if self.method is not None else attachment_of(self.pipe)
+        if attachment is not None and attachment.checks.on_nan == "warn":
+            return
+        flags = seen.broken(len(part))
+        if self.video:
+            flags = [one or not np.isfinite(clip).all() for one, clip in zip(flags, output.frames, strict=True)]
+        broken = [item.id for item, one in zip(part, flags, strict=True) if one]
+        if broken:
+            names = ", ".join(map(repr, broken))
+            raise BrokenNumbersError(f"the latents or the decoded picture of {names} hold NaN or infinity")
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -244,7 +265,15 @@ def _enabled(pipe: Any, method: Method | None, store: Store | None) -> Iterator[
     finally:
         disable(pipe)
         if earlier is not None:
-            enable(pipe, earlier.method, record=earlier.record, memory_limit=earlier.memory_limit, store=earlier.store)
+            enable(
+                pipe,
+                earlier.method,
+                record=earlier.record,
+                memory_limit=earlier.memory_limit,
+                store=earlier.store,
+                on_nan=earlier.checks.on_nan,
+                guard=earlier.checks.guard,
+            )
 
 
 @contextmanager

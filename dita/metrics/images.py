@@ -37,6 +37,12 @@ class UnusablePicture(ValueError):
     """A file that cannot be compared as it is; the message names it and says what to do."""
 
 
+def is_constant(picture: Picture) -> bool:
+    """Whether a picture (H, W, C), or all of a clip (T, H, W, C), is of one colour, as what was made of NaN is."""
+    pixels = picture.reshape(-1, picture.shape[-1])
+    return bool(len(pixels)) and bool((pixels == pixels[0]).all())
+
+
 def read(path: str | os.PathLike[str]) -> Picture:
     """The picture in a file as uint8 (H, W, 3), the right way up where its EXIF data say how the camera was held.
 

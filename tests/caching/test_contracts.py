@@ -22,6 +22,7 @@ from dita.caching.class_swap import ForeignHookError
 from dita.methods import SCORES
 from dita.shapes import Kind
 from tests import tiny_dit, tiny_flux, tiny_opensora, tiny_pixart
+from tests.caching.test_broken import break_from, last_layer
 from tests.for_family import method_for
 from tests.plans import on_a_cpu
 from tests.sampling_loop import sample
@@ -472,7 +473,7 @@ def test_a_number_of_steps_that_is_none_is_refused(family, pipe, plain, steps) -
     dita.disable(pipe)
     assert torch.equal(family.call(pipe), plain)
     model = family.tiny_transformer()
-    with pytest.raises(ValueError, match=r"^steps must be a whole number, at least 1, got "):
+    with pytest.raises(ValueError, match=r"steps.*at least 1.*got "):
         dita.enable(model, "fora:3", steps=steps)
     with pytest.raises(ValueError, match=r"^calls_per_step must be a whole number, at least 1, got "):
         dita.enable(model, "fora:3", steps=8, calls_per_step=steps)
@@ -486,6 +487,10 @@ def test_a_run_of_one_step_is_plain_with_every_method(family, pipe, method) -> N
         method = dita.TGate()
     expected = family.call(pipe, steps=1)
     dita.enable(pipe, method)
+    if getattr(method, "full_steps", None):
+        with pytest.raises(ValueError, match="full_steps must be below 1, the steps of this run"):
+            family.call(pipe, steps=1)
+        return
     assert torch.equal(family.call(pipe, steps=1), expected)
     assert dita.summary(pipe, show=False).kinds == (Kind.FULL,)
 
@@ -758,3 +763,47 @@ def test_a_second_cache_is_refused_whichever_comes_first(family, pipe, plain, ki
     assert torch.equal(family.call(pipe), alone)
     dita.disable(pipe)
     assert torch.equal(family.call(pipe), plain)
+
+
+# ------------------------------------------------------------------------------------------------ broken numbers
+
+
+@pytest.mark.parametrize("step", [1, 7])
+def test_nan_from_a_step_on_is_said_of_that_step(family, pipe, method, step: int) -> None:
+    """The transformer's last layer puts it out: every step computes that."""
+    dita.enable(pipe, method)
+    expected = family.call(pipe)
+    handle = break_from(last_layer(pipe.transformer), step)
+    with pytest.raises(dita.BrokenNumbersError, match=rf"\(.*\) put out NaN or infinity at step {step} of 8, counted"):
+        family.call(pipe)
+    summary = dita.summary(pipe, show=False)
+    assert summary.broken == (step,) and summary.steps == step + 1
+    handle.remove()
+    assert torch.equal(family.call(pipe), expected)
+    assert dita.summary(pipe, show=False).broken == ()
+
+
+@pytest.mark.filterwarnings("ignore::dita.BrokenNumbersWarning")
+def test_nan_from_a_step_on_is_in_the_summary_where_the_run_goes_on(family, pipe, method) -> None:
+    handle = break_from(last_layer(pipe.transformer), 5)
+    dita.enable(pipe, method, on_nan="warn")
+    family.call(pipe)
+    assert dita.summary(pipe, show=False).broken == (5, 6, 7)
+    handle.remove()
+
+
+def test_a_guard_of_0_computes_every_step_in_full(family, pipe, plain, method) -> None:
+    dita.enable(pipe, method)
+    unguarded = family.call(pipe)
+    cached = [s for s, kind in enumerate(dita.summary(pipe, show=False).kinds) if kind is not Kind.FULL]
+    for bound in (0, 1e-12):
+        dita.enable(pipe, method, guard=bound)
+        found = family.call(pipe)
+        summary = dita.summary(pipe, show=False)
+        assert summary.guarded == tuple(cached) and set(summary.kinds) == {Kind.FULL}
+        # FLUX sums attention and MLP of a joint projection in another order where it stores one of them
+        assert torch.allclose(found, plain, rtol=0, atol=1e-6 * float(plain.abs().max()))
+        assert torch.equal(found, plain) or family is tiny_flux
+    dita.enable(pipe, method, guard=1e9)
+    assert torch.equal(family.call(pipe), unguarded)
+    assert dita.summary(pipe, show=False).guarded == ()
