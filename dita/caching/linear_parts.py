@@ -15,6 +15,23 @@ def is_stock(layer: Any) -> bool:
     return type(layer) is nn.Linear and type(layer.weight) is nn.Parameter and not hooked
 
 
+def may_change_by_itself(*modules: Any) -> bool:
+    """Whether what `modules` make of the same input may change without a weight being written into: adapters (LoRA),
+    whose scale and choice are settings, hooks, and layers of kinds that are not known."""
+    return any(_may_change(module) for root in modules for module in root.modules())
+
+
+def _may_change(module: nn.Module) -> bool:
+    if module._forward_hooks or module._forward_pre_hooks or hasattr(module, "base_layer"):
+        return True
+    owns = bool(module._parameters or module._buffers)
+    return owns and type(module).__module__.split(".")[0] not in _KNOWN
+
+
+_KNOWN = {"torch", "diffusers", "transformers", "dita", "bitsandbytes", "torchao", "optimum"}
+"""Libraries whose layers with weights compute by these, and by nothing else: their own layers, and quantised ones."""
+
+
 def by_parts(x: Tensor, weight: Tensor, bias: Tensor | None, parts: int) -> Tensor:
     """x (R, K) times weight (N, K) and plus bias (N): the `parts` of the output, (parts, R, N / parts)."""
     rows, of_part = x.expand(parts, -1, -1), weight.unflatten(0, (parts, -1)).mT
@@ -34,3 +51,11 @@ def projected(projection: Any, share: Tensor, mlp: Tensor) -> Tensor:
     """That projection, (..., C), of the attention that `share` is of and of `mlp` (..., C_m)."""
     of_mlp = projection.weight[:, -mlp.shape[-1] :]
     return torch.addmm(share.flatten(0, -2), mlp.flatten(0, -2), of_mlp.mT).view(share.shape)
+
+
+def projected_by_layer(projection: Any, share: Tensor, mlp: Tensor) -> Tensor:
+    """As `projected`, by a layer that is more than its weights by now (a LoRA that was loaded since the full step): the
+    attention's share is what it was, and of the MLP the layer makes what it does now."""
+    empty = mlp.new_zeros(*mlp.shape[:-1], projection.in_features - mlp.shape[-1])
+    out = share + projection(torch.cat([empty, mlp], dim=-1))
+    return out if projection.bias is None else out - projection.bias

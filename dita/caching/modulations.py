@@ -20,9 +20,9 @@ EXACT = 1e-3
 
 
 class _Table(NamedTuple):
-    """The chunks of one modulation in all steps, (S B, 1, C) each, and the same by step; `version` of the weights."""
+    """The chunks of one modulation in all steps, (S B, 1, C) each, and the same by step; `weights`: what tells them."""
 
-    version: int
+    weights: tuple[Any, ...]
     every: tuple[Tensor, ...]
     rows: list[tuple[Tensor, ...]]
 
@@ -36,7 +36,8 @@ class Modulations:
 
     Only on a CPU is it seen, without waiting for the device, whether a step is conditioned on what was foreseen, so
     this is done there. A step that is not, such as after a callback has changed the prompt, computes its own, and so do
-    all that follow it.
+    all that follow it. So does every layer that is more than its weights: the scale of a LoRA may be another in each
+    step.
 
     Args:
         steps: the numbers of the cached steps; none where nothing is to be foreseen.
@@ -49,23 +50,29 @@ class Modulations:
         self._seen: Tensor | None = None  # of this step, and found to be as foreseen
         self._tables: dict[tuple[nn.Module, Chunks], _Table] = {}
 
-    def begin(self, step: int, foresee: Callable[[], Tensor]) -> None:
-        """Before a call of step number `step`. foresee: what the blocks will be conditioned on in the steps, (S, B, C);
-        asked once."""
+    def begin(self, step: int, foresee: Callable[[], Tensor | None]) -> None:
+        """Before a call of step number `step`. foresee: what the blocks will be conditioned on in the steps, (S, B, C),
+        None where that cannot be known; asked once."""
         self._now, self._seen = self._row.get(step), None
         if self._now is not None and self._foreseen is None:
             self._foreseen = foresee()
+            if self._foreseen is None:
+                self.forget()
 
     def of(self, linear: nn.Module, activation: nn.Module, temb: Tensor, wanted: Chunks, of: int) -> tuple[Tensor, ...]:
         """Those of `of` equal chunks of `linear(activation(temb))` that are `wanted`: each (B, 1, C) of temb (B, C)."""
-        if torch.compiler.is_compiling() or self._now is None or not self._is_foreseen(temb):
+        ahead = not torch.compiler.is_compiling() and self._now is not None and is_stock(linear)
+        # gradients reach what a step is conditioned on through its own product alone
+        if not ahead or torch.is_grad_enabled() or not self._is_foreseen(temb):
             return chunks(linear, activation(temb)[:, None], wanted, of)
         table = self._tables.get((linear, wanted))
-        if table is None or table.version != _version(linear):
-            assert self._foreseen is not None
+        weights = _weights(linear)
+        if table is None or table.weights != weights:
+            assert self._foreseen is not None and self._now is not None
             every = chunks(linear, activation(self._foreseen.flatten(0, 1))[:, None], wanted, of)
-            table = _Table(_version(linear), every, list(zip(*(one.split(len(temb)) for one in every), strict=True)))
+            table = _Table(weights, every, list(zip(*(one.split(len(temb)) for one in every), strict=True)))
             self._tables[linear, wanted] = table
+        assert self._now is not None
         return table.rows[self._now]
 
     def tensors(self) -> Iterator[Tensor]:
@@ -94,10 +101,19 @@ class Modulations:
         return False
 
 
-def _version(linear: Any) -> int:
-    """Another number where the weights were written into; tensors of inference mode do not count that."""
-    weight = getattr(linear, "weight", None)
-    return weight._version if isinstance(weight, Tensor) and not weight.is_inference() else 0
+SAMPLED = 64
+"""Numbers of a weight that are looked at: writing through `.data`, as adapters are fused, counts no version."""
+
+
+def _weights(linear: nn.Linear) -> tuple[Any, ...]:
+    """What is another where weights were written into, or replaced; tensors of inference mode count no versions."""
+    told: list[Any] = []
+    for tensor in (linear.weight, linear.bias):
+        if tensor is not None:
+            numbers = tensor.detach().view(-1)
+            version = None if tensor.is_inference() else tensor._version
+            told += [id(tensor), tensor.data_ptr(), version, numbers[:: -(-len(numbers) // SAMPLED)].tolist()]
+    return tuple(map(str, told))
 
 
 COMPUTED = Modulations()

@@ -539,12 +539,10 @@ class Run:
         here = latents.device.type == "cpu" and not self._in_graphs and not torch.is_grad_enabled()
         return known and here and plan.modulation_chunks > 0
 
-    def _foreseen(self, branch: Branch, inputs: dict[str, Any]) -> Tensor:
+    def _foreseen(self, branch: Branch, inputs: dict[str, Any]) -> Tensor | None:
         assert self.timesteps is not None
         times = [self.timesteps[step] for step in branch.plan.cached_steps]
-        found = self.adapter.foreseen(self.model, inputs, times)
-        assert found is not None
-        return found
+        return self.adapter.foreseen(self.model, inputs, times)
 
     def _instruct_matching(self, branch: Branch) -> None:
         """Tells the first merging block of each group whose tokens are to be matched in this step to do so."""

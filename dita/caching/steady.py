@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dita.caching.class_swap import Forward
+from dita.caching.linear_parts import may_change_by_itself
 
 Made = TypeVar("Made")
 
@@ -17,7 +18,8 @@ class SteadyMemo:
     """What modules have made of the steady inputs of one call of a step, those that stay the same: the text, and the
     places of tokens.
 
-    They are computed anew in full steps, as all that is stored is, and where the call has other inputs.
+    They are computed anew in full steps, as all that is stored is, where the call has other inputs, where gradients are
+    recorded, and by modules that may change by themselves, such as those with a LoRA, whose scale is a setting.
 
     Attributes:
         keep: this step stores what the modules make of them.
@@ -47,12 +49,20 @@ class SteadyMemo:
 
     def made_by(self, module: nn.Module, compute: Callable[[], Made]) -> Made:
         """What `module` makes of the inputs, a tensor or several: `compute()`, or what that was in a full step."""
+        if self.active and (self._recorded(module) or may_change_by_itself(module)):
+            self._stored.pop(module, None)
+            return compute()
         if self.use and module in self._stored:
             return self._stored[module]
         made = compute()
         if self.keep:
             self._stored[module] = made
         return made
+
+    def _recorded(self, module: nn.Module) -> bool:
+        """Whether gradients flow to the inputs, or to what the module holds."""
+        held = (*self._inputs, *module.parameters()) if torch.is_grad_enabled() else ()
+        return any(tensor.requires_grad for tensor in held)
 
     def tensors(self) -> Iterator[Tensor]:
         """Everything that it holds in memory; the inputs themselves are the caller's."""
@@ -87,4 +97,4 @@ def _identity(tensor: Tensor) -> tuple[Any, ...]:
     Inference tensors do not count writes.
     """
     version = None if tensor.is_inference() else tensor._version
-    return version, tensor.device, tensor.dtype, tensor.data_ptr(), tensor.shape, tensor.stride()
+    return version, tensor.requires_grad, tensor.device, tensor.dtype, tensor.data_ptr(), tensor.shape, tensor.stride()

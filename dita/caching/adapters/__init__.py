@@ -68,7 +68,7 @@ class Adapter(Protocol):
 
     def foreseen(self, model: Any, inputs: dict[str, Any], timesteps: Sequence[float]) -> Tensor | None:
         """What the modulations of all blocks are made of in steps at `timesteps`, 1000 to 0, where nothing else of the
-        call's arguments changes: (S, B, C). None where blocks have no modulations to foresee."""
+        call's arguments changes: (S, B, C). None where blocks have no modulations to foresee, or none that can be."""
         ...
 
     def probed_score(self, score: str) -> str:

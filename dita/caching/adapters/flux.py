@@ -15,7 +15,13 @@ from torch import Tensor, nn
 from dita.caching.class_swap import Forward, MakeForward
 from dita.caching.context_parallel import Divided
 from dita.caching.guidance import Parts
-from dita.caching.linear_parts import is_stock, projected, share_of_attention
+from dita.caching.linear_parts import (
+    is_stock,
+    may_change_by_itself,
+    projected,
+    projected_by_layer,
+    share_of_attention,
+)
 from dita.caching.modulations import Modulations
 from dita.caching.probe import Common, Probe
 from dita.caching.scores import mean_length, received_attention, staggered
@@ -97,7 +103,9 @@ class FluxAdapter:
     def steady_inputs(self, inputs: dict[str, Any]) -> tuple[Tensor, ...]:
         return inputs["txt_ids"], inputs["img_ids"]
 
-    def foreseen(self, model: Any, inputs: dict[str, Any], timesteps: Sequence[float]) -> Tensor:
+    def foreseen(self, model: Any, inputs: dict[str, Any], timesteps: Sequence[float]) -> Tensor | None:
+        if may_change_by_itself(model.time_text_embed):
+            return None
         latents, guidance = inputs["hidden_states"], inputs.get("guidance")
         batch, steps = len(latents), len(timesteps)
         # as the pipelines and the model's own forward have them, rounding included
@@ -476,7 +484,11 @@ def _cached_single(block: Any, state: BlockState, joint: Tensor, temb: Tensor) -
         normed = modulated(block.norm.norm(chosen), shift, scale)
         mlp = block.act_mlp(block.proj_mlp(normed))
         inner = slot.inner_rows(rows)
-        return projected(block.proj_out, inner, mlp) if slot.folded else block.proj_out(torch.cat([inner, mlp], dim=2))
+        if not slot.folded:
+            return block.proj_out(torch.cat([inner, mlp], dim=2))
+        if is_stock(block.proj_out):
+            return projected(block.proj_out, inner, mlp)
+        return projected_by_layer(block.proj_out, inner, mlp)  # an adapter was loaded since the full step
 
     out = site_output(slot, joint, compute)
     return torch.addcmul(joint, gate, out)
