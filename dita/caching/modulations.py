@@ -105,7 +105,7 @@ SAMPLED = 64
 """Numbers of a weight that are looked at: writing through `.data`, as adapters are fused, counts no version."""
 
 
-def _weights(linear: nn.Linear) -> tuple[Any, ...]:
+def _weights(linear: Any) -> tuple[Any, ...]:
     """What is another where weights were written into, or replaced; tensors of inference mode count no versions."""
     told: list[Any] = []
     for tensor in (linear.weight, linear.bias):
