@@ -7,7 +7,15 @@ import inspect
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from dita.values import shown
+
 LISTED = 3  # names in a message
+
+
+def check_pipeline(pipe: object) -> None:
+    """Raises `ValueError` for what is no pipeline, such as a name, a class or a bare transformer."""
+    if isinstance(pipe, type) or not callable(pipe) or hasattr(pipe, "forward"):
+        raise ValueError(f"pictures are made by a diffusers pipeline, got {shown(pipe)}")
 
 
 def asking(pipe: Any, prompts: Sequence[str]) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 import dita
 from dita import comparison_journal, models, report
-from dita.asking import asking
+from dita.asking import asking, check_pipeline
 from dita.caching.adapters import adapter_for
 from dita.caching.attachment import transformer_of
 from dita.caching.selecting import check_cells
@@ -43,9 +43,9 @@ from dita.measurement import (
     result_from_json,
     results_of,
 )
-from dita.methods import Composition, FewerSteps, Method, MethodLike, Plain, ToCa, as_method
+from dita.methods import Composition, FewerSteps, Method, MethodLike, Plain, ToCa, as_methods
 from dita.metrics import Average, average, psnr, ssim
-from dita.metrics.catalogue import Metric, Need
+from dita.metrics.catalogue import Metric, Need, check_metrics
 from dita.metrics.distribution import Sample
 from dita.metrics.fidelity import Pictures, Values
 from dita.metrics.picture_sets import PictureSet, from_memory
@@ -57,6 +57,7 @@ from dita.networks import Networks
 from dita.output_files import try_folder
 from dita.stores import Store
 from dita.timed_calls import ENGINE_FREE, WARM_UP, Call, Calls, Counted, Timing
+from dita.values import LARGEST_SEED, shown, whole
 from dita.version import __version__
 
 ALWAYS = ("psnr", "ssim")  # columns of their own
@@ -259,9 +260,10 @@ def compare(
     and an interrupted comparison with other settings; `FileExistsError` for an `out` that holds other files. Raises
     `OSError` where there is no room to write; what was drawn until then is kept.
     """
-    chosen = _with_plain_first([as_method(method) for method in methods])
+    chosen = _with_plain_first(as_methods(methods))
+    check_metrics(metrics)
     prompts = tuple(listed("prompts", prompts))
-    seeds = tuple(range(seeds, seeds + len(prompts))) if isinstance(seeds, int) else tuple(seeds)
+    seeds = _checked_seeds(seeds, len(prompts))
     _check(prompts, seeds, batch=batch, repeats=repeats, warmup=warmup)
     out = report.check_folder(Path(out), overwrite, resumes=True)
     try_folder("out", out)
@@ -269,9 +271,10 @@ def compare(
     if isinstance(model, (str, os.PathLike)):
         name = name or str(model)
         model, arguments = models.load(model)
+    check_pipeline(model)
     arguments = {**arguments, **(call or {})}
     default_steps = arguments.pop("num_inference_steps", 28)
-    steps = default_steps if steps is None else steps
+    steps = whole("steps", default_steps if steps is None else steps)
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
 
@@ -571,13 +574,24 @@ def _with_plain_first(methods: Sequence[Method]) -> list[Method]:
     return [Plain(), *(method for method in methods if not isinstance(method, Plain))]
 
 
+def _checked_seeds(given: object, count: int) -> tuple[int, ...]:
+    """The seeds of `count` pictures: those that are given, or counted up from the first one."""
+    if isinstance(given, (list, tuple, range)):
+        return tuple(whole("each of the seeds", seed, 0, LARGEST_SEED) for seed in given)
+    first = whole("seeds", given, 0, LARGEST_SEED - count)
+    return tuple(range(first, first + count))
+
+
 def _check(prompts: Sequence[str], seeds: Sequence[int], **counts: int) -> None:
     if not prompts:
         raise ValueError("there are no prompts: give at least one")
+    for prompt in prompts:
+        if not (isinstance(prompt, str) and prompt.strip()):
+            raise ValueError(f"each of the prompts must be a text that is not empty, got {shown(prompt)}")
     if len(seeds) != len(prompts):
         raise ValueError(f"there must be one seed for each prompt, got {len(seeds)} seeds for {len(prompts)} prompts")
     for name, value in counts.items():
-        if value < 1:
+        if whole(name, value) < 1:
             raise ValueError(f"{name} must be at least 1, got {value}")
 
 

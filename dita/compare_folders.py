@@ -22,12 +22,13 @@ from dita.generation.folder import read_manifest
 from dita.generation.job import Key, Settings
 from dita.measurement import BATCH, Result, check_same_prompts, key_text
 from dita.methods import Method, Plain
-from dita.metrics.catalogue import METRICS, Metric
+from dita.metrics.catalogue import METRICS, Metric, check_metrics
 from dita.metrics.images import Picture, UnusablePicture
 from dita.metrics.picture_sets import Entry, PictureSet, batches, open_pictures, without_odd_sizes
 from dita.miniature import judging
 from dita.networks import Networks
 from dita.output_files import try_folder
+from dita.values import shown
 from dita.version import __version__
 
 SHOWN = 32
@@ -75,6 +76,8 @@ def compare_folders(
     Raises `FileNotFoundError` for a folder that is not of `dita generate`; `ValueError` where none or several are
     plain, where the folders share no id and seed, and where the prompts of a pair differ.
     """
+    check_metrics(metrics)
+    _check_pairs(folders)
     out = report.check_folder(Path(out), overwrite)
     try_folder("out", out)
     chosen = [METRICS[name] for name in ALWAYS]
@@ -113,6 +116,13 @@ def compare_folders(
         tell(comparison)
     report.write(comparison, pictures, out)
     return comparison
+
+
+def _check_pairs(given: object) -> None:
+    """Raises `ValueError` for what are no folders with names."""
+    pairs = given if isinstance(given, (list, tuple)) else [None]
+    if not all(isinstance(one, (tuple, list)) and len(one) == 2 for one in pairs):
+        raise ValueError(f"folders must be pairs of a name and a path, got {shown(given)}")
 
 
 def _opened(name: str, path: Path) -> _Folder:

@@ -31,13 +31,14 @@ from dita.measurement import (
     result_from_json,
     results_of,
 )
-from dita.metrics.catalogue import METRICS, Metric
+from dita.metrics.catalogue import METRICS, Metric, check_metrics
 from dita.metrics.distribution import Sample
 from dita.metrics.picture_sets import Key, PictureSet, Problem, without_odd_sizes
 from dita.metrics.statistics_file import statistics_bytes
 from dita.networks import Networks
 from dita.output_files import try_files, write_file
 from dita.sharing import Tick, Workers
+from dita.values import shown
 from dita.version import __version__
 
 
@@ -103,6 +104,9 @@ def evaluate(
     Raises `ValueError` where a metric lacks what it compares with, no picture can be used, sets do not fit, or nothing
     can be written; and `OSError` where writing fails after all.
     """
+    if not isinstance(pictures, PictureSet):
+        raise ValueError(f"pictures must be a set, as open_pictures(folder) gives it, got {shown(pictures)}")
+    check_metrics(metrics)
     started = datetime.now(timezone.utc).isoformat(timespec="seconds")
     networks.locate(metrics)
     notes: list[str] = []

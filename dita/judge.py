@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -19,15 +20,15 @@ from rich.table import Table
 
 import dita
 from dita import miniature
-from dita.asking import asking
-from dita.methods import FewerSteps, Method, Plain
+from dita.asking import asking, check_pipeline
+from dita.methods import FewerSteps, MethodLike, Plain, as_method
 from dita.metrics import Share
 from dita.metrics.images import read
 from dita.metrics.picture_sets import MANIFEST_LINES, open_pictures
 from dita.miniature import classes, world
 from dita.miniature.judge import ATTRIBUTES, Verdict
 from dita.miniature.judge.tally import Tally, tally
-from dita.values import shown
+from dita.values import LARGEST_SEED, shown, whole
 
 MANIFEST, COMPARISON = "manifest.json", "results.json"
 
@@ -79,7 +80,7 @@ class Judgement:
 
 def judge_model(
     pipe: Any,
-    method: Method,
+    method: MethodLike,
     *,
     prompts: int = 256,
     steps: int = 28,
@@ -97,9 +98,13 @@ def judge_model(
 
     Raises `ValueError` for counts below 1, and for a pipeline that takes no prompts.
     """
+    check_pipeline(pipe)
+    method = as_method(method)
+    prompts, steps, batch = whole("prompts", prompts), whole("steps", steps), whole("batch", batch)
     for what, value in (("prompts", prompts), ("steps", steps), ("batch", batch)):
         if value < 1:
             raise ValueError(f"{what} must be at least 1, got {value}")
+    seed = whole("seed", seed, 0, LARGEST_SEED - prompts)
     texts, groups = _prompts(pipe, prompts, seed)
     judge = miniature.load_judge()
     verdicts: list[Verdict] = []
@@ -153,7 +158,7 @@ def clip_prompts(count: int, seed: int = 0) -> tuple[list[str], list[str]]:
     return [world.clip_caption(clip) for clip in clips], [clip.motion for clip in clips]
 
 
-def judge_images(folder: Path) -> list[Judgement]:
+def judge_images(folder: str | os.PathLike[str]) -> list[Judgement]:
     """The verdicts on pictures that are already there, a Judgement for each method.
 
     The folder is one that `dita compare` (results.json) or `dita generate` wrote (manifest.jsonl), or has a
@@ -162,6 +167,9 @@ def judge_images(folder: Path) -> list[Judgement]:
     Raises `FileNotFoundError` where there is none of these, or a picture is missing; `ValueError` for a file
     that is not of that form, and for prompts that are not captions of the world.
     """
+    if not isinstance(folder, (str, os.PathLike)):
+        raise ValueError(f"the pictures to judge are in a folder, got {shown(folder)}")
+    folder = Path(folder)
     judge = miniature.load_judge()
     if (folder / COMPARISON).is_file():
         data = _read(folder / COMPARISON, "results")

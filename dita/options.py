@@ -57,9 +57,8 @@ def check_numbers(**given: object) -> None:
         if name == "seed" and value is not None:
             whole(name, value, 0, LARGEST_SEED)
         elif isinstance(value, int):
-            least = 0 if name == "warmup" else 1
-            if value < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
+            if value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
         elif value is not None:
             number(name, value)
 

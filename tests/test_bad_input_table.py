@@ -21,16 +21,23 @@ from typer.testing import CliRunner
 
 import dita
 from dita import cli, miniature, models
+from dita.bench.job import bench
 from dita.bench.workloads import workload
 from dita.caching.adapters import UnsupportedModelError
+from dita.compare import compare
+from dita.compare_folders import compare_folders
 from dita.demo.address import check_address
 from dita.demo.request import Limits
+from dita.evaluate import evaluate
+from dita.judge import judge_images, judge_model
 from dita.methods import as_method, from_json, parse
 from dita.metrics import catalogue
+from dita.metrics.picture_sets import open_pictures
 from dita.networks import Networks
 from dita.shapes import named_shape
 from dita.stores import parse_bytes
 from dita.studies import STUDIES
+from tests.generation.stand_in import StandIn
 from tests.tiny_flux import tiny_pipeline, tiny_transformer
 
 LIMIT = 60  # seconds, on a busy machine too
@@ -189,7 +196,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "compare --out out --prompts 2 --seed 99999999999999999999": ("seed must be a whole number from 0",),
     "compare --out out --prompts 2 --batch 0": ("batch must be at least 1, got 0",),
     "compare --out out --prompts 2 --repeats 0": ("repeats must be at least 1, got 0",),
-    "compare --out out --prompts 2 --warmup -1": ("warmup must be at least 0, got -1",),
+    "compare --out out --prompts 2 --warmup -1": ("warmup must be at least 1, got -1",),
     "compare --out out --prompts 2 --guidance nan": ("guidance must be a number, got nan",),
     "compare --out out --prompts 2 --guidance inf": ("guidance must be a number, got inf",),
     "compare --out out --prompts 2 --dtype fp16": ("unknown dtype 'fp16'; known: float32",),
@@ -581,6 +588,10 @@ def _model() -> Any:
     return tiny_transformer()
 
 
+def _compare(methods: Any = ("fora",), prompts: Any = ("a",), pipe: Any = ..., **more: Any) -> Any:
+    return compare(StandIn() if pipe is ... else pipe, methods, prompts, out="out-of-compare", **more)
+
+
 def _plan() -> Any:
     return dita.FORA(3).plan(FLUX, 4)
 
@@ -763,6 +774,41 @@ PYTHON: dict[str, tuple[Callable[[], object], type[Exception], tuple[str, ...]]]
     "plot_tokens(summary)": (lambda: dita.plot_tokens(dita.summary(_ran(), show=False), 0), ValueError, ("record",)),
     "plot_tokens(no record)": (
         lambda: dita.plot_tokens(dita.summary(_ran(), show=False).tokens, 0), ValueError, ("record=True", "None")),
+    # jobs
+    "compare('toca')": (lambda: _compare("toca"), ValueError, ("methods must be a list", "'toca'")),
+    "compare(None)": (lambda: _compare(None), ValueError, ("methods must be a list", "None")),
+    "compare([3])": (lambda: _compare([3]), ValueError, ("must be a dita method", "got 3")),
+    "compare(prompts='cat')": (lambda: _compare(prompts="cat"), ValueError, ("got the one text 'cat'",)),
+    "compare(prompts=[])": (lambda: _compare(prompts=[]), ValueError, ("there are no prompts",)),
+    "compare(prompts=[3])": (lambda: _compare(prompts=[3]), ValueError, ("each of the prompts must be a text", "3")),
+    "compare(prompts=[''])": (lambda: _compare(prompts=[""]), ValueError, ("not empty, got ''",)),
+    "compare(prompts=3)": (lambda: _compare(prompts=3), ValueError, ("prompts must be a list, got 3",)),
+    "compare(seeds=-1)": (lambda: _compare(seeds=-1), ValueError, ("seeds must be a whole number", "-1")),
+    "compare(seeds='x')": (lambda: _compare(seeds="x"), ValueError, ("seeds must be a whole number", "'x'")),
+    "compare(seeds=[1, 2])": (lambda: _compare(seeds=[1, 2]), ValueError, ("one seed for each prompt",)),
+    "compare(seeds=[-1])": (lambda: _compare(seeds=[-1]), ValueError, ("each of the seeds", "-1")),
+    "compare(steps='3')": (lambda: _compare(steps="3"), ValueError, ("steps must be a whole number", "'3'")),
+    "compare(steps=0)": (lambda: _compare(steps=0), ValueError, ("steps must be at least 1", "0")),
+    "compare(batch=1.5)": (lambda: _compare(batch=1.5), ValueError, ("batch must be a whole number", "1.5")),
+    "compare(repeats=None)": (lambda: _compare(repeats=None), ValueError, ("repeats must be a whole number", "None")),
+    "compare(warmup=0)": (lambda: _compare(warmup=0), ValueError, ("warmup must be at least 1", "0")),
+    "compare(metrics='psnr')": (lambda: _compare(metrics="psnr"), ValueError, ("metrics must be a list", "'psnr'")),
+    "compare(pipe=None)": (lambda: _compare(pipe=None), ValueError, ("made by a diffusers pipeline, got None",)),
+    "compare(a transformer)": (lambda: _compare(pipe=_model()), ValueError, ("made by a diffusers pipeline",)),
+    "judge_model(name)": (lambda: judge_model("x", "fora"), ValueError, ("made by a diffusers pipeline, got 'x'",)),
+    "judge_model(3)": (lambda: judge_model(_pipe(), 3), ValueError, ("must be a dita method", "3")),
+    "judge_model(prompts='3')": (lambda: judge_model(_pipe(), "fora", prompts="3"), ValueError, ("prompts", "'3'")),
+    "judge_model(seed=-1)": (lambda: judge_model(_pipe(), "fora", seed=-1), ValueError, ("seed", "-1")),
+    "judge_images(None)": (lambda: judge_images(None), ValueError, ("in a folder, got None",)),
+    "judge_images('gone')": (lambda: judge_images("gone"), FileNotFoundError, ("'gone' holds neither",)),
+    "bench(name)": (lambda: bench("cpu-flux", []), ValueError, ("a workload", "'cpu-flux'")),
+    "bench(methods)": (lambda: bench(workload("cpu-flux", layers=1), "toca"), ValueError, ("methods must be a list",)),
+    "bench(steps='3')": (lambda: bench(workload("cpu-flux", layers=1), [], steps="3"), ValueError, ("steps", "'3'")),
+    "compare_folders('a')": (lambda: compare_folders("a", out="out"), ValueError, ("folders must be pairs", "'a'")),
+    "open_pictures(None)": (lambda: open_pictures(None), ValueError, ("a folder or an .npz file, got None",)),
+    "open_pictures('gone')": (lambda: open_pictures("gone"), FileNotFoundError, ("'gone'",)),
+    "evaluate(path)": (lambda: evaluate("gone", [], Networks()), ValueError, ("pictures must be a set", "'gone'")),
+    "metrics(None)": (lambda: catalogue.parse(None), ValueError, ("metrics are names", "None")),
     # metrics, studies, bench, demo
     "metrics('fidd')": (lambda: catalogue.parse("fidd"), ValueError, ("did you mean 'fid'?",)),
     "metrics('')": (lambda: catalogue.parse(""), ValueError, ("no metrics were given",)),
@@ -782,6 +828,7 @@ PYTHON: dict[str, tuple[Callable[[], object], type[Exception], tuple[str, ...]]]
 def test_a_call(call: Callable[[], object], kind: type[Exception], words: tuple[str, ...]) -> None:
     with pytest.raises(kind) as caught:
         call()
+    assert not Path("out-of-compare").exists()
     message = str(caught.value)
     assert "\n" not in message and "[Errno" not in message
     for word in words:

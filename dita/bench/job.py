@@ -24,10 +24,10 @@ from dita.bench.roofline import Peak, measured_peak
 from dita.bench.sampling import Timed, sample, without_collector
 from dita.bench.workloads import Inputs, Workload, sizes
 from dita.freed_memory import keep_freed_memory
-from dita.methods import Method, Plain, TaylorSeer
+from dita.methods import Method, MethodLike, Plain, TaylorSeer, as_methods
 from dita.plan import Plan
 from dita.shapes import Kind
-from dita.values import unknown
+from dita.values import shown, unknown, whole
 from dita.version import __version__
 
 COMPILES = ("none", "blocks", "model")
@@ -132,7 +132,7 @@ class _Entry:
 @torch.no_grad()
 def bench(
     workload: Workload,
-    methods: Sequence[Method],
+    methods: Sequence[MethodLike],
     *,
     rivals: Sequence[type[Rival]] = (),
     steps: int = 50,
@@ -164,11 +164,14 @@ def bench(
     Raises `ValueError` for steps or repeats below 1, a method that the family does not have, and one that does not do
     what its plan says; and `OutOfTime` where `seconds` are too few for plain, the controls and the first method.
     """
+    if not isinstance(workload, Workload):
+        raise ValueError(f"what is measured is a workload, such as workload('cpu-flux'), got {shown(workload)}")
+    chosen, steps, repeats = as_methods(methods), whole("steps", steps), whole("repeats", repeats)
     if steps < 1 or repeats < 1:
         raise ValueError(f"steps and repeats must be at least 1, got {steps} and {repeats}")
     if compile not in COMPILES:
         raise unknown("compile", compile, COMPILES)
-    for method in methods:
+    for method in chosen:
         method.check_family(workload.shape.family)
     budget = Budget(seconds, clock)
     kept = keep_freed_memory()
@@ -176,7 +179,7 @@ def bench(
     peak = measured_peak(workload.shape, dtype, place)
     tell(f"peak: {peak.flops / 1e9:.4g} GFLOP/s, {peak.bytes / 1e9:.4g} GB/s")
     model, inputs = workload.build(dtype, device), workload.inputs(dtype, device)
-    plans = [(m, _plan(m.on(place.type), workload, steps)) for m in methods if not isinstance(m, Plain)]
+    plans = [(m, _plan(m.on(place.type), workload, steps)) for m in chosen if not isinstance(m, Plain)]
     step = step_seconds(workload, model, inputs) if budget.limited else 0.0
     least = [1.0] * (3 if controls else 1) + [1 / plan.flops_ratio() for _, plan in plans[:1]]
     needed = sum(_needed(step * steps * share, 1) for share in least)
@@ -215,7 +218,7 @@ def bench(
             enter(Accelerated(twin(model), method, plan, workload.timesteps(steps)))
         except Refused as error:
             raise ValueError(f"{method.label()}: {error}") from error
-    for rival, setting in itertools.product(rivals, settings(workload, methods, steps)):
+    for rival, setting in itertools.product(rivals, settings(workload, chosen, steps)):
         label = f"{rival.library}:{rival.name} @{len(setting.full_steps)}"
         half = step * (steps + len(setting.full_steps)) / 2  # cached steps as half of full ones: some compute MLPs
         if not fits(label, half, repeats, rival.tuning_runs):

@@ -46,6 +46,7 @@ __all__ = [
     "ToCa",
     "ToMe",
     "as_method",
+    "as_methods",
     "from_json",
     "named_parameters",
     "parse",
@@ -74,6 +75,13 @@ def as_method(given: MethodLike) -> Method:
         )
     methods = tuple(method for method in map(as_method, given) if method != Plain())
     return methods[0] if len(methods) == 1 else Composition(methods)
+
+
+def as_methods(given: Sequence[MethodLike]) -> list[Method]:
+    """The methods of a list. Raises `ValueError` for a single one, and as `as_method` does."""
+    if isinstance(given, (str, Method)) or not isinstance(given, Sequence):
+        raise ValueError(f"methods must be a list such as ['toca:4:0.9', 'fora:3'], got {shown(given)}")
+    return [as_method(one) for one in given]
 
 
 def _class_hint(given: object) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from dita.values import unknown
+from dita.values import shown, unknown
 
 Kind = Literal["distribution", "text", "paired"]
 Need = Literal["none", "inception", "clip", "cmmd", "pickscore", "hpsv2", "image-reward", "dino", "lpips", "lpips-vgg"]
@@ -71,6 +71,8 @@ def parse(text: str) -> list[Metric]:
 
     Raises `ValueError` for an unknown name.
     """
+    if not isinstance(text, str):
+        raise ValueError(f"metrics are names with commas between, such as 'clip,fid', got {shown(text)}")
     names = [name.strip().lower() for name in text.split(",") if name.strip()]
     for name in names:
         if name not in METRICS:
@@ -78,3 +80,9 @@ def parse(text: str) -> list[Metric]:
     if not names:
         raise ValueError(f"no metrics were given; known: {', '.join(METRICS)}")
     return [metric for name, metric in METRICS.items() if name in names]
+
+
+def check_metrics(metrics: object) -> None:
+    """Raises `ValueError` for what is no list of metrics, such as their names."""
+    if not isinstance(metrics, (list, tuple)) or not all(isinstance(metric, Metric) for metric in metrics):
+        raise ValueError(f"metrics must be a list, as parse('clip,fid') gives it, got {shown(metrics)}")

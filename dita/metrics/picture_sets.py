@@ -7,6 +7,7 @@ suffix, and prompts come from a file that names ids.
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -18,6 +19,7 @@ from typing import Any
 from dita import columns
 from dita.metrics import statistics_file
 from dita.metrics.images import SUFFIXES, Picture, UnusablePicture, read, size_of
+from dita.values import shown
 
 MANIFEST = "manifest.json"
 MANIFEST_LINES = "manifest.jsonl"
@@ -112,6 +114,8 @@ def open_pictures(path: str | Path) -> PictureSet:
     manifest does not know. Raises `FileNotFoundError`, and `ValueError` for an empty folder, a damaged manifest, a
     folder of a whole comparison, and files that would share an id.
     """
+    if not isinstance(path, (str, os.PathLike)):
+        raise ValueError(f"pictures are a folder or an .npz file, got {shown(path)}")
     path = Path(path)
     if path.is_file() and path.suffix == ".npz":
         return _from_adm(path)
