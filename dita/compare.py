@@ -48,6 +48,7 @@ from dita.metrics import Average, average, psnr, ssim
 from dita.metrics.catalogue import Metric, Need, check_metrics
 from dita.metrics.distribution import Sample
 from dita.metrics.fidelity import Pictures, Values
+from dita.metrics.images import is_constant
 from dita.metrics.picture_sets import PictureSet, from_memory
 from dita.metrics.video import per_frame, temporal_flicker
 from dita.miniature import judging
@@ -85,6 +86,10 @@ class MethodResult:
     many pictures show what their prompts say; only bundled models have it, for prompts of the shapes world. `metrics`
     are the further ones that were asked for.
 
+    `broken` are the numbers of the pictures that were made of NaN or infinity, and `constant` those of the pictures of
+    one colour. A broken picture has no metrics, and nothing is compared with it, nor two pictures of one colour with
+    each other: their `psnr_each` and `ssim_each` are None.
+
     Of clips, PSNR and SSIM are means over the frames, `flicker` is `dita.metrics.video.temporal_flicker`, `images` are
     film strips and `previews` animations.
 
@@ -107,13 +112,15 @@ class MethodResult:
     psnr: Average | None
     ssim: Average | None
     psnr_each: tuple[float | None, ...]
-    ssim_each: tuple[float, ...]
+    ssim_each: tuple[float | None, ...]
     images: tuple[str, ...]
     timings: tuple[Timing, ...]
     judge: Tally | None = None
     metrics: tuple[Result, ...] = ()
     flicker: Average | None = None
     previews: tuple[str, ...] = ()
+    broken: tuple[int, ...] = ()
+    constant: tuple[int, ...] = ()
 
     @property
     def images_per_second(self) -> float:
@@ -309,7 +316,9 @@ def compare(
         pictures = {numbered_label(method): _pictures(calls[method]) for method in chosen}
         tallies = judging.tallies(pictures, prompts) if models.is_bundled(name) else {}
         stills = {label: [_still(one) for one in group] for label, group in pictures.items()}
-        measured = measured_by([from_memory(label, group, prompts, seeds) for label, group in stills.items()])
+        broken = {numbered_label(method): set(_broken(calls[method], job)) for method in chosen}
+        sets = [_whole(from_memory(label, some, prompts, seeds), broken[label]) for label, some in stills.items()]
+        measured = measured_by(sets)
         first = pictures[numbered_label(chosen[0])][0]
         results = (
             dataclasses.replace(_result(method, calls, job), judge=tallies.get(numbered_label(method)), metrics=found)
@@ -352,12 +361,16 @@ def measuring(
     def measured(sets: Sequence[PictureSet]) -> list[tuple[Result, ...]]:
         if not metrics:
             return [()] * len(sets)
-        plain = measure(sets[0], metrics, networks)
+        plain = measure(sets[0], metrics, networks) if sets[0].entries else None
         alone = [metric for metric in metrics if metric.kind != "paired"]
-        results = [results_of(alone, plain, None, NO_PAIRS, references)]
+        results = [() if plain is None else results_of(alone, plain, None, NO_PAIRS, references)]
         for one in sets[1:]:
-            pairs = measure_pairs(one, sets[0], metrics, networks)
-            results.append(results_of(metrics, measure(one, metrics, networks), plain, pairs, references))
+            if not one.entries:  # all of them broken
+                results.append(())
+                continue
+            chosen = alone if plain is None else metrics
+            pairs = measure_pairs(one, sets[0], chosen, networks)
+            results.append(results_of(chosen, measure(one, metrics, networks), plain, pairs, references))
         return results
 
     return measured
@@ -502,10 +515,14 @@ def _result(method: Method, calls: Mapping[Method, Sequence[Call]], job: Calls) 
     flops, score_flops = _flops_per_image(counted, images)
     plain_flops = next(sum(_flops_per_image(c.counted, c.timing.images)) for c in calls[plain] if c.counted is not None)
     compared = method != plain
-    pairs = list(zip(_pictures(calls[method]), _pictures(calls[plain]), strict=True)) if compared else []
-    psnr_each = [_fidelity(psnr, picture, original) for picture, original in pairs]
-    ssim_each = [_fidelity(ssim, picture, original) for picture, original in pairs]
-    clips = [picture for picture in _pictures(calls[method]) if is_clip(picture) and len(picture) > 1]
+    pictures, originals = _pictures(calls[method]), _pictures(calls[plain])
+    broken = _broken(calls[method], job)
+    constant = [i for i, one in enumerate(pictures) if i not in broken and is_constant(one)]
+    unlike = {*broken, *_broken(calls[plain], job)} | {i for i in constant if is_constant(originals[i])}
+    pairs = [None if i in unlike else one for i, one in enumerate(zip(pictures, originals, strict=True))]
+    psnr_each = [None if pair is None else _fidelity(psnr, *pair) for pair in pairs if compared]
+    ssim_each = [None if pair is None else _fidelity(ssim, *pair) for pair in pairs if compared]
+    clips = [one for i, one in enumerate(pictures) if is_clip(one) and len(one) > 1 and i not in broken]
     return MethodResult(
         label=numbered_label(method),
         role=role(method, job.steps),
@@ -519,14 +536,16 @@ def _result(method: Method, calls: Mapping[Method, Sequence[Call]], job: Calls) 
         token_share=counted.token_share,
         cache_bytes=max(one.cache_bytes for _, one in attached),
         seconds_by_kind={kind: statistics.median(times) for kind, times in counted.seconds.items() if times},
-        psnr=average(psnr_each) if compared else None,
-        ssim=average(ssim_each) if compared else None,
-        psnr_each=tuple(value if np.isfinite(value) else None for value in psnr_each),
+        psnr=average([value for value in psnr_each if value is not None]) if compared else None,
+        ssim=average([value for value in ssim_each if value is not None]) if compared else None,
+        psnr_each=tuple(value if value is not None and np.isfinite(value) else None for value in psnr_each),
         ssim_each=tuple(ssim_each),
         images=report.image_paths(numbered_label(method), len(job.prompts)),
         timings=tuple(timed),
         flicker=average([temporal_flicker(clip) for clip in clips]) if clips else None,
-        previews=report.image_paths(numbered_label(method), len(job.prompts), "gif") if clips else (),
+        previews=report.image_paths(numbered_label(method), len(job.prompts), "gif") if is_clip(pictures[0]) else (),
+        broken=tuple(broken),
+        constant=tuple(constant),
     )
 
 
@@ -539,6 +558,18 @@ def _pictures(calls: Sequence[Call]) -> list[np.ndarray]:
     """The pictures of the first timed repeat, in the order of the prompts."""
     first = sorted((c for c in calls if c.timing.repeat == 0), key=lambda call: call.timing.batch)
     return [picture for call in first for picture in call.pictures]
+
+
+def _broken(calls: Sequence[Call], job: Calls) -> list[int]:
+    """The numbers of the pictures of the first timed repeat that were made of NaN or infinity."""
+    first = (call for call in calls if call.timing.repeat == 0)
+    return sorted(job.batches[call.timing.batch].start + number for call in first for number in call.broken)
+
+
+def _whole(pictures: PictureSet, broken: set[int]) -> PictureSet:
+    """The set without the pictures of these numbers."""
+    kept = tuple(entry for number, entry in enumerate(pictures.entries) if number not in broken)
+    return dataclasses.replace(pictures, entries=kept)
 
 
 def numbered_label(method: Method) -> str:
@@ -626,7 +657,7 @@ def _processor() -> str:
 
 def _result_from_json(data: Mapping[str, Any]) -> MethodResult:
     fields = dict(data)
-    for key in ("step_kinds", "psnr_each", "ssim_each", "images", "previews"):
+    for key in ("step_kinds", "psnr_each", "ssim_each", "images", "previews", "broken", "constant"):
         fields[key] = tuple(data.get(key, ()))
     for key in ("psnr", "ssim", "flicker"):
         fields[key] = Average(**data[key]) if data.get(key) else None

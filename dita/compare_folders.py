@@ -23,7 +23,7 @@ from dita.generation.job import Key, Settings
 from dita.measurement import BATCH, Result, check_same_prompts, key_text
 from dita.methods import Method, Plain
 from dita.metrics.catalogue import METRICS, Metric, check_metrics
-from dita.metrics.images import Picture, UnusablePicture
+from dita.metrics.images import Picture, UnusablePicture, is_constant
 from dita.metrics.picture_sets import Entry, PictureSet, batches, open_pictures, without_odd_sizes
 from dita.miniature import judging
 from dita.networks import Networks
@@ -223,12 +223,20 @@ def _result(folder: _Folder, plain: _Folder, found: Sequence[Result], shown: Seq
         psnr=by_name["psnr"].value if compared else None,
         ssim=by_name["ssim"].value if compared else None,
         psnr_each=tuple(each.get("psnr", ())),
-        ssim_each=tuple(value if value is not None else 0.0 for value in each.get("ssim", ())),
+        ssim_each=tuple(each.get("ssim", ())),
         images=report.image_paths(folder.name, len(shown)),
         timings=(),
         judge=tallied,
         metrics=tuple(result for result in found if result.metric not in ALWAYS),
+        constant=_constant(folder.pictures.entries),
     )
+
+
+def _constant(entries: Sequence[Entry]) -> tuple[int, ...]:
+    """The numbers of the pictures of one colour."""
+    numbers = {entry.key: number for number, entry in enumerate(entries)}
+    read = (pair for some in batches(entries, BATCH, []) for pair in zip(*some, strict=True))
+    return tuple(numbers[entry.key] for entry, picture in read if is_constant(picture))
 
 
 def _read(entries: Sequence[Entry]) -> Iterator[tuple[str, Picture]]:
@@ -259,7 +267,7 @@ def _notes(folders: Sequence[_Folder], measured: Sequence[Sequence[Result]]) -> 
             listed = ", ".join(alone[:NAMED]) + (", ..." if len(alone) > NAMED else "")
             notes.append(
                 f"{len(alone)} of {folder.path} are not compared, as they or the plain ones are damaged or of another"
-                f" size: {listed}"
+                f" size, or both of one colour: {listed}"
             )
     return tuple(notes)
 

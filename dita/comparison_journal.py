@@ -226,7 +226,8 @@ def _short(value: Any) -> str:
 
 def _as_json(call: Call, pictures: list[dict[str, Any]]) -> dict[str, Any]:
     counted = None if call.counted is None else dataclasses.asdict(call.counted)
-    return {"timing": dataclasses.asdict(call.timing), "counted": counted, "pictures": pictures}
+    timing = dataclasses.asdict(call.timing)
+    return {"timing": timing, "counted": counted, "pictures": pictures, "broken": list(call.broken)}
 
 
 def _from_json(folder: Path, data: Mapping[str, Any]) -> Call:
@@ -240,7 +241,7 @@ def _from_json(folder: Path, data: Mapping[str, Any]) -> Call:
             picture = np.asarray(image)
         pictures.append(np.stack(np.split(picture, fact["frames"], axis=1)) if fact["frames"] else picture)
     counted = None if data["counted"] is None else Counted.from_json(data["counted"])
-    return Call(Timing(**data["timing"]), pictures, counted)
+    return Call(Timing(**data["timing"]), pictures, counted, tuple(data.get("broken", ())))
 
 
 def _png(picture: np.ndarray) -> bytes:

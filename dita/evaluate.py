@@ -21,6 +21,7 @@ from dita.measurement import (
     NO_PAIRS,
     Result,
     check_same_prompts,
+    constant_note,
     first_problems,
     key_text,
     measure,
@@ -148,6 +149,9 @@ def evaluate(
         results = results_of(metrics, measured, beside, pairs, references)
     problems = [*measured.problems, *(beside.problems if beside else ()), *more]
     notes += _pairing_notes(pictures, plain_set)
+    notes += constant_note(pictures.name, measured.constant, len(measured.entries))
+    if beside is not None and plain_set is not None:
+        notes += constant_note(plain_set.name, beside.constant, len(beside.entries))
     if plain is None and reference_set is not None and _said(pictures) & _said(reference_set):
         other = _other_prompts(pictures, reference_set)
         notes += [f"the reference is not taken for the plain pipeline's pictures: {other}"] if other else []

@@ -20,7 +20,7 @@ from dita.metrics.distribution import Collector, Distance, Sample
 from dita.metrics.features import Identity
 from dita.metrics.fidelity import psnr, ssim
 from dita.metrics.frechet import FeatureStatistics
-from dita.metrics.images import MISSING, Picture
+from dita.metrics.images import MISSING, Picture, is_constant
 from dita.metrics.lpips import lpips
 from dita.metrics.picture_sets import Entry, Key, PictureSet, Problem, batches, open_pictures
 from dita.networks import Networks
@@ -71,7 +71,8 @@ def result_from_json(data: Mapping[str, Any]) -> Result:
 
 @dataclass(frozen=True)
 class Measured:
-    """One set of pictures, measured by itself: samples of features by network, scores of text metrics by picture."""
+    """One set of pictures, measured by itself: samples of features by network, scores of text metrics by picture;
+    `constant` are those of one colour."""
 
     entries: tuple[Entry, ...]
     samples: dict[Need, Sample]
@@ -79,6 +80,7 @@ class Measured:
     truncated: dict[str, int]
     identities: dict[str, Identity]
     problems: tuple[Problem, ...]
+    constant: tuple[Key, ...] = ()
 
     @property
     def keys(self) -> list[Key]:
@@ -119,7 +121,9 @@ def _measure_share(
     truncated = {metric.name: 0 for metric in texts}
     identities = {metric.name: _text_identity(metric, networks) for metric in texts}
     entries: list[Entry] = []
+    constant: list[Key] = []
     for chosen, images in batches(share, batch, problems):
+        constant += [entry.key for entry, image in zip(chosen, images, strict=True) if is_constant(image)]
         for collector in collectors.values():
             collector.add(images)
         told = [(entry, image) for entry, image in zip(chosen, images, strict=True) if entry.prompt is not None]
@@ -130,7 +134,7 @@ def _measure_share(
         entries += chosen
         tick(len(images))
     samples = {need: collector.sample() for need, collector in collectors.items()}
-    return Measured(tuple(entries), samples, scores, truncated, identities, tuple(problems))
+    return Measured(tuple(entries), samples, scores, truncated, identities, tuple(problems), tuple(constant))
 
 
 def _joined(parts: Sequence[Measured]) -> Measured:
@@ -145,6 +149,7 @@ def _joined(parts: Sequence[Measured]) -> Measured:
         truncated={name: sum(part.truncated[name] for part in parts) for name in first.truncated},
         identities=first.identities,
         problems=tuple(problem for part in parts for problem in part.problems),
+        constant=tuple(key for part in parts for key in part.constant),
     )
 
 
@@ -162,12 +167,14 @@ def _check_all_see(problems: Sequence[Problem]) -> None:
 class Pairs:
     """Values of paired metrics by picture, and the networks that gave them (None where none is needed).
 
-    `misfits` are the sizes in pixels of pairs that could not be compared.
+    `misfits` are the sizes in pixels of pairs that could not be compared. `constant` are pairs of two pictures of one
+    colour, such as black ones that were made of NaN, which are not compared: they would look as close as can be.
     """
 
     values: dict[str, dict[Key, float]]
     identities: dict[str, Identity | None]
     misfits: frozenset[tuple[str, str]] = frozenset()
+    constant: tuple[Key, ...] = ()
 
 
 NO_PAIRS = Pairs({}, {})
@@ -194,12 +201,13 @@ def measure_pairs(
     parts = list((workers or Alone()).shares(work, networks, shared, batch, tick))
     values = {m.name: {k: v for part in parts for k, v in part.values[m.name].items()} for m in chosen}
     misfits = frozenset(sizes for part in parts for sizes in part.misfits)
+    constant = tuple(key for part in parts for key in part.constant)
     if misfits and not values[chosen[0].name]:
         one, other = sorted(misfits)[0]
         raise ValueError(
             f"pictures of {pictures.name!r} are {one} pixels, those of {plain.name!r} {other}: no pair fits"
         )
-    return Pairs(values, parts[0].identities, misfits)
+    return Pairs(values, parts[0].identities, misfits, constant)
 
 
 def _measure_pairs_share(
@@ -209,6 +217,7 @@ def _measure_pairs_share(
     counterparts = {entry.key: other for entry, other in share}
     unusable: list[Problem] = []
     misfits: set[tuple[str, str]] = set()
+    constant: list[Key] = []
     for entries, images in batches([entry for entry, _ in share], batch, unusable):
         others: dict[Key, Picture] = {}
         for beside, found in batches([counterparts[entry.key] for entry in entries], batch, unusable):
@@ -216,11 +225,14 @@ def _measure_pairs_share(
         both = [(e.key, i, others[e.key]) for e, i in zip(entries, images, strict=True) if e.key in others]
         misfits |= {(_pixels(mine), _pixels(theirs)) for _, mine, theirs in both if mine.shape != theirs.shape}
         both = [pair for pair in both if pair[1].shape == pair[2].shape]
+        constant += [key for key, mine, theirs in both if is_constant(mine) and is_constant(theirs)]
+        both = [pair for pair in both if pair[0] not in constant]
         for metric in metrics if both else []:
             scores = _paired_values(metric, networks, [a for _, a, _ in both], [b for _, _, b in both])
             values[metric.name].update({key: value for (key, _, _), value in zip(both, scores, strict=True)})
         tick(len(images))
-    return Pairs(values, {metric.name: _paired_identity(metric, networks) for metric in metrics}, frozenset(misfits))
+    identities = {metric.name: _paired_identity(metric, networks) for metric in metrics}
+    return Pairs(values, identities, frozenset(misfits), tuple(constant))
 
 
 def check_same_prompts(pictures: PictureSet, plain: PictureSet) -> None:
@@ -298,13 +310,21 @@ def results_of(
         elif metric.kind == "text":
             results.append(_text_result(metric, measured, plain))
         else:
-            results.append(_paired_result(metric, pairs.values[metric.name], pairs.identities[metric.name]))
+            results.append(_paired_result(metric, pairs))
     return tuple(results)
 
 
 def of_kind(metrics: Iterable[Metric], kind: str) -> list[Metric]:
     """The metrics of one kind, in their order."""
     return [metric for metric in metrics if metric.kind == kind]
+
+
+def constant_note(name: str, constant: Sequence[Key], count: int) -> list[str]:
+    """What a reader must know of pictures of one colour, such as black ones that were made of NaN; nothing for none."""
+    if not constant:
+        return []
+    listed = ", ".join(map(key_text, constant[:5])) + (", ..." if len(constant) > 5 else "")
+    return [f"{len(constant)} of {count} pictures of {name} are of one colour, as those made of NaN are: {listed}"]
 
 
 def key_text(key: Key) -> str:
@@ -360,8 +380,16 @@ def _text_result(metric: Metric, measured: Measured, plain: Measured | None) -> 
     )
 
 
-def _paired_result(metric: Metric, values: Mapping[Key, float], identity: Identity | None) -> Result:
-    return _result(metric, average(list(values.values())), identity=identity, each=values)
+def _paired_result(metric: Metric, pairs: Pairs) -> Result:
+    values, left_out = pairs.values[metric.name], len(pairs.constant)
+    both = f"{left_out} pair{'s'[: left_out != 1]} left out, of which both pictures are of one colour"
+    return _result(
+        metric,
+        average(list(values.values())),
+        identity=pairs.identities[metric.name],
+        each=values,
+        warnings=(both,) if left_out else (),
+    )
 
 
 def _result(

@@ -108,7 +108,21 @@ _templates = jinja2.Environment(
     trim_blocks=True,
     lstrip_blocks=True,
 )
-_templates.filters["dB"] = lambda value: "identical" if value is None else f"{value:.1f} dB"
+
+
+def _closeness(result: MethodResult, number: int) -> str:
+    """What a picture says below it of how close it is to the plain one."""
+    if number in result.broken:
+        return "NaN"
+    if not result.ssim_each:
+        return "reference"
+    if result.ssim_each[number] is None:
+        return "not compared"
+    value = result.psnr_each[number]
+    return "identical" if value is None else f"{value:.1f} dB"
+
+
+_templates.globals["closeness"] = _closeness
 
 
 @dataclass(frozen=True)
@@ -128,7 +142,8 @@ class Cell:
 class Row:
     """One method's line of the table, formatted.
 
-    `share` is its median time over that of the plain pipeline, `extra` the cells under `extra_heads`.
+    `share` is its median time over that of the plain pipeline, `extra` the cells under `extra_heads`. `broken` and
+    `constant` say how many pictures hold NaN, and how many are of one colour; empty for none.
     """
 
     label: str
@@ -144,6 +159,8 @@ class Row:
     judge: Cell
     share: float
     extra: tuple[Cell, ...] = ()
+    broken: str = ""
+    constant: str = ""
 
 
 def rows(comparison: Comparison) -> list[Row]:
@@ -164,6 +181,8 @@ def rows(comparison: Comparison) -> list[Row]:
             judge=_share_cell(result.judge.correct if result.judge else None),
             share=result.seconds_per_image.median / plain_seconds,
             extra=tuple(_extra_cell(result, name) for name in _extra_names(comparison)),
+            broken=_counted(result.broken, comparison, "NaN or infinity", "hold"),
+            constant=_counted(result.constant, comparison, "one colour", "are of"),
         )
         for result in comparison.results
     ]
@@ -199,12 +218,15 @@ def terminal_table(comparison: Comparison) -> Table:
         cells += [row.psnr.value, row.ssim.value]
         cells += [row.judge.value] if judged else []
         cells += [cell.value for cell in row.extra[-metrics:]] if metrics else []
-        table.add_row(row.label, *cells)
+        table.add_row(row.label, *cells, style="red" if row.broken else None)
     remarks = ["± is half the distance between the quartiles"]
     if not counted:
         remarks.append("seconds are those noted in the folders: not interleaved, so no measurement of speed")
     remarks += [
-        f"{row.label}: {remark}" for row in rows(comparison) for remark in (row.role, row.psnr.remark) if remark
+        f"{row.label}: {remark}"
+        for row in rows(comparison)
+        for remark in (row.role, row.broken, row.constant, row.psnr.remark)
+        if remark
     ]
     remarks += comparison.notes
     remarks += [fact for _, fact in _metric_notes(comparison, warnings_only=True)]
@@ -331,7 +353,7 @@ def _content(comparison: Comparison) -> dict[str, Any]:
 
 def _findings(comparison: Comparison, table: Sequence[Row]) -> list[tuple[str, str]]:
     """The two facts that a reader looks for first, as (what, in numbers)."""
-    compared = [(r, row) for r, row in zip(comparison.results, table, strict=True) if r.psnr]
+    compared = [(r, row) for r, row in zip(comparison.results, table, strict=True) if r.psnr and not r.broken]
     if not compared:
         return []
     fastest, row = max(compared, key=lambda pair: pair[0].speedup.median)
@@ -409,8 +431,16 @@ def _spread_cell(spread: Spread, unit: str = "") -> Cell:
     return Cell(value, between) if spread.count > 1 else Cell(value)
 
 
+def _counted(numbers: Sequence[int], comparison: Comparison, what: str, how: str) -> str:
+    """`3 of 16 pictures hold NaN or infinity`; empty for none."""
+    if not numbers:
+        return ""
+    makes = "clips" if comparison.frames else "pictures"
+    return f"{len(numbers)} of {comparison.pictures} {makes} {how} {what}"
+
+
 def _average_cell(average: Average | None, form: str) -> Cell:
-    if average is None:
+    if average is None or (average.mean is None and not average.infinite):
         return Cell("–")
     if average.mean is None:
         return Cell("identical")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,6 +14,7 @@ import torch
 
 import dita
 from dita.asking import asking
+from dita.caching.broken import BrokenNumbersWarning, watching
 from dita.methods import FewerSteps, Method, Plain
 from dita.metrics.efficiency import Meter
 from dita.stores import Store
@@ -69,11 +72,13 @@ class Counted:
 @dataclass(frozen=True)
 class Call:
     """A call that was made: its `pictures` as uint8 (H, W, 3), or clips (T, H, W, 3), in the first timed repeat, and
-    what was `counted` where the engine was attached."""
+    what was `counted` where the engine was attached. `broken` are the numbers, within the call, of the pictures that
+    were made of NaN or infinity."""
 
     timing: Timing
     pictures: list[np.ndarray]
     counted: Counted | None
+    broken: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -102,9 +107,13 @@ class Calls:
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in self.seeds[chosen]]
         stock = isinstance(method, ENGINE_FREE)
         if attach:
-            dita.enable(self.pipe, Plain() if stock else method, store=self.store)
+            dita.enable(self.pipe, Plain() if stock else method, store=self.store, on_nan="warn")
         try:
-            with Meter(getattr(self.pipe, "_execution_device", "cpu")) as meter:
+            with (
+                Meter(getattr(self.pipe, "_execution_device", "cpu")) as meter,
+                watching(self.pipe) as seen,
+                _said_in_the_report(),
+            ):
                 _synchronise()
                 start = clock()
                 made = self.pipe(
@@ -124,7 +133,17 @@ class Calls:
         timing = dataclasses.replace(
             timing, images=len(pictures), seconds=seconds, peak_bytes=meter.peak_bytes, joules=meter.joules
         )
-        return Call(timing, pictures if timing.repeat == 0 else [], counted)
+        broken = tuple(number for number, one in enumerate(seen.broken(len(pictures))) if one)
+        return Call(timing, pictures if timing.repeat == 0 else [], counted, broken)
+
+
+@contextmanager
+def _said_in_the_report() -> Iterator[None]:
+    """Without warnings of broken numbers."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", BrokenNumbersWarning)
+        warnings.filterwarnings("ignore", "invalid value encountered in cast")
+        yield
 
 
 def _arrays(made: Any) -> list[np.ndarray]:

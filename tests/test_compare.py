@@ -1,5 +1,7 @@
 import dataclasses
+import io
 import json
+import warnings
 from pathlib import Path
 from types import SimpleNamespace
 from typing import ClassVar
@@ -11,6 +13,7 @@ from PIL import Image
 from rich.console import Console
 
 import dita
+from dita import report
 from dita.compare import compare, from_json
 from dita.methods import FORA, FewerSteps, Plain, ToCa
 from dita.metrics.catalogue import parse as parse_metrics
@@ -65,7 +68,7 @@ class StandIn:
 def engine(monkeypatch):
     """Instead of the engine: remembers what is attached, and counts FLOPs as steps."""
 
-    def enable(pipe, method, store=None):
+    def enable(pipe, method, store=None, on_nan="raise"):
         assert pipe.attached is None
         pipe.attached = method
 
@@ -334,7 +337,7 @@ def test_bad_arguments_are_refused_before_anything_runs(pipe, tmp_path, options,
     assert pipe.calls == []
 
 
-def test_the_engine_and_a_tiny_flux_go_through_a_comparison(tmp_path):
+def prompted_pipeline():
     pipe = tiny_pipeline()
 
     def encode_prompt(prompt, **_):
@@ -343,6 +346,11 @@ def test_the_engine_and_a_tiny_flux_go_through_a_comparison(tmp_path):
         return embeds, embeds[:, 0, :12], torch.zeros(6, 3)
 
     pipe.encode_prompt = encode_prompt
+    return pipe
+
+
+def test_the_engine_and_a_tiny_flux_go_through_a_comparison(tmp_path):
+    pipe = prompted_pipeline()
     options = {"steps": 8, "batch": 2, "call": {"height": 32, "width": 32}, "console": Console(quiet=True)}
     comparison = compare(pipe, ["steps:0.5", "fora:2", "toca:2:0.5", "fora:1"], list("abc"), out=tmp_path, **options)
     by_label = {result.label: result for result in comparison.results}
@@ -424,3 +432,119 @@ def test_results_of_before_there_were_metrics_are_still_read(pipe, tmp_path):
         for timing in result["timings"]:
             del timing["peak_bytes"], timing["joules"]
     assert from_json(data).results[1].psnr == comparison.results[1].psnr
+
+
+class Autoencoder:
+    def decode(self, latents):
+        return (latents,)
+
+
+class Breaking(StandIn):
+    """What it decodes is NaN for `broken`, pairs of a method's class and a prompt; and one colour for `black`."""
+
+    def __init__(self, clock, cost, broken=(), black=()):
+        super().__init__(clock, cost)
+        self.vae, self.broken, self.black = Autoencoder(), broken, black
+
+    def __call__(self, prompt, num_inference_steps, generator, output_type, **arguments):
+        made = super().__call__(prompt, num_inference_steps, generator, output_type, **arguments)
+        method = FewerSteps if num_inference_steps == 14 else type(self.attached or Plain())
+        for row, one in enumerate(prompt):
+            pixels = torch.from_numpy(np.array(made.images[row])).float()
+            if (method, one) in self.broken:
+                pixels[0, 0, 0] = float("nan")
+            if (method, one) in self.black:
+                pixels[:] = 0
+            (pixels,) = self.vae.decode(pixels[None])
+            made.images[row] = Image.fromarray(pixels[0].nan_to_num(0).numpy().astype(np.uint8))
+        return made
+
+
+@pytest.fixture
+def breaking(engine):
+    return lambda **what: Breaking(Clock(), cost, **what)
+
+
+def test_a_row_with_broken_numbers_is_counted_and_not_compared(breaking, tmp_path):
+    pipe = breaking(broken=[(ToCa, "b"), (ToCa, "d"), (FewerSteps, "a")])
+    found = run(pipe, tmp_path, [FAST, FewerSteps(0.5)], batch=3)
+    plain, fast, fewer = found.results
+    assert (plain.broken, fast.broken, fewer.broken) == ((), (1, 3), (0,))
+    assert [value is None for value in fast.ssim_each] == [False, True, False, True]
+    assert [value is None for value in fast.psnr_each] == [False, True, False, True]
+    assert (fast.psnr.count, fast.psnr.infinite) == (2, 0)
+    assert (fewer.psnr.count, fewer.psnr.infinite) == (0, 3)
+    assert from_json(json.loads(json.dumps(found.as_json()))) == found
+    page = (tmp_path / "out/report.html").read_text()
+    assert '<tr class="broken">' in page and "2 of 4 pictures hold NaN or infinity" in page
+    assert page.count("NaN</span>") == 3
+    told = Console(record=True, width=200, file=io.StringIO(), force_terminal=True, color_system="standard")
+    told.print(report.terminal_table(found))
+    assert "\x1b[31m" in told.file.getvalue()
+    assert "toca:4:0.9: 2 of 4 pictures hold NaN or infinity" in told.export_text()
+    assert "**2 of 4 pictures hold NaN or infinity**" in report.markdown(found)
+
+
+@pytest.mark.parametrize("method", [Plain, ToCa])
+def test_where_every_picture_is_broken_none_is_identical(breaking, tmp_path, method):
+    pipe = breaking(broken=[(method, prompt) for prompt in PROMPTS])
+    found = run(pipe, tmp_path, [FAST])
+    fast = found.results[1]
+    assert found.results[method is ToCa].broken == (0, 1, 2, 3)
+    assert (fast.psnr.mean, fast.psnr.infinite, fast.ssim.mean) == (None, 0, None)
+    assert "identical" not in report.markdown(found).partition("## How")[0]
+    assert report.rows(found)[1].psnr.value == "–" and report.rows(found)[1].ssim.value == "–"
+
+
+def test_two_pictures_of_one_colour_are_not_compared(breaking, tmp_path):
+    found = run(breaking(black=[(Plain, "a"), (ToCa, "a"), (ToCa, "b")]), tmp_path, [FAST])
+    plain, fast = found.results
+    assert (plain.constant, fast.constant, fast.broken) == ((0,), (0, 1), ())
+    assert fast.ssim_each[0] is None and fast.psnr_each[0] is None
+    assert fast.ssim_each[1] is not None and fast.psnr.count == 3, "one of them is a picture: they differ"
+    assert "2 of 4 pictures are of one colour" in (tmp_path / "out/report.html").read_text()
+
+
+def test_metrics_of_a_row_leave_broken_pictures_out(breaking, tmp_path, monkeypatch):
+    monkeypatch.setattr(Networks, "locate", lambda *_: {})
+    seen = {}
+
+    def measure(pictures, metrics, networks):
+        seen[pictures.name] = [entry.id for entry in pictures.entries]
+        return SimpleNamespace(name=pictures.name)
+
+    monkeypatch.setattr("dita.compare.measure", measure)
+    monkeypatch.setattr("dita.compare.measure_pairs", lambda *_: None)
+    monkeypatch.setattr("dita.compare.results_of", lambda *_: ())
+    pipe = breaking(broken=[(ToCa, "b")] + [(FewerSteps, prompt) for prompt in PROMPTS])
+    found = run(pipe, tmp_path, [FAST, FewerSteps(0.5)], metrics=parse_metrics("lpips"))
+    assert seen == {"plain": ["0000", "0001", "0002", "0003"], "toca:4:0.9": ["0000", "0002", "0003"]}
+    assert found.results[2].metrics == ()
+
+
+def test_what_broke_is_known_again_after_an_interruption(breaking, tmp_path):
+    pipe = breaking(broken=[(ToCa, "a")])
+    stopped = []
+
+    def until(pipe, method, steps):
+        stopped.append(1)
+        if len(stopped) == 5:
+            raise KeyboardInterrupt
+        return 1
+
+    pipe.cost = until
+    with pytest.raises(KeyboardInterrupt):
+        run(pipe, tmp_path, batch=2)
+    pipe.cost, pipe.broken = cost, []
+    found = run(pipe, tmp_path, batch=2)
+    assert found.results[1].broken == (0,), "the first batch was drawn before"
+
+
+def test_nothing_is_warned_of_that_the_report_says(tmp_path):
+    pipe = prompted_pipeline()
+    next(iter(pipe.transformer.parameters())).data.fill_(float("nan"))
+    options = {"steps": 3, "call": {"height": 32, "width": 32}, "console": Console(quiet=True)}
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", RuntimeWarning)
+        found = compare(pipe, ["fora:3", "steps:0.5"], ["a"], out=tmp_path / "out", **options)
+    assert [result.broken for result in found.results] == [(0,)] * 3

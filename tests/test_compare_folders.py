@@ -169,3 +169,19 @@ def test_clips_are_refused(folders, tmp_path):
     (clips / "job.json").write_text(json.dumps(described))
     with pytest.raises(ValueError, match="holds videos, as mp4"):
         compare_folders([("", folders.plain), ("x", clips)], out=tmp_path / "out", console=QUIET)
+
+
+def test_pictures_of_one_colour_are_counted_and_not_compared(tmp_path):
+    plain, half = generated(tmp_path / "plain"), generated(tmp_path / "half", method=HALF)
+    files = sorted(path.name for path in (plain / "images").iterdir())[:2]
+    for name in files:
+        Image.new("RGB", (64, 64)).save(half / "images" / name)
+    Image.new("RGB", (64, 64)).save(plain / "images" / files[0])
+    found = compare_folders([("", plain), ("", half)], out=tmp_path / "out", console=QUIET)
+    assert [len(result.constant) for result in found.results] == [1, 2]
+    compared = found.results[1]
+    assert compared.psnr.count == 5 and compared.psnr.infinite == 0
+    assert sum(value is None for value in compared.ssim_each) == 1
+    page = (tmp_path / "out/report.html").read_text()
+    assert "2 of 6 pictures are of one colour" in page and "not compared</span>" in page
+    assert any("both of one colour" in note for note in found.notes)

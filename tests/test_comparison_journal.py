@@ -60,9 +60,9 @@ def engine(monkeypatch):
         kinds=(), flops=1.0, score_flops=0.0, matching_flops=0.0, cache_bytes=0, token_share=1.0, seconds={}
     )
 
-    def enable(pipe, method, store=None):
+    def enable(pipe, method, store=None, on_nan="raise"):
         if not isinstance(pipe, Drawer):
-            return stock.enable(pipe, method, store=store)
+            return stock.enable(pipe, method, store=store, on_nan=on_nan)
         pipe.attached = method
 
     def disable(pipe):

@@ -392,3 +392,28 @@ def test_every_metric_of_the_command_line_is_in_the_catalogue_with_range_directi
     for metric in METRICS.values():
         assert metric.range and metric.source and metric.better in ("higher", "lower")
         assert f"{0.5:{metric.form}}"
+
+
+def test_pictures_of_one_colour_are_noted_and_not_compared_with_each_other(folders, tiny, tmp_path):
+    for name in ("plain", "fast"):
+        for number in (1, 4):
+            Image.new("RGB", (32, 32)).save(getattr(folders, name) / f"{number:04d}.png")
+    Image.new("RGB", (32, 32), (7, 7, 7)).save(folders.fast / "0002.png")
+    pictures_, plain = open_pictures(folders.fast), open_pictures(folders.plain)
+    found = evaluate(pictures_, parse("psnr,ssim"), Networks(), plain=plain, console=QUIET)
+    for result in found.results:
+        assert result.count == 10 and result.value.infinite == 0
+        assert "0001, seed 1" not in result.each and "0002, seed 2" in result.each
+        assert result.warnings == ("2 pairs left out, of which both pictures are of one colour",)
+    said = "\n".join(evaluation_report.remarks(found))
+    assert f"3 of 12 pictures of {folders.fast} are of one colour, as those made of NaN are: 0001, seed 1, 0002" in said
+    assert f"2 of 12 pictures of {folders.plain} are of one colour" in said and "identical" not in said
+
+
+def test_pictures_that_are_all_black_are_never_identical(tmp_path):
+    black = [np.zeros((16, 16, 3), np.uint8)] * 3
+    one, other = (open_pictures(save(tmp_path / name, black)) for name in ("one", "other"))
+    found = evaluate(one, parse("psnr,ssim"), Networks(), plain=other, console=QUIET)
+    assert [result.value.mean for result in found.results] == [None, None]
+    assert [evaluation_report.number(result, result.value) for result in found.results] == ["–", "–"]
+    assert any("3 of 3 pictures" in note for note in found.notes)

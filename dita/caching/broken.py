@@ -199,27 +199,25 @@ class Made:
 
     def broken(self, count: int) -> list[bool]:
         """Of `count` samples, which are broken; waits for the device."""
-        flags = [False] * count
-        for kept in [*self._finite_latents(), *(finite for finite, _ in self._decoded)]:
-            _spread(flags, (~kept).tolist())
-        return flags
+        latents = _by_sample((~finite for finite in self._finite_latents()), count)
+        decoded = _by_sample((~finite for finite, _ in self._decoded), count)
+        return [one or other for one, other in zip(latents, decoded, strict=True)]
 
     def constant(self, count: int) -> list[bool]:
-        """Of `count` samples, of which nothing but one value was decoded; waits for the device."""
-        flags = [False] * count
-        for _, same in self._decoded:
-            _spread(flags, same.tolist())
-        return flags
+        """Of `count` samples, of which something was decoded that has one value alone; waits for the device."""
+        return _by_sample((same for _, same in self._decoded), count)
 
     def _finite_latents(self) -> Sequence[Tensor]:
         return [] if self._latents is None else [torch.isfinite(self._latents.detach()).flatten(1).all(1)]
 
 
-def _spread(flags: list[bool], found: Sequence[bool]) -> None:
-    """Notes in `flags`, one a sample, what was found of rows: of each sample one, or several in turn, as where guidance
-    doubles them."""
-    for row, one in enumerate(found):
-        flags[row % len(flags)] |= one
+def _by_sample(found: Iterable[Tensor], count: int) -> list[bool]:
+    """What was found of rows, for each of `count` samples: their rows follow each other, and begin anew where guidance
+    doubles them, or where clip after clip is decoded."""
+    flags = [False] * count
+    for row, one in enumerate(one for some in found for one in some.tolist()):
+        flags[row % count] |= one
+    return flags
 
 
 _LOCK = threading.Lock()

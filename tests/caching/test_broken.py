@@ -186,6 +186,10 @@ def test_samples_are_told_apart() -> None:
         made.stepped((torch.tensor([[0.0], [float("nan")], [0.0]]),))
         made.decoded((torch.tensor([[0.0, 1.0], [2.0, 1.0], [0.5, 0.5]]),))
     assert made.broken(3) == [False, True, False] and made.constant(3) == [False, False, True]
+    with watching(pipe) as made:  # one after another
+        for value in (0.0, float("nan"), 1.0):
+            made.decoded(torch.tensor([[value, 0.5]]))
+    assert made.broken(3) == [False, True, False]
     with watching(pipe) as made:  # guidance has doubled the rows
         made.stepped((torch.tensor([[0.0], [float("nan")], [0.0], [0.0]]),))
     assert made.broken(2) == [False, True]
