@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
@@ -50,6 +50,7 @@ class Branch:
         self.divided = divided or {}
         self.said = APART
         self.last: int | None = None  # the step of the last call
+        self.inference = False  # that call ran in inference mode
         self.fresh = True  # nothing stored yet
         self.full = full_step(shape)
         self.joined = False  # the halves of a guided call are computed as one
@@ -105,6 +106,16 @@ class Branch:
             self.mergers[group] = Merger(cells, cells.removed(merging.ratio), merging.proportional)
         return self.mergers[group]
 
+    def detach(self) -> None:
+        """Makes constants of what is stored: latents that nothing computed begin a graph of their own. Their step's
+        gradient is that of the step, as in the plain model, and the graphs of steps before may be gone."""
+        self._replace(lambda tensor: tensor.detach() if tensor.requires_grad else tensor)
+
+    def _replace(self, change: Callable[[Tensor], Tensor]) -> None:
+        holders: list[BlockState | SpanStore | Merger] = [*self.states, *self.spans.values(), *self.mergers.values()]
+        for holder in holders:
+            holder.replace(change)
+
     def rescue(self, rescue: Rescue) -> None:
         """Copies what blocks have put out and later steps need, where it is on the model's device, out of the memory of
         graphs. What lies in the host's memory is a copy already."""
@@ -112,9 +123,7 @@ class Branch:
         def moved(tensor: Tensor) -> Tensor:
             return rescue.moved(tensor) if tensor.device.type == self.device.type else tensor
 
-        holders: list[BlockState | SpanStore | Merger] = [*self.states, *self.spans.values(), *self.mergers.values()]
-        for holder in holders:
-            holder.replace(moved)
+        self._replace(moved)
 
     def forget(self) -> None:
         """Frees what is stored."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from dita.caching.keeping import Keeper, Kept, parts, tensor_of, with_each
+from dita.caching.rows import is_recorded
 
 Feature = Tensor | tuple[Tensor, ...]
 KeptFeature = Kept | tuple[Kept, ...]
@@ -155,7 +156,9 @@ def _plus_weighted(weight: Tensor, total: Tensor, term: Tensor) -> Tensor:
 
 
 def _difference(distance: int, old: Tensor, new: Tensor) -> Tensor:
-    """(new - old) / distance, in the place of `old`."""
+    """(new - old) / distance, in the place of `old` unless gradients are recorded."""
+    if is_recorded(old, new):
+        return (old - new) / -distance
     return old.sub_(new).div_(-distance)
 
 

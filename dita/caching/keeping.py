@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from dita.caching.offload import to_device, to_host
-from dita.caching.rows import gather_rows, scatter_rows
+from dita.caching.rows import gather_rows, is_recorded, scatter_rows
 from dita.stores import Store
 
 FLOAT8_LARGEST = 448.0  # of float8_e4m3fn
@@ -44,6 +44,9 @@ Kept = Tensor | Packed
 class Keeper:
     """Brings tensors into the form that a `Store` says.
 
+    Where gradients are recorded these hold the tensors anyway: they stay where they are, with the numbers that the
+    store's precision would leave, and gradients pass as if nothing had been rounded.
+
     Attributes:
         dtype: to keep numbers in; None for the tensor's own.
         offloads: whether tensors go to the host's memory.
@@ -61,12 +64,13 @@ class Keeper:
         """`x` in the store's precision, on its own device."""
         if self.dtype is None or self.dtype == x.dtype:
             return x
-        values, scale = packed(x, self.dtype)
-        return Packed(values, scale, x.dtype, None)
+        values, scale = packed(x.detach(), self.dtype)
+        kept = Packed(values, scale, x.dtype, None)
+        return tensor_of(kept) + (x - x.detach()) if is_recorded(x) else kept
 
     def stow(self, kept: Kept) -> Kept:
         """What was packed, where the store is."""
-        if not self.offloads:
+        if not self.offloads or (isinstance(kept, Tensor) and is_recorded(kept)):
             return kept
         if isinstance(kept, Tensor):
             return Packed(to_host(kept), None, kept.dtype, kept.device)
@@ -142,7 +146,8 @@ def with_each(kept: Kept, change: Callable[[Tensor], Tensor]) -> Kept:
 
 
 def _rows(x: Tensor, rows: Tensor, ragged: bool) -> Tensor:
-    return gather_rows(_as_bytes(x), rows, ragged).view(x.dtype)
+    found = gather_rows(_as_bytes(x), rows, ragged)
+    return found if found.dtype == x.dtype else found.view(x.dtype)  # no gradient passes a view as another dtype
 
 
 def _write(out: Tensor, rows: Tensor, values: Tensor) -> None:

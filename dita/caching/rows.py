@@ -24,3 +24,24 @@ def row_numbers(index: Tensor, batch: int, tokens: int) -> Tensor:
         return index[0]
     offsets = torch.arange(batch, device=index.device)[:, None] * tokens
     return (index.repeat(batch // index.shape[0], 1) + offsets).reshape(-1)
+
+
+def with_rows(out: Tensor, rows: Tensor, values: Tensor) -> Tensor:
+    """A copy of `out` (B, N, C) with `values` (B, k, C) in its rows `rows` (B * k)."""
+    width = out.shape[-1]
+    return out.reshape(-1, width).index_copy(0, rows, values.reshape(-1, width).to(out.dtype)).view(out.shape)
+
+
+def is_recorded(*tensors: Tensor) -> bool:
+    """Whether gradients flow through any of `tensors`: then nothing may be written into them."""
+    return any(tensor.requires_grad for tensor in tensors)
+
+
+def plus(x: Tensor, out: Tensor) -> Tensor:
+    """x + out, in the place of `x` unless gradients are recorded."""
+    return x + out if torch.is_grad_enabled() else x.add_(out)
+
+
+def plus_gated(x: Tensor, gate: Tensor, out: Tensor) -> Tensor:
+    """x + gate * out, in the place of `x` unless gradients are recorded."""
+    return torch.addcmul(x, gate, out) if torch.is_grad_enabled() else x.addcmul_(gate, out)

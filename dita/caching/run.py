@@ -22,6 +22,7 @@ from dita.caching.compiled_blocks import around_calls
 from dita.caching.context_parallel import Divided, Ranks, ranks_of_model
 from dita.caching.cuda_graphs import Rescue
 from dita.caching.forecast import Stored, as_weights
+from dita.caching.gradients import check_gradients
 from dita.caching.guard import Guard
 from dita.caching.guidance import APART, Parts, PartsOfRows, first_half, twice
 from dita.caching.keeping import Keeper
@@ -116,6 +117,7 @@ class Run:
         Returns the arguments that the call shall have instead of `inputs`, None for none.
         """
         seen = self.adapter.shape(self.model, inputs)
+        check_gradients(self.model)
         if self.call == len(self.branches):
             self.branches.append(self._new_branch(seen, inputs))
         if self.call == 0:
@@ -124,9 +126,12 @@ class Run:
         missed = branch.last is not None and branch.last < self.step - 1
         # A callback changed the prompt's length, say, or guidance: what is stored does not fit any more. Nor does it in
         # a call that was left out of a step, as the second one is while guidance is off.
-        if branch.seen != seen or branch.said != self._said_parts(inputs) or missed:
+        left = branch.inference and not torch.is_inference_mode_enabled()  # what was stored there is of no use outside
+        if branch.seen != seen or branch.said != self._said_parts(inputs) or missed or left:
             branch = self.branches[self.call] = self._new_branch(seen, inputs)
-        branch.last = self.step
+        branch.last, branch.inference = self.step, torch.is_inference_mode_enabled()
+        if torch.is_grad_enabled() and self.adapter.tokens_in(inputs).grad_fn is None:
+            branch.detach()
         if self._guard is not None and (self._guard.bound == 0 or self.step in self.summary.guarded):
             self._make_full(branch)
         self._join_halves(branch)

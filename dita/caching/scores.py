@@ -1,4 +1,7 @@
-"""Numbers per token that say how much each wants to be computed again (ToCa section 3.2)."""
+"""Numbers per token that say how much each wants to be computed again (ToCa section 3.2).
+
+They choose tokens, and no gradient flows through a choice: what they are made of is detached.
+"""
 
 from __future__ import annotations
 
@@ -28,6 +31,7 @@ def received_attention(query: Tensor, key: Tensor) -> Tensor:
     query: (B, M, H, D), key: (B, N, H, D), both as they enter the attention product. The map is never held: queries
     go through in chunks. With M < N sampled queries this estimates the mean over all.
     """
+    query, key = query.detach(), key.detach()
     query, key = (query * query.shape[-1] ** -0.5).transpose(1, 2), key.transpose(1, 2)  # (B, H, M or N, D)
     total = torch.zeros(key.shape[0], key.shape[2], device=key.device, dtype=torch.float32)
     if key.device.type == "cpu":  # some heads at a time: the part of the map that is held stays in the cache
@@ -67,7 +71,7 @@ def staggered_place(number: Number, count: int, tokens: int) -> Number:
 
 def mean_length(vectors: Tensor) -> Tensor:
     """Mean over heads of the Euclidean length of keys or values (B, N, H, D) -> (B, N)."""
-    return vectors.float().norm(dim=-1).mean(dim=-1)
+    return vectors.detach().float().norm(dim=-1).mean(dim=-1)
 
 
 def attention_entropy(query: Tensor, key: Tensor, bias: Tensor | None) -> Tensor:
@@ -77,6 +81,7 @@ def attention_entropy(query: Tensor, key: Tensor, bias: Tensor | None) -> Tensor
     to (B, H, N, T). Halved, because s2 of the reference is the entropy of the mean of a guided pair's two maps, which
     share no column: `entropy_score` adds the pair up.
     """
+    query, key = query.detach(), key.detach()
     queries = (query * query.shape[-1] ** -0.5).transpose(1, 2)  # (B, H, N, D)
     keys = key.permute(0, 2, 3, 1)  # (B, H, D, T)
     entropies = []
@@ -124,6 +129,7 @@ def live(score: str, tokens: Tensor, stored: Tensor) -> Tensor:
     tokens: (B, N, C), what enters the module's norm; stored: the module's stored output.
     `norm`: length of a token. `similarity`: 1 - cosine between the token and its stored output.
     """
+    tokens, stored = tokens.detach(), stored.detach()
     if score == "norm":
         return tokens.float().norm(dim=-1)
     return 1 - F.cosine_similarity(tokens.float(), stored.float(), dim=-1)
@@ -134,7 +140,7 @@ def of_features(score: str, features: Tensor, grid: tuple[int, ...] | None) -> T
 
     grid: (frames, height, width) of a video's tokens, for `frame-uniqueness`.
     """
-    features = features.float()
+    features = features.detach().float()
     if score == "cluster":
         return cluster_score(features)
     if score == "duplication":

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from dita.caching.class_swap import Forward
 from dita.caching.few_rows import FewRows
-from dita.caching.keeping import near, rows_of, tensor_of, write_rows
-from dita.caching.rows import scatter_rows
+from dita.caching.keeping import Kept, near, rows_of, tensor_of, write_rows
+from dita.caching.rows import is_recorded, scatter_rows, with_rows
 from dita.caching.scores import mean_length
 from dita.caching.state import Slot
 from dita.shapes import Kind
@@ -97,6 +97,8 @@ def site_output(slot: Slot, tokens: Tensor, compute: Callable[[Tensor | None, Te
                 computed = compute(slot.rows, chosen)
         else:
             computed = compute(slot.rows, chosen)
+        if is_recorded(stored, computed):
+            return _recorded_rows(slot, kept, stored, slot.rows, computed)
         if slot.weights:  # forecasts of these rows to come go on from what is computed
             missed = computed - slot.chosen(stored, slot.rows)
             write_rows(kept, slot.rows, tensor_of(rows_of(kept, slot.rows, slot.ragged)) + missed)
@@ -106,3 +108,15 @@ def site_output(slot: Slot, tokens: Tensor, compute: Callable[[Tensor | None, Te
         if slot.keeper.offloads and slot.needed:
             slot.out = slot.keeper.stow(kept)
     return stored
+
+
+def _recorded_rows(slot: Slot, kept: Kept, stored: Tensor, rows: Tensor, computed: Tensor) -> Tensor:
+    """What a partial step does with the rows that it has `computed`, where gradients flow: nothing is written into."""
+    whole = tensor_of(kept)
+    if slot.weights:
+        missed = computed - slot.chosen(stored, rows)
+        slot.out = slot.keeper.keep(with_rows(whole, rows, slot.chosen(whole, rows) + missed))
+        return with_rows(stored, rows, computed)
+    out = with_rows(stored, rows, computed)
+    slot.out = slot.keeper.keep(out)
+    return out

@@ -67,6 +67,7 @@ def match(metric: Tensor, order: Tensor, destinations: int, removed: int) -> Mat
     returns them; removed: r, the number of sources to merge. Equal similarities keep the lowest number first.
     """
     rows, tokens, _ = metric.shape
+    metric = metric.detach()  # numbers of tokens are what comes out
     metric = metric / metric.norm(dim=-1, keepdim=True).clamp_min(1e-12)
     dst, src = order[:destinations], order[destinations:]
     similarity, nearest = (metric.index_select(1, src) @ metric.index_select(1, dst).mT).max(dim=-1)  # (b, sources)

@@ -11,7 +11,7 @@ from torch import Tensor
 from dita.caching.attention import attend, attention_bias, is_spelt_out, keys_values, projections
 from dita.caching.class_swap import Forward, MakeForward
 from dita.caching.probe import Common
-from dita.caching.rows import scatter_rows
+from dita.caching.rows import plus, plus_gated, scatter_rows
 from dita.caching.scores import attention_entropy, mean_length, received_attention, staggered
 from dita.caching.sites import keeping_forward, modulated, site_output
 from dita.caching.state import BlockState
@@ -184,11 +184,13 @@ def cached_block(
     # the first block's tokens come from a convolution, the channels of a token apart: all that follows would lie so
     x = torch.addcmul(x.contiguous(), m.gate_attn, attended)
     if "cross_attn" in slots:
-        x += site_output(slots["cross_attn"], x, lambda _, chosen: block.attn2(chosen, text, text_mask, **extra))
+        x = plus(
+            x, site_output(slots["cross_attn"], x, lambda _, chosen: block.attn2(chosen, text, text_mask, **extra))
+        )
     out = site_output(
         slots["mlp"], x, lambda _, chosen: block.ff(modulated(norm_mlp(chosen), m.shift_mlp, m.scale_mlp))
     )
-    return x.addcmul_(m.gate_mlp, out)
+    return plus_gated(x, m.gate_mlp, out)
 
 
 def latent_grid(model: Any, inputs: dict[str, Any]) -> tuple[int, int]:

@@ -24,6 +24,7 @@ from dita.caching.linear_parts import (
 )
 from dita.caching.modulations import Modulations
 from dita.caching.probe import Common, Probe
+from dita.caching.rows import is_recorded, plus_gated
 from dita.caching.scores import mean_length, received_attention, staggered
 from dita.caching.sites import keeping_forward, key_norm_forward, modulated, query_norm_forward, site_output
 from dita.caching.spans import in_spans_of_two_streams
@@ -389,7 +390,7 @@ def _stream(
         return mlp(modulated(norm2(chosen), shift, scale))
 
     x = torch.addcmul(x, gate_attn, attended)
-    return x.addcmul_(gate_mlp, site_output(slot, x, compute))
+    return plus_gated(x, gate_mlp, site_output(slot, x, compute))
 
 
 @in_spans_of_two_streams
@@ -499,6 +500,7 @@ def _rejoin(text: Tensor, hidden: Tensor) -> Tensor:
     whole = (text.shape[0], text.shape[1] + hidden.shape[1], text.shape[2])
     neighbours = (
         not torch.compiler.is_compiling()
+        and not is_recorded(text, hidden)  # through the one of two views that is taken gradients would reach it alone
         and text.stride() == hidden.stride() == (whole[1] * whole[2], whole[2], 1)
         and text.untyped_storage().data_ptr() == hidden.untyped_storage().data_ptr()
         and hidden.storage_offset() == text.storage_offset() + text.shape[1] * whole[2]

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from dita.caching.adapters.basic_block import ENTROPY, note_entropy
 from dita.caching.class_swap import Forward, MakeForward
 from dita.caching.guidance import Parts
+from dita.caching.rows import plus, plus_gated
 from dita.caching.scores import attention_entropy, mean_length
 from dita.caching.sites import keeping_forward, modulated, site_output
 from dita.caching.spans import in_spans
@@ -258,7 +259,7 @@ def cached_block(
         gate_attn = gate_attn if slot.gate is None else slot.gate
     x = torch.addcmul(x, gate_attn, block.unfold(attended, batch)).flatten(1, 2)
 
-    x += site_output(slots["cross_attn"], x, lambda _, chosen: block.attn2(chosen, text, text_mask))
+    x = plus(x, site_output(slots["cross_attn"], x, lambda _, chosen: block.attn2(chosen, text, text_mask)))
 
     def chosen_mlp(rows: Tensor | None, chosen: Tensor) -> Tensor:
         assert rows is not None
@@ -273,7 +274,7 @@ def cached_block(
         out = site_output(slot, x, chosen_mlp)
         gate_mlp = gate_mlp if slot.gate is None else slot.gate
     by_frame = x.unflatten(1, (num_frames, -1))
-    return by_frame.addcmul_(gate_mlp, out.unflatten(1, (num_frames, -1))).flatten(1, 2)
+    return plus_gated(by_frame, gate_mlp, out.unflatten(1, (num_frames, -1))).flatten(1, 2)
 
 
 def _of_rows(values: Tensor, rows: Tensor, x: Tensor) -> Tensor:
