@@ -111,7 +111,7 @@ def judge_model(
     arguments = {key: value for key, value in (call or {}).items() if key != "num_inference_steps"}
     run_steps = method.run_steps(steps) if isinstance(method, FewerSteps) else steps
     if not isinstance(method, (Plain, FewerSteps)):
-        dita.enable(pipe, method)
+        dita.enable(pipe, method, on_nan="warn")  # such a picture is judged, and wrong
     try:
         with _silenced(pipe), _progress(console) as progress:
             bar = progress.add_task(f"{name} {method.label()}", total=prompts)

@@ -215,6 +215,8 @@ class ComparePage:
                 last.finished.append(event)
                 facts = f"{event.made.seconds:.2f} s"
                 facts += f", {event.speedup:.2f}× as fast as plain" if event.slot else ""
+                fault = figures.fault(event.made)
+                facts += f", {fault}" if fault else ""
                 card = dataclasses.replace(card, state="done", picture=event.made.frames, facts=facts)
                 shown[self.numbers] = figures.numbers(last.finished)
             else:

@@ -150,6 +150,7 @@ def _numbers(one: Finished, plain: Finished) -> dict[str, Any]:
         "flops_ratio": one.plain_flops / one.flops,
         "psnr": None if scores.psnr is None or math.isinf(scores.psnr) else scores.psnr,
         "identical": scores.psnr is not None and math.isinf(scores.psnr),
+        "broken": one.made.broken,
         "ssim": scores.ssim,
         "judge": None if scores.verdict is None else scores.verdict.as_dict(),
         "plain_judge": None if plain.scores.verdict is None else plain.scores.verdict.as_dict(),

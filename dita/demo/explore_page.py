@@ -213,5 +213,6 @@ class ExplorePage:
 def as_json(point: Point) -> dict[str, Any]:
     """JSON-ready data; identical pictures have no PSNR."""
     data = {name: value for name, value in dataclasses.asdict(point).items() if name != "method"}
-    data["psnr"] = None if point.psnr >= HIGHEST_PSNR or math.isinf(point.psnr) else point.psnr
+    if point.psnr is not None and (point.psnr >= HIGHEST_PSNR or math.isinf(point.psnr)):
+        data["psnr"] = None
     return {"method": point.method.as_json(), "label": numbered_label(point.method), **data}

@@ -23,10 +23,11 @@ from dita.demo.grid import HIGHEST_PSNR, Point
 from dita.demo.grid_plot import Quality, plot_grid
 from dita.demo.loaded import Loaded
 from dita.demo.record import WORDS, Spent
-from dita.demo.sampling import Frames, frames_per_second
+from dita.demo.sampling import Frames, Made, frames_per_second
 from dita.demo.scores import Scores, difference
 from dita.demo.studio import Finished
 from dita.methods import Method, Plain
+from dita.metrics.images import is_constant
 from dita.plan import LETTERS, Plan
 from dita.plots.plan_map import plot_plan
 from dita.plots.theme import ThemeName
@@ -146,6 +147,8 @@ def numbers(finished: Sequence[Finished]) -> str:
             "flops": _three_digits(one.flops / 1e9),
             "ratio": f"{one.plain_flops / one.flops:.2f}",
             "psnr": "" if one.slot == 0 else decibels(one.scores.psnr),
+            "broken": one.made.broken,
+            "fault": fault(one.made),
             "ssim": "" if one.scores.ssim is None else f"{one.scores.ssim:.3f}",
             "verdict": _verdict(one.scores),
             "right": "" if one.scores.verdict is None else str(one.scores.verdict.correct).lower(),
@@ -157,6 +160,9 @@ def numbers(finished: Sequence[Finished]) -> str:
         " ran, scoring and matching of tokens included. PSNR and SSIM compare with the plain picture: how close, not"
         " how good."
     )
+    broken = sum(one.made.broken for one in finished)
+    if broken:
+        notes += f" {broken} of {len(finished)} pictures hold NaN or infinity; nothing is compared with them."
     if judged:
         notes += " The judge reads from the picture what the prompt says of it."
     return str(_figures.numbers(rows, notes, "judge" if judged else "CLIP score" if scored else ""))
@@ -267,13 +273,23 @@ def points(found: Sequence[Point]) -> str:
             "seconds": f"{point.seconds:.2f}",
             "speedup": f"{point.speedup:.2f}×",
             "ratio": f"{point.flops_ratio:.2f}",
-            "psnr": "" if point.method == Plain() else decibels(point.psnr if point.psnr < HIGHEST_PSNR else math.inf),
+            "psnr": "" if point.method == Plain() or point.psnr is None else decibels(_unbounded(point.psnr)),
+            "broken": f"{point.broken} of {point.prompts} hold NaN" if point.broken else "",
             "ssim": "" if point.ssim is None else f"{point.ssim:.3f}",
             "right": "" if point.right is None else f"{point.right:.0%}",
         }
         for point in sorted(found, key=lambda one: -one.seconds)
     ]
     return str(_figures.points(rows, judged))
+
+
+def fault(made: Made) -> str:
+    """What is wrong with a picture's numbers; empty for nothing."""
+    return "holds NaN or infinity" if made.broken else "is of one colour" if is_constant(made.frames) else ""
+
+
+def _unbounded(psnr: float) -> float:
+    return psnr if psnr < HIGHEST_PSNR else math.inf
 
 
 def decibels(value: float | None) -> str:

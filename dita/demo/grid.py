@@ -26,7 +26,8 @@ class Point:
         rival: whether it is the plain pipeline or fewer steps.
         prompts: how many it has drawn.
         seconds: of one picture. speedup: of seconds, picture by picture. flops_ratio: plain FLOPs over those that ran.
-        psnr: beside the plain pictures, in dB; HIGHEST_PSNR where all are identical.
+        psnr: beside the plain pictures, in dB; HIGHEST_PSNR where all are identical, None where none is compared.
+        broken: how many pictures were made of NaN or infinity.
         right: share of the pictures that show all that their prompts say, by the judge; None where it cannot tell.
     """
 
@@ -36,9 +37,10 @@ class Point:
     seconds: float
     speedup: float
     flops_ratio: float
-    psnr: float
+    psnr: float | None
     ssim: float | None
     right: float | None
+    broken: int = 0
 
 
 @dataclass(frozen=True)
@@ -130,7 +132,8 @@ class _Drawn:
 
 
 def _point(method: Method, drawn: Sequence[_Drawn]) -> Point:
-    psnrs = [one.scores.psnr for one in drawn]
+    psnrs = [min(HIGHEST_PSNR, one.scores.psnr) for one in drawn if one.scores.psnr is not None]
+    psnrs = [HIGHEST_PSNR] if isinstance(method, Plain) else psnrs
     ssims = [one.scores.ssim for one in drawn if one.scores.ssim is not None]
     verdicts = [one.scores.verdict.correct for one in drawn if one.scores.verdict is not None]
     return Point(
@@ -140,7 +143,8 @@ def _point(method: Method, drawn: Sequence[_Drawn]) -> Point:
         seconds=statistics.median(one.made.seconds for one in drawn),
         speedup=statistics.median(one.speedup for one in drawn),
         flops_ratio=statistics.mean(one.flops_ratio for one in drawn),
-        psnr=statistics.mean(min(HIGHEST_PSNR, HIGHEST_PSNR if psnr is None else psnr) for psnr in psnrs),
+        psnr=statistics.mean(psnrs) if psnrs else None,
         ssim=statistics.mean(ssims) if ssims else None,
         right=statistics.mean(verdicts) if verdicts else None,
+        broken=sum(one.made.broken for one in drawn),
     )

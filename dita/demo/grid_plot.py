@@ -83,7 +83,8 @@ def _lines(points: Sequence[Point], quality: Quality) -> dict[str, list[tuple[fl
 
 def _value(point: Point, quality: Quality) -> float | None:
     if quality == "psnr":
-        return None if point.psnr >= HIGHEST_PSNR else point.psnr  # identical pictures are nowhere on the axis
+        # identical pictures are nowhere on the axis
+        return None if point.psnr is None or point.psnr >= HIGHEST_PSNR else point.psnr
     return point.ssim if quality == "ssim" else None if point.right is None else 100 * point.right
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import threading
 import time
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from PIL import Image
 from torch import Tensor
 
 import dita
+from dita.caching.broken import BrokenNumbersWarning, watching
+from dita.caching.broken import Made as Numbers
 from dita.caching.summary import Summary
 from dita.compare import numbered_label
 from dita.demo.loaded import Loaded
@@ -52,6 +55,7 @@ class Made:
         seconds: of the pipeline call: text encoding, denoising and decoding, without previews.
         steps: that the sampler took.
         summary: what was executed; None for the plain pipeline and for fewer steps, which run without dita.
+        broken: whether it was made of NaN or infinity.
     """
 
     method: Method
@@ -59,6 +63,7 @@ class Made:
     seconds: float
     steps: int
     summary: Summary | None
+    broken: bool = False
 
 
 Watch = Callable[[Seen], None]
@@ -87,9 +92,14 @@ def sample(
             f"{numbered_label(method)} leaves 1 step, and {loaded.name} takes at least {loaded.least_steps}"
         )
     if not free:
-        dita.enable(pipe, method, record=record)
+        dita.enable(pipe, method, record=record, on_nan="warn")
     try:
-        with _watched(loaded, request, watch, stop, clock) as watching:
+        with (
+            warnings.catch_warnings(),
+            watching(pipe) as numbers,
+            _watched(loaded, request, watch, stop, clock, numbers) as watched,
+        ):
+            warnings.simplefilter("ignore", BrokenNumbersWarning)  # the page says it
             _synchronise()
             start = clock()
             made = pipe(
@@ -99,12 +109,12 @@ def sample(
                 output_type="pil",
             )
             _synchronise()
-            seconds = clock() - start - watching.seconds
+            seconds = clock() - start - watched.seconds
         summary = None if free else dita.summary(pipe, show=False)
     finally:
         dita.disable(pipe)
     pictures = made.images if hasattr(made, "images") else made.frames[0]
-    return Made(method, _stacked(pictures), seconds, watching.step, summary)
+    return Made(method, _stacked(pictures), seconds, watched.step, summary, numbers.broken(1)[0])
 
 
 @dataclass
@@ -117,9 +127,14 @@ class _Watching:
 
 @contextmanager
 def _watched(
-    loaded: Loaded, request: Request, watch: Watch, stop: threading.Event, clock: Callable[[], float]
+    loaded: Loaded,
+    request: Request,
+    watch: Watch,
+    stop: threading.Event,
+    clock: Callable[[], float],
+    numbers: Numbers,
 ) -> Iterator[_Watching]:
-    """While inside, every step of the pipeline's scheduler is reported.
+    """While inside, every step of the pipeline's scheduler is reported, and `numbers` told what it returns.
 
     It is the scheduler that is watched, because pipelines report their steps in three ways, and DiT's in none.
     """
@@ -132,6 +147,7 @@ def _watched(
         if stop.is_set():
             raise Stopped
         result = stock_step(model_output, timestep, sample, *args, **kwargs)
+        numbers.stepped(result)
         _synchronise()
         start = clock()
         watching.step += 1

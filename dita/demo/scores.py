@@ -15,6 +15,7 @@ from dita.demo.loaded import Loaded
 from dita.demo.sampling import Frames
 from dita.metrics import psnr, ssim
 from dita.metrics.clip import clip_score
+from dita.metrics.images import is_constant
 from dita.miniature import world
 from dita.miniature.judge import Verdict
 from dita.networks import Networks
@@ -46,10 +47,13 @@ class Scorer:
         self.networks = networks or Networks()
 
     def scores(self, prompt: str, frames: Frames, plain: Frames | None) -> Scores:
-        """Of one picture; `plain` is None for the plain one itself."""
+        """Of one picture; `plain` is None for the plain one itself, and where nothing is to be compared.
+
+        Two pictures of one colour are not compared.
+        """
         verdict = self.verdict(prompt, frames)
         clip = None if verdict is not None else self.clip(prompt, frames)
-        if plain is None or plain.shape != frames.shape:
+        if plain is None or plain.shape != frames.shape or (is_constant(frames) and is_constant(plain)):
             return Scores(verdict=verdict, clip=clip)
         large = min(frames.shape[1:3]) >= SMALLEST_FOR_SSIM
         return Scores(

@@ -186,7 +186,8 @@ class Studio:
         """A picture's scores, in turn with the pictures of others, so that no timing is disturbed."""
 
         def work(_: _Job[Scores]) -> Scores:
-            return self.scorer.scores(request.prompt, made.frames, None if plain is None else plain.frames)
+            compared = plain is not None and not (made.broken or plain.broken)
+            return self.scorer.scores(request.prompt, made.frames, plain.frames if plain and compared else None)
 
         found = [one for one in self._in_turn(visit, work) if isinstance(one, Scores)]
         return found[0]

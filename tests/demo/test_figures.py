@@ -122,3 +122,12 @@ def test_a_strip_says_what_every_step_does():
 
 def test_a_strip_warns_of_a_method_that_saves_nothing():
     assert "fora saves nothing in" in figures.strip(FORA(3), named_shape("flux-dev"), 1)
+
+
+def test_a_row_of_broken_numbers_is_marked_and_counted_and_never_identical():
+    rows = [finished(), finished(1, FORA(2)), finished(2, FewerSteps(0.5), scores=Scores(psnr=30.0, ssim=0.9))]
+    rows[1] = dataclasses.replace(rows[1], made=dataclasses.replace(rows[1].made, broken=True))
+    html = figures.numbers(rows)
+    assert html.count('class="dita-broken"') == 1 and html.count("holds NaN or infinity") == 1
+    assert html.count("is of one colour") == 2
+    assert "1 of 3 pictures hold NaN or infinity" in html and "identical" not in html

@@ -12,6 +12,7 @@ import torch
 
 import dita
 from dita.caching.attachment import attachment_of
+from dita.demo import figures
 from dita.demo.loaded import Loaded
 from dita.demo.previews import LARGEST, _smaller
 from dita.demo.request import Limits, Request, checked
@@ -138,3 +139,22 @@ def test_large_latents_are_previewed_small():
 
 def test_videos_play_for_about_two_seconds():
     assert [frames_per_second(count) for count in (4, 16, 34, 51, 408)] == [8, 8, 17, 24, 24]
+
+
+@pytest.mark.parametrize("method", [Plain(), FewerSteps(0.5), FORA(2)], ids=lambda method: method.name)
+def test_a_picture_of_broken_numbers_is_told(loaded, method):
+    parameter = next(iter(loaded.pipe.vae.parameters()))
+    kept = parameter.detach().clone()
+    assert not make(loaded, method).broken
+    weights = [p for p in loaded.pipe.vae.parameters() if p.ndim > 1]
+    stored = [p.detach().clone() for p in weights]
+    try:
+        for p in weights:
+            p.data.fill_(float("nan"))
+        made = make(loaded, method)
+    finally:
+        for p, was in zip(weights, stored, strict=True):
+            p.data.copy_(was)
+    assert made.broken and torch.equal(parameter, kept)
+    assert figures.fault(made) == "holds NaN or infinity"
+    assert not make(loaded, method).broken

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -11,7 +12,7 @@ import pytest
 from dita.demo import studio as studio_module
 from dita.demo.request import Limits, Refused, checked
 from dita.demo.sampling import Stopped
-from dita.demo.studio import Finished, Progress, ServerError, Studio, Waiting
+from dita.demo.studio import Finished, Progress, ServerError, Studio, Visit, Waiting
 from dita.methods import FORA, FewerSteps, Plain, ToCa
 from tests.demo.small import small
 
@@ -44,6 +45,19 @@ def test_its_numbers_are_those_of_what_ran(studio):
     assert full.scores.ssim == pytest.approx(1)
     assert cached.scores.psnr < 60
     assert cached.speedup == plain.made.seconds / cached.made.seconds
+
+
+def test_broken_pictures_are_compared_with_nothing(studio, monkeypatch):
+    made = finished(studio.compare(ask(studio), [FORA(1)]))
+    plain, full = (one.made for one in made)
+    broken = dataclasses.replace(plain, broken=True)
+    visit = Visit("anna")
+    request = ask(studio)
+    assert studio.measured(visit, request, full, plain).psnr == float("inf")
+    assert studio.measured(visit, request, full, broken).psnr is None
+    assert studio.measured(visit, request, dataclasses.replace(full, broken=True), plain).psnr is None
+    black = dataclasses.replace(plain, frames=np.zeros_like(plain.frames))
+    assert studio.measured(visit, request, black, black).ssim is None
 
 
 def test_visitors_at_once_get_what_they_would_get_alone(studio):
