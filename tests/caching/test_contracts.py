@@ -807,3 +807,66 @@ def test_a_guard_of_0_computes_every_step_in_full(family, pipe, plain, method) -
     dita.enable(pipe, method, guard=1e9)
     assert torch.equal(family.call(pipe), unguarded)
     assert dita.summary(pipe, show=False).guarded == ()
+
+
+# ------------------------------------------------------------------------------------------------ changed conditions
+
+
+@torch.no_grad()
+def test_what_is_added_between_blocks_counts_once(family, method) -> None:
+    """A ControlNet on FLUX, hooks on the others: on the same input every step gives what the full step gave."""
+    model, inputs = family.tiny_transformer(), family.transformer_inputs(batch=2)
+    generator = torch.Generator().manual_seed(0)
+    if family is tiny_flux:
+        residuals = list(40 * torch.randn(5, 2, 64, 32, generator=generator))
+        double = len(model.transformer_blocks)
+        inputs |= {
+            "controlnet_block_samples": residuals[:double],
+            "controlnet_single_block_samples": residuals[double : double + len(model.single_transformer_blocks)],
+        }
+    else:
+        for block in family.blocks(model):
+            amount = 3 * torch.randn(1, 1, block.ff.net[-1].out_features, generator=generator)
+            block.register_forward_hook(lambda _, __, out, amount=amount: out + amount)
+    expected = family.forward(model, inputs, 0.5)
+    dita.enable(model, method, steps=10)
+    for _ in range(10):
+        assert close(family.forward(model, inputs, 0.5), expected)
+    assert len(set(dita.summary(model, show=False).kinds)) > 1
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("until", [3, 5])
+def test_guidance_that_ends_in_mid_run(family, method, until: int) -> None:
+    """By a second call on FLUX, by half of the rows on the others: one run, and each sample as it is alone."""
+    steps, conditions = 8, family.transformer_inputs(batch=4)
+    fixed = {name: value for name, value in conditions.items() if len(value) != 4}
+
+    def sampled(model, samples: list[int]) -> torch.Tensor:
+        rows = [*samples, *(2 + i for i in samples)]
+        both = {name: value[rows] for name, value in conditions.items() if name not in fixed}
+        latents, count = both.pop("hidden_states")[: len(samples)], len(samples)
+        halves = [{name: value[half] for name, value in both.items()} for half in (slice(count), slice(count, None))]
+        for step in range(steps):
+            progress, guided = step / steps, step < until
+            if guided and family is not tiny_flux:
+                inputs = both | {"hidden_states": torch.cat([latents, latents])}
+                out, free = family.forward(model, inputs, progress).chunk(2)
+            else:
+                out = family.forward(model, halves[0] | fixed | {"hidden_states": latents}, progress)
+                if guided:
+                    free = family.forward(model, halves[1] | fixed | {"hidden_states": latents}, progress)
+            latents = latents - (free + 3 * (out - free) if guided else out) / steps
+        return latents
+
+    def enabled(chosen):
+        told = {"calls_per_step": 2} if family is tiny_flux else {"guided_halves": True}
+        return dita.enable(family.tiny_transformer(), chosen, steps=steps, **told)
+
+    assert torch.equal(sampled(enabled("toca:1:0.5"), [0, 1]), sampled(family.tiny_transformer(), [0, 1]))
+    model = enabled(method)
+    found = sampled(model, [0, 1])
+    assert dita.summary(model, show=False).steps == steps
+    for i in range(2):
+        assert close(found[i : i + 1], sampled(enabled(method), [i]))
+    assert torch.equal(sampled(model, [0, 1]), found), "the next run begins with its own first step"
