@@ -28,12 +28,14 @@ from dita.methods import (
     FewerSteps,
     Method,
     Plain,
+    as_method,
     from_json,
     named_parameters,
+    names_a_file,
     pages,
-    parse,
     short,
 )
+from dita.methods.method_file import read_fields
 from dita.methods.pages import MEANINGS
 from dita.methods.pages import field_meanings as _field_meanings
 from dita.options import (
@@ -1079,9 +1081,8 @@ def _device(name: str) -> str:
 
 
 def _method(text: str) -> Method:
-    """A method from its short form, or from a file with its JSON."""
-    text = text.strip()
-    return from_json(_method_file(text)) if text.lower().endswith(".json") else parse(text)
+    """A method from its short form, or from a file."""
+    return as_method(text.strip())
 
 
 def _methods(text: str) -> list[Method]:
@@ -1092,34 +1093,6 @@ def _methods(text: str) -> list[Method]:
     return found
 
 
-def _method_file(name: str) -> dict[str, Any]:
-    """The object in a method file. Raises `ValueError` for a file that is not there or holds something else."""
-    path, example = Path(name), json.dumps(parse("fora").as_json())
-    if path.is_dir():
-        raise ValueError(f"method file {name!r} is a folder; it must be a file that holds {example}")
-    if not path.exists():
-        raise ValueError(f"method file {name!r} does not exist; give one that holds {example}, or a short form")
-    try:
-        data = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_each_once)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"method file {name!r} is not JSON: {error}") from None
-    except UnicodeDecodeError:
-        raise ValueError(f"method file {name!r} is not JSON: it is no text in UTF-8") from None
-    except RecursionError:
-        raise ValueError(f"method file {name!r} is nested too deeply") from None
-    if not isinstance(data, dict):
-        raise ValueError(f"method file {name!r} must hold an object such as {example}")
-    return data
-
-
-def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """A JSON object, in which no name may stand twice."""
-    twice = [name for name, count in Counter(name for name, _ in pairs).items() if count > 1]
-    if twice:
-        raise ValueError(f"the JSON of a method gives {twice[0]!r} twice")
-    return dict(pairs)
-
-
 def _changed(text: str, changes: dict[str, Any]) -> Method:
     """The method that `text` stands for with the parameters that options gave, which take the place of its own.
 
@@ -1127,8 +1100,7 @@ def _changed(text: str, changes: dict[str, Any]) -> Method:
     gives and an option replaces.
     """
     method = _method(text)
-    from_file = text.strip().lower().endswith(".json")
-    written = _method_file(text.strip()) if from_file else named_parameters(text)
+    written = read_fields(text.strip()) if names_a_file(text) else named_parameters(text)
     parts = list(method.methods) if isinstance(method, Composition) else [method]
     for name, value in changes.items():
         owners = [n for n, part in enumerate(parts) if name in field_hints(type(part))]

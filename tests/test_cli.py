@@ -14,6 +14,7 @@ import dita.compare
 from dita import cli, miniature, models
 from dita.caching.adapters import UnsupportedModelError
 from dita.generation import runner
+from dita.methods import FORA, MadeFor, write_method
 from dita.miniature import world
 from dita.tables import TABLES
 from dita.version import __version__
@@ -135,6 +136,16 @@ def test_a_method_may_be_a_json_file(tmp_path):
         "full_steps": None,
         "full_of": None,
     }
+
+
+def test_a_method_may_be_a_file_with_what_it_was_made_for(tmp_path, monkeypatch):
+    write_method(tmp_path / "tuned", FORA(5), MadeFor(model="flux-dev", steps=50), {"speedup": 3})
+    monkeypatch.chdir(tmp_path)
+    for given in ("tuned/method.json", "tuned/", "tuned", tmp_path / "tuned"):
+        assert json.loads(run(*PLAN, "--method", given, "--json").stdout)["method"] == FORA(5).as_json()
+    changed = run(*PLAN, "--method", "tuned", "--cycle", "4", "--json")
+    assert json.loads(changed.stdout)["method"] == FORA(4).as_json()
+    assert changed.stderr == "warning: --cycle 4 takes the place of 5 in 'tuned'\n"
 
 
 def test_the_size_of_pictures_and_batch_count():

@@ -128,11 +128,14 @@ def checked_methods(loaded: Loaded, limits: Limits, given: list[MethodLike]) -> 
 
 
 def checked_method(loaded: Loaded, given: MethodLike) -> Method:
-    """One method. Raises `Refused` for one that does not exist, or is not for the model."""
+    """One method. Raises `Refused` for one that does not exist, or is not for the model.
+
+    A visitor's text is never taken for a path: no file of the server is read for it.
+    """
     try:
         if isinstance(given, str) and not given.strip():
             raise ValueError("the method is empty: write one such as toca:4:0.9")
-        method = as_method(given)
+        method = as_method(given, files=False)
         method.check_family(loaded.family)
     except (ValueError, TypeError) as error:
         raise Refused(_sentence(error)) from None

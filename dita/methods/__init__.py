@@ -3,15 +3,25 @@
 from __future__ import annotations
 
 import json
+import os
 import re
-from collections.abc import Sequence
-from typing import Any, TypeAlias
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias, cast
 
 from dita.methods.deltadit import DeltaDiT
 from dita.methods.duca import DuCa
 from dita.methods.fora import FORA
 from dita.methods.full_steps import CarriedOverWarning
 from dita.methods.method import Method, NothingToSkipWarning, short
+from dita.methods.method_file import (
+    METHOD_FILE,
+    MadeFor,
+    MadeForAnotherWarning,
+    SavedMethod,
+    read_method,
+    warn_of_another,
+    write_method,
+)
 from dita.methods.pab import PAB
 from dita.methods.plain import FewerSteps, Plain
 from dita.methods.taylorseer import LoweredOrderWarning, TaylorSeer
@@ -26,6 +36,7 @@ __all__ = [
     "LIVE_SCORES",
     "MERGED_MODULES",
     "METHODS",
+    "METHOD_FILE",
     "PAB",
     "PROBED_SCORES",
     "SCORES",
@@ -35,11 +46,14 @@ __all__ = [
     "DuCa",
     "FewerSteps",
     "LoweredOrderWarning",
+    "MadeFor",
+    "MadeForAnotherWarning",
     "MergingRefusedWarning",
     "Method",
     "MethodLike",
     "NothingToSkipWarning",
     "Plain",
+    "SavedMethod",
     "Score",
     "TGate",
     "TaylorSeer",
@@ -49,8 +63,13 @@ __all__ = [
     "as_methods",
     "from_json",
     "named_parameters",
+    "names_a_file",
     "parse",
+    "read_method",
+    "saved_method",
     "short",
+    "warn_of_another",
+    "write_method",
 ]
 
 _ALL: tuple[type[Method], ...] = (Plain, FewerSteps, FORA, ToCa, DuCa, TaylorSeer, DeltaDiT, TGate, PAB, ToMe)
@@ -58,28 +77,64 @@ METHODS: dict[str, type[Method]] = {cls.name: cls for cls in _ALL}
 """Every method by the name that the command line and JSON use."""
 
 
-MethodLike: TypeAlias = Method | str | Sequence[Method | str]
-"""A method, its short form, or several that work together."""
+OneMethod: TypeAlias = Method | SavedMethod | str | os.PathLike[str] | Mapping[str, Any]
+MethodLike: TypeAlias = OneMethod | Sequence[OneMethod]
+"""A method, its short form, the path of its file, its data in JSON, or several that work together.
+
+A text is a path where it ends in `.json`, and where it names a folder that holds a `method.json`.
+"""
 
 
-def as_method(given: MethodLike) -> Method:
-    """The method that `given` stands for. Raises `ValueError` where it is none, or several that cannot be together."""
-    if isinstance(given, Method):
+def as_method(given: MethodLike, *, files: bool = True) -> Method:
+    """The method that `given` stands for. Raises `ValueError` where it is none, or several that cannot be together.
+
+    files: whether paths are read. False refuses them, for what comes from strangers.
+    """
+    return saved_method(given, files=files).method
+
+
+def saved_method(given: MethodLike, *, files: bool = True) -> SavedMethod:
+    """The method that `given` stands for, and what it was made for where a file says so. Raises as `as_method` does."""
+    if isinstance(given, SavedMethod):
         return given
-    if isinstance(given, str):
-        return parse(given)
+    if isinstance(given, Method):
+        return SavedMethod(given)
+    if isinstance(given, Mapping):
+        return read_method(given)
+    if isinstance(given, str) and not (files and names_a_file(given)):
+        return SavedMethod(parse(given))
+    if isinstance(given, (str, os.PathLike)) and files:
+        return read_method(given.strip() if isinstance(given, str) else given)
     if not isinstance(given, Sequence):
         raise ValueError(
             "method must be a dita method or its short form such as 'toca:4:0.9', got"
             f" {shown(given)}{_class_hint(given)}"
         )
-    methods = tuple(method for method in map(as_method, given) if method != Plain())
-    return methods[0] if len(methods) == 1 else Composition(methods)
+    parts = [saved_method(one, files=files) for one in cast(Sequence[OneMethod], given)]
+    made_for = next((part.made_for for part in parts if part.made_for is not None), None)
+    methods = tuple(part.method for part in parts if part.method != Plain())
+    return SavedMethod(methods[0] if len(methods) == 1 else Composition(methods), made_for)
+
+
+def names_a_file(text: str) -> bool:
+    """Whether a text is the path of a method's file, or of a folder that holds one.
+
+    A short form is none, and the disk is not looked at for it.
+    """
+    text = text.strip()
+    if text.lower().endswith(".json"):
+        return True
+    head = re.split(r"[:+]", text, maxsplit=1)[0]
+    if not text or head.lower() in METHODS:
+        return False
+    if "/" in head or os.sep in head:
+        return True
+    return os.path.isfile(os.path.join(os.path.expanduser(text), METHOD_FILE))
 
 
 def as_methods(given: Sequence[MethodLike]) -> list[Method]:
     """The methods of a list. Raises `ValueError` for a single one, and as `as_method` does."""
-    if isinstance(given, (str, Method)) or not isinstance(given, Sequence):
+    if isinstance(given, (str, Method, SavedMethod)) or not isinstance(given, Sequence):
         raise ValueError(f"methods must be a list such as ['toca:4:0.9', 'fora:3'], got {shown(given)}")
     return [as_method(one) for one in given]
 

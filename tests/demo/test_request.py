@@ -6,7 +6,7 @@ import pytest
 
 from dita.demo.presets import PRESETS, presets
 from dita.demo.request import Limits, Refused, checked, checked_method, checked_methods, limits_of
-from dita.methods import FORA, FewerSteps, ToCa
+from dita.methods import FORA, FewerSteps, ToCa, write_method
 from tests.demo.small import PROMPTS, small
 
 
@@ -69,7 +69,7 @@ def test_sizes_of_models_with_one_size_are_their_own():
         assert request.call(loaded).get("height") == loaded.call.get("height")
 
 
-def test_methods_are_checked_for_the_model(flux):
+def test_methods_are_checked_for_the_model(flux, tmp_path):
     assert checked_methods(flux, Limits(), ["toca:4:0.9", "steps:0.5"]) == [ToCa(4, 0.9), FewerSteps(0.5)]
     with pytest.raises(Refused, match=r"Tgate does not run on flux"):
         checked_method(flux, "tgate")
@@ -77,6 +77,10 @@ def test_methods_are_checked_for_the_model(flux):
         checked_method(flux, "magic")
     with pytest.raises(Refused, match="empty"):
         checked_method(flux, "")
+    path = write_method(tmp_path / "tuned", FORA())
+    for text in (str(path), f"{path.parent}/", str(tmp_path / "gone.json")):  # the server's files are nobody's affair
+        with pytest.raises(Refused, match=r"^Unknown method "):
+            checked_method(flux, text)
     with pytest.raises(Refused, match="At most 2 methods"):
         checked_methods(flux, Limits(), ["fora:2", "fora:3", "fora:4"])
     with pytest.raises(Refused, match="choose two that differ"):
