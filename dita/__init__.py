@@ -13,6 +13,7 @@ from dita.methods import (
     DuCa,
     FewerSteps,
     LoweredOrderWarning,
+    MadeForAnotherWarning,
     MergingRefusedWarning,
     Method,
     NothingToSkipWarning,
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
     from dita.generation.sampling import generate
     from dita.plots.plan_map import plot_plan
     from dita.plots.token_map import plot_tokens
+    from dita.saved_methods import save_method
 
 __all__ = [
     "FORA",
@@ -46,6 +48,7 @@ __all__ = [
     "DuCa",
     "FewerSteps",
     "LoweredOrderWarning",
+    "MadeForAnotherWarning",
     "MergingRefusedWarning",
     "Method",
     "NothingToSkipWarning",
@@ -64,6 +67,7 @@ __all__ = [
     "generate",
     "plot_plan",
     "plot_tokens",
+    "save_method",
     "summary",
 ]
 
@@ -79,6 +83,7 @@ _LATER = {
     "TokenRecord": "dita.caching.token_record",
     "plot_plan": "dita.plots.plan_map",
     "plot_tokens": "dita.plots.token_map",
+    "save_method": "dita.saved_methods",
 }
 
 

@@ -26,14 +26,18 @@ from dita.methods import (
     SCORES,
     Composition,
     FewerSteps,
+    MadeFor,
     Method,
     Plain,
-    as_method,
+    SavedMethod,
+    as_methods,
     from_json,
     named_parameters,
     names_a_file,
     pages,
+    saved_method,
     short,
+    warn_of_another,
 )
 from dita.methods.method_file import read_fields
 from dita.methods.pages import MEANINGS
@@ -100,7 +104,8 @@ def plan(
         str, typer.Option(help=f"{', '.join(NAMED_SHAPES)}, a bundled model, or a local diffusers folder.")
     ],
     method: Annotated[
-        str, typer.Option(help="A name or short form such as toca:4:0.9:random or tome+toca, or a JSON file.")
+        str,
+        typer.Option(help="A short form such as toca:4:0.9:random or tome+toca, or a file such as tuned/method.json."),
     ],
     steps: Annotated[int, typer.Option(help="Denoising steps of the plain pipeline.")] = 50,
     cycle: Annotated[int | None, typer.Option(help="N: full steps are N apart.")] = None,
@@ -139,7 +144,7 @@ def plan(
             "fraction": fraction,
             "strict": strict,
         }
-        chosen = _changed(method, {key: value for key, value in changes.items() if value is not None})
+        saved = _changed(method, {key: value for key, value in changes.items() if value is not None})
         if plot is not None and plot.suffix not in FIGURES:
             raise ValueError(f"--plot draws {', '.join(FIGURES)} files, got {str(plot)!r}")
         try_files({"--plot": plot}, make_folders=False)
@@ -152,8 +157,10 @@ def plan(
 
         shape = models.shape(model, batch=batch, height=height, width=width, text_tokens=text_tokens)
         kept = _store(store_dtype, store_device, max_cache)
-        result = with_store(chosen.plan(shape, steps), kept)
-        _say_what_is_not_kept(kept, [chosen])
+        result = with_store(saved.method.plan(shape, steps), kept)
+        loaded = None if model in NAMED_SHAPES else model  # the sizes of a published model are no model of a file
+        warn_of_another(saved, MadeFor(model=loaded, steps=steps, height=height or width, width=width or height))
+        _say_what_is_not_kept(kept, [saved.method])
         typer.echo(json.dumps(result.as_json(counted), indent=2) if as_json else _plan_text(result))
         if plot is not None:
             _draw_plan(result, plot)
@@ -225,7 +232,7 @@ def compare(
         if not prompts:
             raise ValueError("give --prompts to make pictures, or --pictures to compare those of folders")
         every = methods.strip() == "all"
-        chosen = [] if every else _methods(methods)
+        chosen: Sequence[Method | SavedMethod] = [] if every else _methods(methods)
         kept = _store(store_dtype, store_device, max_cache)
         texts = _prompts(prompts, model)
         columns = _columns(metrics)
@@ -236,7 +243,7 @@ def compare(
         from dita.freed_memory import keep_freed_memory
 
         report.check_folder(out, overwrite, resumes=True)
-        _say_what_is_not_kept(kept, chosen, device)
+        _say_what_is_not_kept(kept, as_methods(chosen), device)
         networks = None
         if columns:
             networks = _networks(weights, network or [], device=device or "cpu")
@@ -409,7 +416,9 @@ def generate(
     context: typer.Context,
     out: Annotated[Path, typer.Option(help="Folder of the job: new, empty, or of this very job, which goes on.")],
     model: Annotated[str, typer.Option(help="A bundled name, a local diffusers folder, or a hub id.")] = "shapes-flux",
-    method: Annotated[str, typer.Option(help="A short form such as toca:4:0.9, or a JSON file.")] = "plain",
+    method: Annotated[
+        str, typer.Option(help="A short form such as toca:4:0.9, or a file such as tuned/method.json.")
+    ] = "plain",
     prompts: Annotated[Path | None, typer.Option(help="A file: .txt, .csv, .tsv, .jsonl or .parquet.")] = None,
     prompt: Annotated[list[str] | None, typer.Option(help="A text instead of a file (repeatable).")] = None,
     seeds: Annotated[str, typer.Option(help="Seed indices of every prompt: 0..3, or 0,2,7..9.")] = "0",
@@ -452,7 +461,8 @@ def generate(
         texts = prompt_files.read(prompts) if prompts is not None else prompt_files.from_texts(prompt or [])
         indices = prompt_files.parse_seeds(seeds)
         size = _batch_size(batch_size)
-        chosen = _method(method)
+        saved = saved_method(method.strip())
+        chosen = saved.method
         from dita import models
         from dita.asking import check_classes
         from dita.call_arguments import from_entries
@@ -493,7 +503,14 @@ def generate(
         _silence_libraries()
         if engine == "local":
             outcome = runner.run(
-                settings, items, out, batch_size=size, device=place, local_files_only=local_files_only, repair=repair
+                settings,
+                items,
+                out,
+                batch_size=size,
+                device=place,
+                local_files_only=local_files_only,
+                repair=repair,
+                made_for=saved.made_for,
             )
         elif engine == "ray":
             from dita.generation import ray_engine
@@ -506,6 +523,7 @@ def generate(
                 workers=_workers(workers),
                 local_files_only=local_files_only,
                 repair=repair,
+                made_for=saved.made_for,
             )
         else:
             raise ValueError(f"unknown engine {engine!r}; known: local, ray")
@@ -678,7 +696,9 @@ def convert_opensora(
 def judge(
     context: typer.Context,
     model: Annotated[str, typer.Option(help="A bundled model of the shapes world.")] = "shapes-flux",
-    method: Annotated[str, typer.Option(help="A short form such as toca:4:0.9, or a JSON file.")] = "plain",
+    method: Annotated[
+        str, typer.Option(help="A short form such as toca:4:0.9, or a file such as tuned/method.json.")
+    ] = "plain",
     prompts: Annotated[int, typer.Option(help="Held-out captions, of all kinds of scene in turn.")] = 256,
     steps: Annotated[int, typer.Option(help="Denoising steps of the plain pipeline.")] = 28,
     seed: Annotated[int, typer.Option(help="Of the captions and of the first picture; the next ones count up.")] = 0,
@@ -696,7 +716,7 @@ def judge(
     how often shape, colour, count, relation, size, sign and background are right, and all of them at once.
     """
     with _one_line_errors():
-        chosen = _method(method)
+        chosen = saved_method(method.strip())
         try_files({"--json": json_file})
         from dita import judge as job
         from dita import miniature, models
@@ -1080,26 +1100,25 @@ def _device(name: str) -> str:
     return name
 
 
-def _method(text: str) -> Method:
-    """A method from its short form, or from a file."""
-    return as_method(text.strip())
+def _methods(text: str) -> list[Method | SavedMethod]:
+    """The methods of a list with commas between, those of a file with what they were made for.
 
-
-def _methods(text: str) -> list[Method]:
-    """The methods of a list with commas between. Raises `ValueError` as `_method`, and where there are none."""
-    found = [_method(part) for part in text.split(",") if part.strip()]
+    Raises `ValueError` as `saved_method`, and where there are none.
+    """
+    read = [saved_method(part.strip()) for part in text.split(",") if part.strip()]
+    found = [one.method if one.made_for is None else one for one in read]
     if not found:
         raise ValueError(f"--methods is empty; give names or short forms of {', '.join(METHODS)}, with commas between")
     return found
 
 
-def _changed(text: str, changes: dict[str, Any]) -> Method:
+def _changed(text: str, changes: dict[str, Any]) -> SavedMethod:
     """The method that `text` stands for with the parameters that options gave, which take the place of its own.
 
     Raises `ValueError` for one that it does not have, and for one that two methods have. Warns of a value that `text`
     gives and an option replaces.
     """
-    method = _method(text)
+    method, made_for = saved_method(text.strip())
     written = read_fields(text.strip()) if names_a_file(text) else named_parameters(text)
     parts = list(method.methods) if isinstance(method, Composition) else [method]
     for name, value in changes.items():
@@ -1113,7 +1132,7 @@ def _changed(text: str, changes: dict[str, Any]) -> Method:
         parts[owners[0]] = from_json({**part.as_json(), name: value})
         if before is not None and getattr(parts[owners[0]], name) != getattr(part, name):
             warnings.warn(f"--{name} {value} takes the place of {before} in {text!r}", stacklevel=2)
-    return parts[0] if len(parts) == 1 else Composition(tuple(parts))
+    return SavedMethod(parts[0] if len(parts) == 1 else Composition(tuple(parts)), made_for)
 
 
 def _say_what_is_not_kept(store: Store, methods: Sequence[Method], device: str | None = None) -> None:

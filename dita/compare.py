@@ -27,6 +27,7 @@ from dita import comparison_journal, models, report
 from dita.asking import asking, check_pipeline
 from dita.caching.adapters import adapter_for
 from dita.caching.attachment import transformer_of
+from dita.caching.origin import warn_where_another
 from dita.caching.selecting import check_cells
 from dita.call_arguments import checked_call, cuts, for_json, listed, warn_of_cuts
 from dita.clips import is_clip
@@ -43,7 +44,7 @@ from dita.measurement import (
     result_from_json,
     results_of,
 )
-from dita.methods import Composition, FewerSteps, Method, MethodLike, Plain, ToCa, as_methods
+from dita.methods import Composition, FewerSteps, Method, MethodLike, Plain, ToCa, saved_methods
 from dita.metrics import Average, average, psnr, ssim
 from dita.metrics.catalogue import Metric, Need, check_metrics
 from dita.metrics.distribution import Sample
@@ -244,7 +245,8 @@ def compare(
 
     Args:
         model: a bundled name, a local folder or a hub id (`dita.models.load`), or a pipeline.
-        methods: methods or their short forms, such as `toca:4:0.9`.
+        methods: methods, their short forms such as `toca:4:0.9`, or paths of their files, with a warning of everything
+            in which the model or its calls are not what a file was made for.
         out: an empty or new folder; one of an earlier comparison, whose files are replaced once all is measured; or
             that of an interrupted one with the same settings, which goes on.
         steps: denoising steps of the plain pipeline; None is the model's default, or 28.
@@ -267,7 +269,8 @@ def compare(
     and an interrupted comparison with other settings; `FileExistsError` for an `out` that holds other files. Raises
     `OSError` where there is no room to write; what was drawn until then is kept.
     """
-    chosen = _with_plain_first(as_methods(methods))
+    saved = saved_methods(methods)
+    chosen = _with_plain_first([one.method for one in saved])
     check_metrics(metrics)
     prompts = tuple(listed("prompts", prompts))
     seeds = _checked_seeds(seeds, len(prompts))
@@ -288,6 +291,8 @@ def compare(
     name = name or getattr(getattr(model, "config", None), "_name_or_path", "") or type(model).__name__
     arguments = checked_call(model, arguments, steps)
     warn_of_cuts(cuts(model, enumerate(prompts), arguments))
+    for one in saved:
+        warn_where_another(one, model, {**arguments, "num_inference_steps": steps})
     job = Calls(model, prompts, seeds, steps, batch, arguments, store)
     asking(model, prompts)  # refuses what is the name of no class
     _check_methods(job, chosen)

@@ -21,7 +21,8 @@ from rich.table import Table
 import dita
 from dita import miniature
 from dita.asking import asking, check_pipeline
-from dita.methods import FewerSteps, MethodLike, Plain, as_method
+from dita.caching.origin import warn_where_another
+from dita.methods import FewerSteps, MethodLike, Plain, saved_method
 from dita.metrics import Share
 from dita.metrics.images import read
 from dita.metrics.picture_sets import MANIFEST_LINES, open_pictures
@@ -99,7 +100,8 @@ def judge_model(
     Raises `ValueError` for counts below 1, and for a pipeline that takes no prompts.
     """
     check_pipeline(pipe)
-    method = as_method(method)
+    saved = saved_method(method)
+    method = saved.method
     prompts, steps, batch = whole("prompts", prompts), whole("steps", steps), whole("batch", batch)
     for what, value in (("prompts", prompts), ("steps", steps), ("batch", batch)):
         if value < 1:
@@ -109,6 +111,7 @@ def judge_model(
     judge = miniature.load_judge()
     verdicts: list[Verdict] = []
     arguments = {key: value for key, value in (call or {}).items() if key != "num_inference_steps"}
+    warn_where_another(saved, pipe, {**arguments, "num_inference_steps": steps})
     run_steps = method.run_steps(steps) if isinstance(method, FewerSteps) else steps
     if not isinstance(method, (Plain, FewerSteps)):
         dita.enable(pipe, method, on_nan="warn")  # such a picture is judged, and wrong

@@ -14,7 +14,7 @@ import dita.compare
 from dita import cli, miniature, models
 from dita.caching.adapters import UnsupportedModelError
 from dita.generation import runner
-from dita.methods import FORA, MadeFor, write_method
+from dita.methods import FORA, FewerSteps, MadeFor, Plain, write_method
 from dita.miniature import world
 from dita.tables import TABLES
 from dita.version import __version__
@@ -395,6 +395,38 @@ def test_generate_takes_method_files_and_prompt_files(drawing, tmp_path):
     assert run("generate", *files, "--out", tmp_path / "out").exit_code == 0
     line = json.loads((tmp_path / "out" / "manifest.jsonl").read_text())
     assert (line["id"], line["method"]) == ("x", {"method": "steps", "fraction": 0.5})
+
+
+def test_commands_name_what_a_file_was_not_made_for(drawing, tmp_path):
+    path = write_method(tmp_path / "tuned", FewerSteps(0.5), MadeFor(model="other", steps=28, height=16, device="cuda"))
+    made = run("generate", "--prompt", "a", "--height", "32", "--method", path, "--out", tmp_path / "out")
+    assert made.exit_code == 0, made.output
+    assert made.stderr.splitlines()[0].endswith(": 28 steps, here 3; height 16 pixels, here 32")
+    assert made.stderr.startswith("warning: steps was made for something else")
+    again = run("generate", "--prompt", "a", "--height", "32", "--method", path, "--out", tmp_path / "out")
+    assert "was made for" not in again.stderr  # nothing is drawn
+    planned = run("plan", "--model", "shapes-flux", "--method", path, "--steps", "20", "--height", "64")
+    assert planned.stderr == (
+        "warning: steps was made for something else: model other, here shapes-flux; 28 steps, here 20;"
+        " height 16 pixels, here 64\n"
+    )
+    assert run("plan", "--model", "flux-dev", "--method", path, "--steps", "28").stderr == ""
+
+
+def test_compare_hands_on_what_a_file_was_made_for(job, tmp_path, monkeypatch):
+    given = []
+    monkeypatch.setattr(dita.compare, "compare", lambda pipe, methods, *_, **__: given.extend(methods) or refuse())
+    monkeypatch.chdir(tmp_path)
+    made_for = MadeFor(model="other")
+    write_method(tmp_path / "tuned", FORA(5), made_for)
+    refused(
+        "compare", "--methods", "plain,tuned/,tuned/method.json,fora:3", "--prompts", "a", "--out", tmp_path / "out"
+    )
+    assert given == [Plain(), (FORA(5), made_for), (FORA(5), made_for), FORA(3)]
+
+
+def refuse():
+    raise ValueError("that is all")
 
 
 def test_generate_says_what_failed_with_the_exit_code_1(drawing, tmp_path):

@@ -9,6 +9,7 @@ from torch import nn
 
 from dita.caching.adapters import Adapter
 from dita.caching.broken import Checks
+from dita.caching.origin import Origin
 from dita.caching.ownership import transformer_of
 from dita.caching.summary import Summary
 from dita.footprint import Compiled
@@ -17,7 +18,7 @@ from dita.stores import Store
 
 
 class Attachment:
-    """A method on one target, which it holds weakly. `last` is the summary of the last run."""
+    """A method on one target, which it holds weakly. `last` is the summary of the last run, `origin` the method's."""
 
     def __init__(
         self, method: Method, record: bool, memory_limit: int | None, store: Store | None, checks: Checks
@@ -28,6 +29,7 @@ class Attachment:
         self.memory_limit = memory_limit
         self.store = store
         self.last: Summary | None = None
+        self.origin = Origin()
 
     def attach(self) -> None:
         """Accelerates the target from now on. Raises, and changes nothing, where that is not possible."""

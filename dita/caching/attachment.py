@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import TypeVar
 
 from diffusers import DiffusionPipeline
@@ -12,11 +13,12 @@ from dita.caching import pipeline_attachment, second_cache, transformer_attachme
 from dita.caching.adapters import UnsupportedModelError, adapter_for
 from dita.caching.attached import Attachment
 from dita.caching.broken import Checks, OnNan
+from dita.caching.origin import Origin, target_facts
 from dita.caching.ownership import known, transformer_of
 from dita.caching.pipeline_attachment import PipelineAttachment
 from dita.caching.summary import Summary
 from dita.caching.transformer_attachment import TransformerAttachment
-from dita.methods import MethodLike, as_method
+from dita.methods import MethodLike, saved_method
 from dita.stores import Store
 from dita.values import integer, number, shown, switch, whole
 
@@ -43,7 +45,9 @@ def enable(
 
     Args:
         target: a diffusers pipeline, or a bare transformer for people with their own sampling loop.
-        method: a method, its short form such as `"toca:4:0.9"`, or two that work together: `[ToMe(), ToCa()]`.
+        method: a method, its short form such as `"toca:4:0.9"`, the path of its file such as `"tuned/method.json"`, or
+            two that work together: `[ToMe(), ToCa()]`. Where a file says what its method was made for, and that is
+            another model, scheduler or type than this, or steps and size of a call, one warning names it.
         steps: denoising steps of a run; bare transformers only, where it is required. A sampler of second order that
             calls the model twice in a step takes two here. A new run begins after them, after an exception, and when
             the size of the input changes; to break one off, enable again.
@@ -70,7 +74,7 @@ def enable(
     cache or an unknown hook is on the transformer, `ValueError` for bad arguments, and where dita is enabled on a
     pipeline and shall be on its transformer too, or the other way round; the target is then as it was.
     """
-    method = as_method(method)
+    method, made_for = saved_method(method)
     record = switch("record", record)
     memory_limit = None if memory_limit is None else whole("memory_limit", memory_limit)
     timesteps = None if timesteps is None else _checked_timesteps(timesteps)
@@ -115,6 +119,9 @@ def enable(
         attachment = TransformerAttachment(
             target, method, record, memory_limit, store, checks, steps, calls_per_step, timesteps, guided_halves
         )
+    attachment.origin = Origin(made_for)
+    here = replace(target_facts(target), steps=steps)
+    attachment.origin.compare(method, here)  # which raises where the user made warnings errors
     attachment.attach()
     if earlier is not None:
         earlier.detach()

@@ -20,6 +20,7 @@ from dita.caching.caller import Caller, Whose, whose_call
 from dita.caching.calls import repeats
 from dita.caching.evaluations import Evaluations, check_one_step
 from dita.caching.guidance import parts_of_pipeline
+from dita.caching.origin import call_facts
 from dita.caching.ownership import Transformer, known_or_new, transformer_of
 from dita.caching.run import Run
 from dita.caching.schedulers import followed
@@ -103,12 +104,14 @@ class PipelineAttachment(Attachment):
             )
         bound = inspect.signature(stock_call).bind(pipe, *args, **kwargs)
         bound.apply_defaults()
+        called = call_facts(pipe, bound.arguments)
+        self.origin.compare(self.method, called, stacklevel=3)
         respaced, evaluations = _respaced(pipe, self.method, bound)
         outer, transformer = self._take(pipe)
         caller = Caller(pipe, sys._getframe(), _callbacks(bound))
         with watching(pipe, lambda: whose_call(caller) is not Whose.FOREIGN) as made:
             sampling = Sampling(self, pipe, outer, transformer, caller, evaluations, bound, made)
-            self._sampling = sampling
+            self._sampling, self.origin.called = sampling, called
             transformer.calls.append(sampling)
             try:
                 with followed(pipe.scheduler, caller, sampling.advance, evaluations.set_timesteps):

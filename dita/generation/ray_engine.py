@@ -18,6 +18,7 @@ from dita.generation import folder as folders
 from dita.generation.job import Item, Settings, settings_from_json
 from dita.generation.progress import Progress
 from dita.generation.runner import GIVE_UP, Failure, File, JobFailed, Load, Outcome, Worker, write_all
+from dita.methods import MadeFor, SavedMethod, warn_of_another
 from dita.workers import cluster
 
 BLOCKS = 1000
@@ -35,6 +36,7 @@ def run(
     repair: bool = False,
     progress: Progress | None = None,
     load: Load = models.load,
+    made_for: MadeFor | None = None,
 ) -> Outcome:
     """Makes what `out` lacks of `items` on the Ray cluster of the environment (`RAY_ADDRESS`), else on a local one.
 
@@ -47,6 +49,7 @@ def run(
         missing = [item for item in items if item.key not in done]
         outcome = Outcome(found=len(items) - len(missing))
         if missing:
+            warn_of_another(SavedMethod(settings.built_method(), made_for), _facts(settings))
             constructor = (json.dumps(settings.as_json()), batch_size, local_files_only, load)
             rows = _rows(ray, missing, batch_size, workers, settings.device == "cuda", constructor)
             progress.start(len(missing))
@@ -56,6 +59,19 @@ def run(
             outcome = outcome.joined(write_all(results, out, known, progress))
         folders.write_failures(out, outcome.failures)
     return outcome
+
+
+def _facts(settings: Settings) -> MadeFor:
+    """What is known of the model and its calls where no pipeline is loaded."""
+    height, width = settings.call.get("height"), settings.call.get("width")
+    return MadeFor(
+        model=settings.model,
+        steps=settings.steps,
+        height=height,
+        width=width,
+        dtype=settings.dtype,
+        device=settings.device,
+    )
 
 
 class Actor:

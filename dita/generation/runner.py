@@ -17,12 +17,14 @@ import numpy as np
 
 from dita import models
 from dita.asking import asking
+from dita.caching.origin import warn_where_another
 from dita.call_arguments import warn_of_cuts
 from dita.generation import folder as folders
 from dita.generation.files import encoded
 from dita.generation.job import Item, Settings, file_of
 from dita.generation.progress import Progress
 from dita.generation.sampling import Made, Sampler
+from dita.methods import MadeFor, SavedMethod
 from dita.metrics.images import is_constant
 from dita.version import __version__
 from dita.whole_files import write_whole
@@ -93,11 +95,13 @@ def run(
     repair: bool = False,
     progress: Progress | None = None,
     load: Load = models.load,
+    made_for: MadeFor | None = None,
 ) -> Outcome:
     """Makes what `out` lacks of `items`, in this process or, under torchrun and `accelerate launch`, in all of them.
 
     Each process of a group takes its share of what is missing, on a device of its own; all return the same outcome.
-    `device` is the settings' device, perhaps with a number; `repair` drops damaged lines of the manifest.
+    `device` is the settings' device, perhaps with a number; `repair` drops damaged lines of the manifest. What is
+    not what the method was `made_for` is said once, as `dita.enable` does.
     Raises what `folder.opened` raises, and `JobFailed`, in every process.
     """
     progress = progress or Progress()
@@ -117,6 +121,7 @@ def run(
                 worker = Worker(settings, batch_size, local_files_only, chosen, progress.say, load)
                 asking(worker.sampler.pipe, [item.prompt for item in missing])  # refuses the name of no class
                 if processes.rank == 0:
+                    worker.warn_where_another(made_for)
                     warn_of_cuts(worker.sampler.cuts((item.id, item.prompt) for item in missing))
                     folders.record_revision(out, worker.settings)
                 progress.start(len(share), processes.rank, processes.count)
@@ -206,6 +211,12 @@ class Worker:
         if (settings.format == "mp4") is not self.sampler.video:
             kind, fitting = ("videos", "mp4") if self.sampler.video else ("pictures", "png or webp")
             raise ValueError(f"{type(pipe).__name__} makes {kind}: --format must be {fitting}, got {settings.format}")
+
+    def warn_where_another(self, made_for: MadeFor | None) -> None:
+        """Warns where the pipeline, or its calls, are not what the method was made for."""
+        saved = SavedMethod(self.settings.built_method(), made_for)
+        asked = {**self.settings.call, "num_inference_steps": self.settings.steps}
+        warn_where_another(saved, self.sampler.pipe, asked)
 
     def make(self, items: Sequence[Item]) -> Iterator[File | Failure]:
         """A file or a failure of each of `items`, the failures last. Raises `JobFailed` where nothing succeeds."""

@@ -21,11 +21,12 @@ from dita.caching.attachment import attachment_of, disable, enable
 from dita.caching.broken import BrokenNumbersError, watching
 from dita.caching.broken import Made as Seen
 from dita.caching.evaluations import check_one_step
+from dita.caching.origin import warn_where_another
 from dita.call_arguments import Cut, checked_call, cuts, listed, repeated, warn_of_cuts
 from dita.generation.alone import samples_alone
 from dita.generation.job import Item, items
 from dita.generation.prompts import Prompt, from_texts
-from dita.methods import FewerSteps, Method, Plain, parse
+from dita.methods import FewerSteps, Method, MethodLike, Plain, saved_method
 from dita.stores import Store
 from dita.values import integer
 
@@ -64,7 +65,7 @@ def generate(
     pipe: Any,
     prompts: Iterable[str | Prompt],
     *,
-    method: Method | str | None = None,
+    method: MethodLike | None = None,
     steps: int | None = None,
     seeds: Sequence[int] = (0,),
     batch_size: int = 1,
@@ -78,7 +79,7 @@ def generate(
     Args:
         pipe: a diffusers pipeline; between results it is as it was.
         prompts: texts, whose ids are their numbers (`00000` and on), or `Prompt`s with ids of their own.
-        method: what accelerates it; None leaves the pipeline as it is, with whatever is enabled.
+        method: what accelerates it, as of `dita.enable`; None leaves the pipeline as it is, with whatever is enabled.
         steps: denoising steps of the plain pipeline, None for the pipeline's own default.
         seeds: indices; the noise of an item comes from its prompt's id and the index, and from nothing else.
         batch_size: items of one pipeline call, halved when memory runs out. Videos are made one at a time.
@@ -132,7 +133,7 @@ class Sampler:
     def __init__(
         self,
         pipe: Any,
-        method: Method | str | None = None,
+        method: MethodLike | None = None,
         *,
         steps: int | None = None,
         call: dict[str, Any] | None = None,
@@ -146,13 +147,18 @@ class Sampler:
         if not callable(pipe) or not can_be_asked(pipe):
             raise ValueError(f"{type(pipe).__name__} takes neither prompts nor names of classes")
         self.pipe = pipe
-        self.method = parse(method) if isinstance(method, str) else method
+        saved = None if method is None else saved_method(method)
+        self.method = None if saved is None else saved.method
         self.store = store
+        plain = steps
         if isinstance(self.method, FewerSteps):
             if steps is None:
                 raise ValueError("the method 'steps' needs the number of steps that it takes a share of")
             steps = self.method.run_steps(steps)
         self.arguments = checked_call(pipe, call or {}, steps)
+        if saved is not None:
+            asked = self.arguments if plain is None else {**self.arguments, "num_inference_steps": plain}
+            warn_where_another(saved, pipe, asked, stacklevel=3)
         if steps is not None:
             check_one_step(pipe, steps, self.method.label() if isinstance(self.method, FewerSteps) else "")
             self.arguments["num_inference_steps"] = steps
@@ -274,6 +280,7 @@ def _enabled(pipe: Any, method: Method | None, store: Store | None) -> Iterator[
                 on_nan=earlier.checks.on_nan,
                 guard=earlier.checks.guard,
             )
+            attachment_of(pipe).origin = earlier.origin  # type: ignore[union-attr]
 
 
 @contextmanager

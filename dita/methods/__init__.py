@@ -67,6 +67,7 @@ __all__ = [
     "parse",
     "read_method",
     "saved_method",
+    "saved_methods",
     "short",
     "warn_of_another",
     "write_method",
@@ -134,9 +135,14 @@ def names_a_file(text: str) -> bool:
 
 def as_methods(given: Sequence[MethodLike]) -> list[Method]:
     """The methods of a list. Raises `ValueError` for a single one, and as `as_method` does."""
+    return [one.method for one in saved_methods(given)]
+
+
+def saved_methods(given: Sequence[MethodLike]) -> list[SavedMethod]:
+    """The methods of a list, each with what it was made for. Raises as `as_methods` does."""
     if isinstance(given, (str, Method, SavedMethod)) or not isinstance(given, Sequence):
         raise ValueError(f"methods must be a list such as ['toca:4:0.9', 'fora:3'], got {shown(given)}")
-    return [as_method(one) for one in given]
+    return [saved_method(one) for one in given]
 
 
 def _class_hint(given: object) -> str:

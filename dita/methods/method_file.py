@@ -87,9 +87,15 @@ class MadeFor:
         if self.steps and here.steps and self.steps != here.steps:
             found["steps"] = f"{self.steps} steps, here {here.steps}"
         if any(one and two and one != two for one, two in ((self.height, here.height), (self.width, here.width))):
-            made, used = (f"{side.height or '?'}x{side.width or '?'}" for side in (self, here))
-            found["size"] = f"{made} pixels, here {used}"
+            found["size"] = self._size_beside(here)
         return found
+
+    def _size_beside(self, here: MadeFor) -> str:
+        """Both sizes, or the side that differs where not all of the others are known."""
+        if self.height and self.width and here.height and here.width:
+            return f"{self.height}x{self.width} pixels, here {here.height}x{here.width}"
+        side = "height" if self.height and here.height else "width"
+        return f"{side} {getattr(self, side)} pixels, here {getattr(here, side)}"
 
     def origin(self, here: MadeFor) -> str:
         """Where it was made, in words, as far as that is not here: the device, and the version of dita."""

@@ -4,21 +4,27 @@ from __future__ import annotations
 
 import functools
 import json
+import os
+from pathlib import Path
 from typing import Any
 
 from dita.caching.attachment import disable, enable
+from dita.caching.origin import Origin, target_facts
 from dita.caching.pipeline_attachment import attachment_of
-from dita.methods import MethodLike, Plain, as_method
+from dita.methods import METHOD_FILE, MethodLike, Plain, SavedMethod, saved_method
 
 _AS_ENABLED: Any = object()
+_AS_FILED: Any = object()
 
 
 class Accelerated:
     """Mixin in front of a diffusers pipeline class: `method=` when loading, and for one call.
 
     `from_pretrained(..., method=ToCa())` and `from_pipe(pipe, method=ToCa())` enable the method; the latter shares the
-    weights of `pipe`, which goes on plain. A call takes `method=` for itself alone, `None` for plain. `dita.enable`,
-    `dita.disable` and `dita.summary` work as on any pipeline. Saved, it is an ordinary folder of the stock class.
+    weights of `pipe`, which goes on plain. A local folder that holds a `method.json` (`dita.save_method(pipe, folder)`)
+    is loaded with that method where none is given. A call takes `method=` for itself alone, `None` for plain.
+    `dita.enable`, `dita.disable` and `dita.summary` work as on any pipeline. Saved, it is an ordinary folder of the
+    stock class.
     """
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
@@ -37,9 +43,14 @@ class Accelerated:
         cls._dita_calls_attachment = True  # type: ignore[attr-defined]  # `enable` need not swap this class
 
     @classmethod
-    def from_pretrained(cls, *args: Any, method: MethodLike | None = None, **kwargs: Any) -> Any:
-        """As the stock class; `method` (None: plain) is enabled on the loaded pipeline."""
-        chosen = None if method is None else as_method(method)  # refused before anything is loaded
+    def from_pretrained(cls, *args: Any, method: MethodLike | None = _AS_FILED, **kwargs: Any) -> Any:
+        """As the stock class; `method` (None: plain) is enabled on the loaded pipeline.
+
+        Without `method`, that of a `method.json` in the model's local folder is; nothing of a hub is read for it.
+        """
+        if method is _AS_FILED:
+            method = _filed(args[0] if args else kwargs.get("pretrained_model_name_or_path"))
+        chosen = None if method is None else saved_method(method)  # refused before anything is loaded
         return _enabled(super().from_pretrained(*args, **kwargs), chosen)  # type: ignore[misc]
 
     @classmethod
@@ -67,18 +78,29 @@ class Accelerated:
         attachment = attachment_of(self)
         if method is _AS_ENABLED:
             return attachment.call(stock_call, *args, **kwargs) if attachment else stock_call(self, *args, **kwargs)
-        chosen = Plain() if method is None else as_method(method)
+        chosen = SavedMethod(Plain()) if method is None else saved_method(method)
         if attachment is None:
             enable(self, chosen)
             try:
                 return attachment_of(self).call(stock_call, *args, **kwargs)  # type: ignore[union-attr]
             finally:
                 disable(self)
-        enabled, attachment.method = attachment.method, chosen
+        origin = Origin(chosen.made_for)
+        origin.compare(chosen.method, target_facts(self), stacklevel=3)
+        enabled = attachment.method, attachment.origin
+        attachment.method, attachment.origin = chosen.method, origin
         try:
             return attachment.call(stock_call, *args, **kwargs)
         finally:
-            attachment.method = enabled
+            attachment.method, attachment.origin = enabled
+
+
+def _filed(source: Any) -> Path | None:
+    """The method's file in a model's local folder, if there is one."""
+    if not isinstance(source, (str, os.PathLike)):
+        return None
+    file = Path(source) / METHOD_FILE
+    return file if source and file.is_file() else None
 
 
 def _enabled(pipe: Any, method: MethodLike | None) -> Any:
