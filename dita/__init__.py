@@ -22,6 +22,7 @@ from dita.methods import (
     TGate,
     ToCa,
     ToMe,
+    WholeCall,
 )
 from dita.plan import Plan
 from dita.stores import Store
@@ -62,6 +63,7 @@ __all__ = [
     "ToCa",
     "ToMe",
     "TokenRecord",
+    "WholeCall",
     "disable",
     "enable",
     "generate",

@@ -10,8 +10,7 @@ import platform
 import statistics
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -34,6 +33,7 @@ from dita.clips import is_clip
 from dita.comparison_journal import Journal
 from dita.fitting import with_store
 from dita.freed_memory import keeps_freed_memory
+from dita.generation.sampling import silenced
 from dita.measurement import (
     NO_PAIRS,
     Result,
@@ -441,7 +441,7 @@ def _run(
     if missing or set(warm_ups) != set(labels.values()):
         journal.begin()
         warm = list(itertools.product(methods, _sizes(job), range(warmup)))
-        with _silenced(job.pipe), _progress(console) as progress:
+        with silenced(job.pipe), _progress(console) as progress:
             total = len(warm) + len(rounds) * len(methods)
             bar = progress.add_task("", total=total, completed=len(made) * len(methods))
             warm_ups = {label: [] for label in labels.values()}
@@ -493,17 +493,6 @@ def _still(picture: np.ndarray) -> np.ndarray:
 def _fidelity(metric: Callable[[Pictures, Pictures], Values], made: np.ndarray, plain: np.ndarray) -> float:
     """`metric` of a picture with the plain one; of clips, the mean over their frames."""
     return float(per_frame(made, plain, metric).mean() if is_clip(made) else metric(made, plain))
-
-
-@contextmanager
-def _silenced(pipe: Any) -> Iterator[None]:
-    """Without the pipeline's own progress bar of steps, which would break into ours."""
-    before = dict(getattr(pipe, "_progress_bar_config", {}))
-    pipe.set_progress_bar_config(**{**before, "disable": True})
-    try:
-        yield
-    finally:
-        pipe.set_progress_bar_config(**before)
 
 
 def _progress(console: Console) -> Progress:
@@ -592,7 +581,8 @@ def role(method: Method, steps: int) -> str:
     if isinstance(method, Plain):
         return "the reference"
     if isinstance(method, FewerSteps):
-        return f"fewer-steps baseline: {method.run_steps(steps)} of {steps}"
+        by = "" if method.sampler is None else f", sampler {method.sampler}"
+        return f"fewer-steps baseline: {method.run_steps(steps)} of {steps}{by}"
     return "random-selection baseline" if getattr(method.caching, "score", None) == "random" else ""
 
 

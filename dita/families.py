@@ -224,7 +224,7 @@ FAMILIES: dict[str, Family] = {
 """Every family by the name that shapes and adapters carry."""
 
 
-def usual_timesteps(shape: Shape, steps: int) -> list[float]:
+def usual_timesteps(shape: Shape | None, steps: int) -> list[float]:
     """Timesteps of a run of `steps`, from 1000 down, where the sampler's own are not known.
 
     Evenly spaced; on Open-Sora moved towards noise, the more the larger and longer the video is.

@@ -20,8 +20,9 @@ def with_store(plan: Plan, store: Store, share: float = 1.0, compiled: Compiled 
     """`plan` with features kept as `store` says, in `share` of its `max_cache_bytes`. compiled: as of `peak_bytes`.
 
     Sites are computed in full, those first that save the fewest FLOPs for their bytes, until the rest fits. What is
-    stored of skipped spans of blocks goes last, and with it the skipping. Raises `ValueError` where even that holds too
-    much: matchings of merged tokens, and cross-attention behind the end of guidance, are not given up.
+    stored of skipped spans of blocks, or of whole calls, goes last, and with it the skipping. Raises `ValueError` where
+    even that holds too much: matchings of merged tokens, and cross-attention behind the end of guidance, are not given
+    up.
     """
     plan = replace(plan, store=store)
     if store.max_cache_bytes is None:
@@ -83,15 +84,16 @@ def _without(plan: Plan, units: Sequence[Unit]) -> Plan:
 
 
 def _without_spans(plan: Plan) -> Plan:
-    skipped = {site for step in plan.steps for site, action in step.items() if action.kind is Kind.SKIP}
+    passed = (Kind.SKIP, Kind.CALL)
+    skipped = {site for step in plan.steps for site, action in step.items() if action.kind in passed}
     steps = tuple(
         {
-            site: Action(Kind.FULL, plan.shape.tokens(site.module)) if action.kind is Kind.SKIP else action
+            site: Action(Kind.FULL, plan.shape.tokens(site.module)) if action.kind in passed else action
             for site, action in step.items()
         }
         for step in plan.steps
     )
-    return replace(_with_steps(plan, steps, plan.dropped | skipped), skips={})
+    return replace(_with_steps(plan, steps, plan.dropped | skipped), skips={}, call_forecast=None)
 
 
 def _with_steps(plan: Plan, steps: tuple[Step, ...], dropped: frozenset[Site]) -> Plan:

@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from enum import Enum
 from typing import TYPE_CHECKING, cast
 
-from dita.shapes import STORED, Kind, Site
+from dita.shapes import FLOAT32_BYTES, STORED, Kind, Site
 
 if TYPE_CHECKING:
-    from dita.plan import Block, Plan, Span
+    from dita.plan import Block, CallForecast, Plan, Span
 
 INDEX_BYTES = 8
 
@@ -29,6 +29,8 @@ class Compiled(Enum):
 
 def peak_bytes(plan: Plan, compiled: Compiled = Compiled.NOTHING) -> int:
     """The most that is held at the end of a transformer call, or between two blocks inside of it."""
+    if plan.call_forecast is not None:
+        return _latent_bytes(plan, plan.call_forecast)
     whole = compiled is Compiled.WHOLE
     shape, live = plan.shape, plan.method.selects_live(plan.shape)
     sizes: dict[Site | Span, int] = {site: _output(plan, site) + _gate(plan, site) for site in shape.sites()}
@@ -56,6 +58,15 @@ def peak_bytes(plan: Plan, compiled: Compiled = Compiled.NOTHING) -> int:
             peak = max(peak, (fullest + (shape.branches - 1) * ended) // shape.branches + indices)
         before = held
     return peak
+
+
+def _latent_bytes(plan: Plan, forecast: CallForecast) -> int:
+    """Of the outputs of whole calls that are stored: clean samples and velocities in 32 bits at least."""
+    last = max((s for s, kind in enumerate(plan.kinds) if kind is Kind.CALL), default=0)
+    one = plan.shape.latent_bytes()
+    if forecast.space != "output":
+        one = one * max(FLOAT32_BYTES, plan.shape.element_bytes) // plan.shape.element_bytes
+    return one * min(forecast.stored, plan.kinds[:last].count(Kind.FULL))
 
 
 def site_bytes(plan: Plan, site: Site) -> int:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,8 @@ import dita
 from dita import miniature
 from dita.asking import asking, check_pipeline
 from dita.caching.origin import warn_where_another
+from dita.caching.sampled import sampled_as
+from dita.generation.sampling import silenced
 from dita.methods import FewerSteps, MethodLike, Plain, saved_method
 from dita.metrics import Share
 from dita.metrics.images import read
@@ -112,11 +113,11 @@ def judge_model(
     verdicts: list[Verdict] = []
     arguments = {key: value for key, value in (call or {}).items() if key != "num_inference_steps"}
     warn_where_another(saved, pipe, {**arguments, "num_inference_steps": steps})
-    run_steps = method.run_steps(steps) if isinstance(method, FewerSteps) else steps
+    run_steps = method.grid_steps(steps) if isinstance(method, FewerSteps) else steps
     if not isinstance(method, (Plain, FewerSteps)):
         dita.enable(pipe, method, on_nan="warn")  # such a picture is judged, and wrong
     try:
-        with _silenced(pipe), _progress(console) as progress:
+        with sampled_as(pipe, method), silenced(pipe), _progress(console) as progress:
             bar = progress.add_task(f"{name} {method.label()}", total=prompts)
             for start in range(0, prompts, batch):
                 part = texts[start : start + batch]
@@ -284,17 +285,6 @@ def _percent(one: Share | None) -> str:
 
 def _interval(one: Share) -> str:
     return "–" if one.low is None or one.high is None else f"{100 * one.low:.0f}–{100 * one.high:.0f}"
-
-
-@contextmanager
-def _silenced(pipe: Any) -> Iterator[None]:
-    """Without the pipeline's own progress bar, which would break into ours."""
-    before = dict(getattr(pipe, "_progress_bar_config", {}))
-    pipe.set_progress_bar_config(**{**before, "disable": True})
-    try:
-        yield
-    finally:
-        pipe.set_progress_bar_config(**before)
 
 
 def _progress(console: Console | None) -> Progress:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
+from dita import predictors
 from dita.footprint import peak_bytes
 from dita.shapes import STORED, Accounting, Kind, Shape, Site, feature_score_flops
 from dita.stores import Store
@@ -15,7 +16,7 @@ from dita.stores import Store
 if TYPE_CHECKING:
     from dita.methods import Method, ToMe
 
-LETTERS = {Kind.FULL: "F", Kind.PARTIAL: "p", Kind.FORECAST: "~", Kind.REUSE: ".", Kind.SKIP: "-"}
+LETTERS = {Kind.FULL: "F", Kind.PARTIAL: "p", Kind.FORECAST: "~", Kind.REUSE: ".", Kind.SKIP: "-", Kind.CALL: "="}
 """One character for a step of each kind."""
 
 SETTLED = 8
@@ -86,6 +87,58 @@ class Forecast:
         return tuple(self.scale**i * polynomials[i] / math.factorial(i) for i in range(1, factors + 1))
 
 
+Predictor = Literal["lagrange", "hermite", "chebyshev", "fitted"]
+PREDICTORS: tuple[Predictor, ...] = get_args(Predictor)
+Space = Literal["auto", "output", "x0", "velocity"]
+SPACES: tuple[Space, ...] = get_args(Space)
+Along = Literal["auto", "step", "noise", "log-snr"]
+ALONG: tuple[Along, ...] = get_args(Along)
+
+
+@dataclass(frozen=True)
+class CallForecast:
+    """How the output of a whole transformer call is continued to the steps that make no call.
+
+    What is stored, and forecast, is a linear map of the scheduler's sample and of the model's output, after guidance.
+
+    Attributes:
+        order: of the polynomial; 0 is reuse. Of `chebyshev`, its degree.
+        predictor: `lagrange` goes through the last outputs; `hermite` as of `predictors.hermite`, `chebyshev` as of
+            `predictors.chebyshev`; `fitted` takes `weights`.
+        space: what is forecast: the model's `output`, the clean sample `x0`, or the `velocity` (of flow matching
+            noise - x0, else alpha noise - sigma x0).
+        along: the coordinate: `step` number, `noise` level (the timestep), or `log-snr`, log(alpha / sigma).
+        scale: c of `hermite`.
+        stored: how many outputs are stored, at most.
+        weights: of `fitted`: for each step that makes no call, those of the last outputs, oldest first.
+    """
+
+    order: int = 1
+    predictor: Predictor = "lagrange"
+    space: Space = "auto"
+    along: Along = "auto"
+    scale: float = 0.5
+    stored: int = 2
+    weights: tuple[tuple[float, ...], ...] = ()
+
+    def weights_at(
+        self, nodes: tuple[float, ...], at: float, span: tuple[float, float], number: int
+    ) -> tuple[float, ...]:
+        """What the stored outputs, oldest first, are multiplied with.
+
+        nodes: their coordinates. at: that of the step to forecast, the `number`-th that makes no call. span: those of
+        the run's first and last step.
+        """
+        if self.predictor == "fitted":
+            given = self.weights[number]
+            return (*(0.0,) * (len(nodes) - len(given)), *given)
+        if self.predictor == "chebyshev":
+            return predictors.chebyshev(nodes, at, self.order, span)
+        if self.predictor == "hermite":
+            return predictors.hermite(nodes, at, self.order, self.scale)
+        return predictors.lagrange(nodes, at, self.order)
+
+
 def full_step(shape: Shape) -> Step:
     """The step of the plain pipeline: every site computes all its tokens."""
     return {site: Action(Kind.FULL, shape.tokens(site.module)) for site in shape.sites()}
@@ -96,7 +149,7 @@ ATTENTION = ("attn", "cross_attn")
 
 
 def stored_step(shape: Shape, kind: Kind) -> Step:
-    """A step that takes the output of every site from the store: `kind` is REUSE, FORECAST or SKIP."""
+    """A step that computes nothing at any site: `kind` is REUSE, FORECAST, SKIP or CALL."""
     return {site: Action(kind, 0) for site in shape.sites()}
 
 
@@ -116,7 +169,8 @@ def blocks_of(shape: Shape) -> tuple[tuple[str, int], ...]:
 
 
 def step_kind(step: Step) -> Kind:
-    """FULL if all sites are, PARTIAL if any computes tokens, SKIP if no block runs, else FORECAST before REUSE."""
+    """FULL if all sites are, PARTIAL if any computes tokens, SKIP if no block runs, CALL if there is no call at all,
+    else FORECAST before REUSE."""
     kinds = {action.kind for action in step.values()}
     if len(kinds) == 1:
         return kinds.pop()
@@ -138,6 +192,7 @@ class Plan:
         store: how features are kept.
         dropped: sites that are full where `method` would cache them, to stay below the store's `max_cache_bytes`.
         foresees: the first cached step computes the modulations of all cached ones.
+        call_forecast: how the output of whole calls is continued, where steps make none (`Kind.CALL`).
     """
 
     method: Method
@@ -151,6 +206,7 @@ class Plan:
     store: Store = field(default_factory=Store)
     dropped: frozenset[Site] = frozenset()
     foresees: bool = False
+    call_forecast: CallForecast | None = None
 
     @property
     def whole_method(self) -> Method:
@@ -278,6 +334,8 @@ class Plan:
         return 0.5 if self.joined is not None and step >= self.joined else 1.0
 
     def step_flops(self, step: Step, accounting: Accounting = "post-projection") -> float:
+        if step_kind(step) is Kind.CALL:
+            return 0.0
         sites = sum(self._site_flops(site, action, accounting) for site, action in step.items())
         return sites + self.shape.step_flops()
 
@@ -292,7 +350,8 @@ class Plan:
 
     def keeps_steady(self, step: int) -> bool:
         """Whether what no timestep enters is kept after `step`: where a later step is cached, and the inputs stay."""
-        return self.joined is None and self.store.device is None and step < self._last_cached
+        called = self.call_forecast is None
+        return called and self.joined is None and self.store.device is None and step < self._last_cached
 
     @cached_property
     def _last_cached(self) -> int:
@@ -470,7 +529,8 @@ class Plan:
     def map(self) -> list[str]:
         """A picture of the plan: one line for each stack and module, one character a step.
 
-        F full, M full on merged tokens, p partial, ~ forecast, . reuse, - skipped; f full in some layers only.
+        F full, M full on merged tokens, p partial, ~ forecast, . reuse, - skipped, = no call at all; f full in some
+        layers only.
         """
         lines = []
         modules = dict.fromkeys((site.stack, site.module) for site in self.shape.sites())

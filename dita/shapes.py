@@ -22,6 +22,7 @@ class Kind(str, Enum):
     REUSE = "reuse"  # take the stored output for all tokens
     FORECAST = "forecast"  # continue the stored outputs of earlier steps to this one, for all tokens
     SKIP = "skip"  # the whole block is passed by: see `plan.Span`
+    CALL = "call"  # the whole transformer call is passed by: see `plan.CallForecast`
 
 
 COMPUTED = (Kind.FULL, Kind.PARTIAL)
@@ -167,6 +168,10 @@ class Shape(Protocol):
         """Bytes of what one block hands to the next."""
         ...
 
+    def latent_bytes(self) -> int:
+        """Bytes of what the scheduler gets in a step in place of the transformer's output: one latent a sample."""
+        ...
+
     def gate_bytes(self, site: Site) -> int:
         """Bytes of the gate on the output of `site`; 0 where it has none."""
         ...
@@ -310,6 +315,9 @@ class FluxShape:
     def hidden_bytes(self) -> int:
         return self.tokens("attn") * self.width * self.element_bytes * self.batch * self.branches
 
+    def latent_bytes(self) -> int:
+        return self.image_tokens * self.in_channels * self.element_bytes * self.batch
+
     def gate_bytes(self, site: Site) -> int:
         return self.width * self.element_bytes * self.batch * self.branches
 
@@ -427,6 +435,9 @@ class PixArtShape:
     def hidden_bytes(self) -> int:
         return self.image_tokens * self.width * self.element_bytes * self.rows * self.branches
 
+    def latent_bytes(self) -> int:
+        return self.image_tokens * self.patch**2 * self.in_channels * self.element_bytes * self.batch
+
     def gate_bytes(self, site: Site) -> int:
         gated = site.module != "cross_attn"
         return gated * self.width * self.element_bytes * self.rows * self.branches
@@ -525,6 +536,9 @@ class DiTShape:
 
     def hidden_bytes(self) -> int:
         return self.image_tokens * self.width * self.element_bytes * self.rows * self.branches
+
+    def latent_bytes(self) -> int:
+        return self.image_tokens * self.patch**2 * self.in_channels * self.element_bytes * self.rows
 
     def gate_bytes(self, site: Site) -> int:
         gated = site.module != "cross_attn"
@@ -665,6 +679,9 @@ class OpenSoraShape:
 
     def hidden_bytes(self) -> int:
         return self.image_tokens * self.width * self.element_bytes * self.rows * self.branches
+
+    def latent_bytes(self) -> int:
+        return self.image_tokens * self.patch**2 * self.in_channels * self.element_bytes * self.batch
 
     def gate_bytes(self, site: Site) -> int:
         gated = site.module != "cross_attn"

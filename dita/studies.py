@@ -18,7 +18,9 @@ from dita.methods import (
     TGate,
     ToCa,
     ToMe,
+    WholeCall,
 )
+from dita.samplers import FAMILY_SAMPLERS
 
 
 def every_method(family: str) -> list[Method]:
@@ -27,6 +29,7 @@ def every_method(family: str) -> list[Method]:
         Plain(),
         FewerSteps(0.5),
         FewerSteps(0.35),
+        *(FewerSteps(0.35, sampler) for sampler in FAMILY_SAMPLERS[family]),
         FORA(3),
         ToCa(4, 0.9),
         ToCa(4, 0.9, "random"),
@@ -38,6 +41,7 @@ def every_method(family: str) -> list[Method]:
         TaylorSeer(4, 2, lite=True),
         TaylorSeer(5, 1, ramp=True),
         TaylorSeer(4, 1, modules="attention"),
+        WholeCall(3),
         DeltaDiT(2),
         TGate(),
         PAB(2),

@@ -15,6 +15,7 @@ import torch
 import dita
 from dita.asking import asking
 from dita.caching.broken import BrokenNumbersWarning, watching
+from dita.caching.sampled import sampled_as
 from dita.methods import FewerSteps, Method, Plain
 from dita.metrics.efficiency import Meter
 from dita.stores import Store
@@ -110,6 +111,7 @@ class Calls:
             dita.enable(self.pipe, Plain() if stock else method, store=self.store, on_nan="warn")
         try:
             with (
+                sampled_as(self.pipe, method),
                 Meter(getattr(self.pipe, "_execution_device", "cpu")) as meter,
                 watching(self.pipe) as seen,
                 _said_in_the_report(),
@@ -118,7 +120,7 @@ class Calls:
                 start = clock()
                 made = self.pipe(
                     **asking(self.pipe, list(self.prompts[chosen])),
-                    num_inference_steps=method.run_steps(self.steps) if stock else self.steps,
+                    num_inference_steps=method.grid_steps(self.steps) if stock else self.steps,
                     generator=generators,
                     output_type="pil",
                     **self.arguments,

@@ -394,7 +394,7 @@ def test_generate_takes_method_files_and_prompt_files(drawing, tmp_path):
     files = ["--method", tmp_path / "m.json", "--prompts", tmp_path / "p.csv"]
     assert run("generate", *files, "--out", tmp_path / "out").exit_code == 0
     line = json.loads((tmp_path / "out" / "manifest.jsonl").read_text())
-    assert (line["id"], line["method"]) == ("x", {"method": "steps", "fraction": 0.5})
+    assert (line["id"], line["method"]) == ("x", FewerSteps(0.5).as_json())
 
 
 def test_commands_name_what_a_file_was_not_made_for(drawing, tmp_path):

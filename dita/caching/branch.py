@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,6 +20,7 @@ from dita.caching.spans import SpanStore
 from dita.caching.state import BlockState, Slot, held_bytes
 from dita.caching.steady import SteadyMemo
 from dita.caching.token_record import Geometry
+from dita.caching.whole_call import WholeCalls
 from dita.merging.merger import Merger
 from dita.plan import Block, Plan, Step, full_step
 from dita.shapes import Kind, Shape, Site
@@ -30,7 +32,8 @@ class Branch:
     `said` what the caller says that guidance makes of its rows.
     `selected[site]` holds the rows of the cached steps to come, next one first; `settled` the sites whose were selected
     inside of the present call; `mergers` what merges the tokens of a group of blocks, by the first of them; `divided`
-    how ranks of context parallelism share the tokens of each module, empty where one process has them all."""
+    how ranks of context parallelism share the tokens of each module, empty where one process has them all; `form` that
+    of the transformer's output, and `whole` what is stored of whole calls, where a bare transformer's are forecast."""
 
     def __init__(
         self,
@@ -53,6 +56,8 @@ class Branch:
         self.inference = False  # that call ran in inference mode
         self.fresh = True  # nothing stored yet
         self.full = full_step(shape)
+        self.form: Any = None
+        self.whole: WholeCalls | None = None
         self.joined = False  # the halves of a guided call are computed as one
         self.spans = {span: SpanStore(span, keeper) for span in plan.spans}
         self.selected: dict[Site, list[Tensor | None]] = {}
@@ -139,6 +144,7 @@ class Branch:
         slots = [slot for state in self.states for slot in state.slots.values()]
         tensors = [tensor for state in self.states for tensor in state.tensors()]
         tensors += [tensor for store in self.spans.values() for tensor in store.tensors()]
+        tensors += list(self.whole.tensors()) if self.whole is not None else []
         features = held_bytes(iter([*tensors, *self.steady.tensors(), *self.modulations.tensors()]))
         queues = [*self.selected.values(), *self.all_selected.values()]
         numbers = [rows for queue in queues for rows in queue]

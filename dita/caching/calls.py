@@ -13,8 +13,17 @@ from torch import nn
 
 from dita.caching.stand_in import is_stand_in, stand_in, stock_class
 
-Before = Callable[[tuple[Any, ...], dict[str, Any]], dict[str, Any] | None]
-"""(args, kwargs) of a call -> the keyword arguments that it shall have instead, None to leave it."""
+
+class Answer:
+    """What stands for the output of a call that is not made."""
+
+    def __init__(self, output: Any) -> None:
+        self.output = output
+
+
+Before = Callable[[tuple[Any, ...], dict[str, Any]], dict[str, Any] | Answer | None]
+"""(args, kwargs) of a call -> the keyword arguments that it shall have instead, or an answer in place of the call; None
+to leave it."""
 After = Callable[[Any], Any]
 """The output of a call -> what shall stand for it, None for itself; told None where the call raised."""
 Again = Callable[[], Any]
@@ -31,7 +40,8 @@ class Surrounded:
 
     Hooks would be traced: `Module.compile` compiles what runs them, and the bookkeeping of a step is no part of it. So
     the instance gets a `__call__` of its own, which stands outside. A module that `torch.compile` returned has its
-    graph further inside, and takes hooks. What surrounds a module is no part of it: copies are plain.
+    graph further inside, and takes hooks, and a forward that can leave the compiled one out. What surrounds a module is
+    no part of it: copies are plain.
 
     `traced`: the module may become a part of what is compiled elsewhere, where nothing surrounds it; otherwise that
     raises.
@@ -47,6 +57,7 @@ class Surrounded:
                 model.register_forward_pre_hook(_HookBefore(self), with_kwargs=True),
                 model.register_forward_hook(_HookAfter(self), always_call=True),
             )
+            model.forward = _Answering(model.forward)
             return
         if model not in _SURROUNDING:
             model.__class__ = _calling_class(type(model))
@@ -58,6 +69,8 @@ class Surrounded:
         for handle in self._handles:
             handle.remove()
         model = self._model()
+        if self._handles and model is not None and isinstance(model.forward, _Answering):
+            model.forward = model.forward.stock
         if model is None or model not in _SURROUNDING:
             return
         others = tuple(one for one in _SURROUNDING[model] if one is not self)
@@ -89,6 +102,10 @@ class _HookBefore(_Hook):
         surrounded = self.surrounded(model)
         _AGAIN.set(functools.partial(model.forward, *args, **kwargs))
         changed = None if surrounded is None else surrounded.before(args, kwargs)
+        if isinstance(changed, Answer):
+            assert isinstance(model.forward, _Answering)
+            model.forward.answer = changed
+            return None
         return None if changed is None else ((), changed)
 
 
@@ -99,6 +116,26 @@ class _HookAfter(_Hook):
             return None if surrounded is None else surrounded.after(output)
         finally:
             _AGAIN.set(None)
+
+
+class _Answering:
+    """The forward of a module, or for one call the answer in its place."""
+
+    def __init__(self, stock: Callable[..., Any]) -> None:
+        self.stock = stock
+        self.answer: Answer | None = None
+        self._torchdynamo_orig_callable = getattr(stock, "_torchdynamo_orig_callable", None)  # what the stock one says
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        answer, self.answer = self.answer, None
+        return self.stock(*args, **kwargs) if answer is None else answer.output
+
+    def __reduce__(self) -> Any:
+        return _itself, (self.stock,)
+
+
+def _itself(one: Any) -> Any:
+    return one
 
 
 def _calling_class(base: type[nn.Module]) -> type[nn.Module]:
@@ -126,12 +163,15 @@ def _surrounded_call(
     entered: list[Surrounded] = []
     output = None
     try:
+        answer: Answer | None = None
         for one in surrounding:
             changed = one.before(args, kwargs)
             entered.append(one)
-            if changed is not None:
+            if isinstance(changed, Answer):
+                answer = changed
+            elif changed is not None:
                 args, kwargs = (), changed
-        output = call(model, *args, **kwargs)
+        output = call(model, *args, **kwargs) if answer is None else answer.output
     finally:
         if output is None:
             for one in entered:

@@ -56,18 +56,20 @@ class Evaluations:
     def ahead(self) -> tuple[int, int, list[float]]:
         """Evaluations from the scheduler's present position to the end; those of the plain call; and the timesteps of
         the former."""
-        timesteps = torch.as_tensor(self.scheduler.timesteps).tolist()[self._begin :]
+        timesteps = torch.as_tensor(self.scheduler.timesteps).tolist()[self.begin :]
         return len(timesteps), self._plain(len(timesteps)), timesteps
 
     @property
-    def _begin(self) -> int:
+    def begin(self) -> int:
+        """The scheduler's present position."""
         return getattr(self.scheduler, "begin_index", None) or 0
 
     def _plain(self, taken: int) -> int:
         if self.plain is None or self._asked is None:
             return taken
         bare = copy.copy(self.scheduler)
-        bare.__dict__.pop("step", None)  # what watches this one
+        for name in ("step", "set_timesteps"):  # what watches this one
+            bare.__dict__.pop(name, None)
         bare = copy.deepcopy(bare)
         args, kwargs = self._asked
         bare.set_timesteps(
@@ -91,9 +93,9 @@ class Evaluations:
         """Evaluations that the plain call leaves out at its start."""
         assert self.steps is not None and self.plain is not None
         order = getattr(self.scheduler, "order", 1)
-        if self.strength is not None and _left_out(self.steps, float(self.strength)) * order == self._begin:
+        if self.strength is not None and _left_out(self.steps, float(self.strength)) * order == self.begin:
             return _left_out(self.plain, float(self.strength)) * order
-        return round(self._begin * self.plain / self.steps)
+        return round(self.begin * self.plain / self.steps)
 
 
 def check_one_step(pipe: Any, steps: int, label: str = "") -> None:

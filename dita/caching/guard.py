@@ -30,8 +30,11 @@ class Guard:
     def accepts(self, branch: Branch, output: object) -> bool:
         """Whether the output of a cached step stays within the bound; False for broken numbers."""
         full = self._full.get(branch)
-        now = next(tensors_of(output)).detach()
-        if full is None or full.shape != now.shape:
+        return full is None or self.stays(next(tensors_of(output)).detach(), full)
+
+    def stays(self, now: Tensor, full: Tensor) -> bool:
+        """Whether one value (B, ...) stays within the bound of another; False for broken numbers."""
+        if full.shape != now.shape:
             return True
         before = full.flatten(1).float()
         departed = torch.linalg.vector_norm(now.flatten(1).float() - before, dim=1)

@@ -16,7 +16,7 @@ from torch import nn
 
 from dita.caching.adapters import Adapter, UnsupportedModelError, adapter_for
 from dita.caching.caller import Caller, calling
-from dita.caching.calls import Surrounded
+from dita.caching.calls import Answer, Surrounded
 from dita.caching.class_swap import restore, swap
 from dita.caching.stand_in import is_stand_in
 from dita.caching.state import BlockState
@@ -26,8 +26,8 @@ from dita.caching.steady import IDLE, steady_forward
 class Owner(Protocol):
     """A run as its transformer's calls see it."""
 
-    def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any] | None:
-        """In front of a call of its own; its state enters the sites."""
+    def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any] | Answer | None:
+        """In front of a call of its own, or in its place; its state enters the sites."""
         ...
 
     def after(self, output: Any) -> Any:
@@ -151,7 +151,7 @@ class Transformer:
 
     # ---------------------------------------------------------------------------------------------- calls
 
-    def _before(self, is_outer: bool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any] | None:
+    def _before(self, is_outer: bool, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any] | Answer | None:
         self.lock.acquire()
         try:
             if self._open and self._open[-1].is_outer and not is_outer:  # what wraps the transformer calls it
@@ -169,7 +169,7 @@ class Transformer:
 
     def _entered(
         self, owner: Owner | None, inside: Owner | None, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> dict[str, Any] | None:
+    ) -> dict[str, Any] | Answer | None:
         holder = inside or (None if self.bare is None else self.bare())
         if holder is not None and holder is not owner:
             holder.make_way()

@@ -10,19 +10,20 @@ from collections.abc import Callable
 from typing import Any
 
 from diffusers import DiffusionPipeline
-from torch import nn
+from torch import Tensor, nn
 
 from dita.caching import second_cache
 from dita.caching.adapters import Adapter
 from dita.caching.attached import Attachment, compiled, named
 from dita.caching.broken import Checks, Made, watching
 from dita.caching.caller import Caller, Whose, whose_call
-from dita.caching.calls import repeats
+from dita.caching.calls import Answer, repeats
 from dita.caching.evaluations import Evaluations, check_one_step
 from dita.caching.guidance import parts_of_pipeline
 from dita.caching.origin import call_facts
 from dita.caching.ownership import Transformer, known_or_new, transformer_of
 from dita.caching.run import Run
+from dita.caching.sampled import chosen_steps, other_sampler
 from dita.caching.schedulers import followed
 from dita.caching.stand_in import is_stand_in, stand_in, stock_class
 from dita.caching.summary import Summary
@@ -104,17 +105,35 @@ class PipelineAttachment(Attachment):
             )
         bound = inspect.signature(stock_call).bind(pipe, *args, **kwargs)
         bound.apply_defaults()
+        outer, transformer = self._take(pipe)
+        self.method.check_family(transformer.adapter.family)
         called = call_facts(pipe, bound.arguments)
         self.origin.compare(self.method, called, stacklevel=3)
-        respaced, evaluations = _respaced(pipe, self.method, bound)
-        outer, transformer = self._take(pipe)
+        with other_sampler(pipe, self.method):
+            respaced = _respaced(pipe, self.method, bound)
+            self.origin.called = called
+            return self._sample(pipe, outer, transformer, stock_call, bound, respaced, args, kwargs)
+
+    def _sample(
+        self,
+        pipe: DiffusionPipeline,
+        outer: nn.Module,
+        transformer: Transformer,
+        stock_call: Callable[..., Any],
+        bound: inspect.BoundArguments,
+        taken: tuple[dict[str, Any] | None, Evaluations],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        respaced, evaluations = taken
         caller = Caller(pipe, sys._getframe(), _callbacks(bound))
         with watching(pipe, lambda: whose_call(caller) is not Whose.FOREIGN) as made:
             sampling = Sampling(self, pipe, outer, transformer, caller, evaluations, bound, made)
-            self._sampling, self.origin.called = sampling, called
+            self._sampling = sampling
             transformer.calls.append(sampling)
             try:
-                with followed(pipe.scheduler, caller, sampling.advance, evaluations.set_timesteps):
+                follows = followed(pipe.scheduler, caller, sampling, evaluations.set_timesteps)
+                with follows, chosen_steps(pipe, self.method):
                     stock = functools.partial(stock_call, pipe)
                     output = stock(*args, **kwargs) if respaced is None else stock(**respaced)
                 sampling.check()
@@ -152,11 +171,12 @@ class Sampling:
         self._method = attachment.method
         self._run: Run | None = None
         self._earlier: Summary | None = None
+        self._answered = False  # the present call is not made
         self._over = False
         self._sites: list[nn.Module] = []
         self._fingerprint: tuple[Any, ...] = ()
 
-    def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any] | None:
+    def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any] | Answer | None:
         if self._over:  # disabled in the middle of the call
             return None
         model, adapter = transformer_of(self._outer), self._transformer.adapter
@@ -170,10 +190,15 @@ class Sampling:
             self._fingerprint = second_cache.fingerprint(model, self._sites)
         if self._run is None:
             self._run = self._begin(model, adapter)
-        return self._run.before_call(named(model, args, kwargs))
+        inputs = named(model, args, kwargs)
+        answer = self._run.answer(inputs)
+        self._answered = answer is not None
+        return Answer(answer) if self._answered else self._run.before_call(inputs)
 
     def after(self, output: Any) -> Any:
-        return None if output is None or self._run is None else self._run.after_call(output, repeats())
+        if output is None or self._run is None or self._answered:
+            return None
+        return self._run.after_call(output, repeats())
 
     def make_way(self) -> None:
         if self._run is not None:
@@ -184,6 +209,10 @@ class Sampling:
     def resume(self) -> None:
         if self._run is not None:
             self._run.resume()
+
+    def output(self, output: Tensor, sample: Tensor) -> Tensor:
+        """What the scheduler shall take a step with, for the model's `output` at its `sample`."""
+        return output if self._run is None else self._run.end_step(output, sample)
 
     def advance(self, out: Any) -> None:
         """The scheduler took a step, which returned `out`."""
@@ -221,6 +250,8 @@ class Sampling:
             calls=self._calls,
             compiled=compiled(self._outer, adapter),
             checks=self._attachment.checks,
+            scheduler=self._pipe.scheduler,
+            begin=self._evaluations.begin,
         )
 
     def _finish(self) -> None:
@@ -275,7 +306,7 @@ def _respaced(
                 raise ValueError(f"{method.label()} spaces the steps itself; call the pipeline without {name}")
     elif type(given) is int:
         return None, Evaluations(pipe.scheduler, steps)
-    named = dict(bound.arguments, num_inference_steps=taken)
+    named = dict(bound.arguments, num_inference_steps=method.grid_steps(steps))
     self_name = next(iter(named))
     del named[self_name]
     named.update(named.pop("kwargs", {}))

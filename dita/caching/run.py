@@ -6,6 +6,7 @@ import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
+from time import perf_counter
 from typing import Any, cast
 
 import torch
@@ -36,6 +37,7 @@ from dita.caching.state import BlockState, Slot
 from dita.caching.steady import IDLE
 from dita.caching.summary import Executed, Summary
 from dita.caching.token_record import Geometry
+from dita.caching.whole_call import WholeCalls, blank, filled, first_tensor, form_of
 from dita.fitting import with_store
 from dita.footprint import Compiled
 from dita.merges import Cells
@@ -54,7 +56,9 @@ class Run:
     take are bounded by `memory_limit`, or by the memory that is free. `parts`: what guidance makes of a call's rows;
     without it, each is a sample of its own. `timesteps`: of the steps, where they are known. `store`: how features are
     kept. `calls`: transformer calls of a step, which share what the store may hold. `compiled`: what runs as compiled
-    graphs. `checks`: what is looked at in the numbers.
+    graphs. `checks`: what is looked at in the numbers. `scheduler`: of a pipeline, its timesteps set, of which the run
+    takes those from number `begin` on; where it is there, what whole calls put out is forecast after guidance, by
+    `end_step`.
     """
 
     def __init__(
@@ -73,7 +77,13 @@ class Run:
         calls: int = 1,
         compiled: Compiled = Compiled.NOTHING,
         checks: Checks | None = None,
+        scheduler: Any = None,
+        begin: int = 0,
     ) -> None:
+        self.scheduler = scheduler
+        self.begin = begin
+        self.whole: WholeCalls | None = None  # of a pipeline's steps; those of a bare transformer are in its branches
+        self.skipping = False  # this step makes no transformer call
         self.store = store or Store()
         self.checks = checks or Checks()
         self.calls = calls
@@ -111,6 +121,63 @@ class Run:
 
     # ------------------------------------------------------------------------------------------ one transformer call
 
+    def answer(self, inputs: dict[str, Any]) -> Any:
+        """What stands for the output of the coming transformer call, where the step makes none; None where it is made.
+
+        In a pipeline it is blank: `end_step` has the forecast.
+        """
+        if self.call == 0:
+            self._timestep = inputs.get("timestep")
+            self.skipping = self._skips(inputs)
+        if not self.skipping or self.call >= len(self.branches) or self.branches[self.call].form is None:
+            return None
+        branch, started = self.branches[self.call], perf_counter()
+        out = blank(branch.form)
+        if branch.whole is not None:
+            like = first_tensor(branch.form)
+            out = filled(branch.form, branch.whole.output(self.step, self.adapter.tokens_in(inputs), like.dtype))
+        self.summary.executed.append(self._uncalled(branch, perf_counter() - started))
+        branch.last = self.step
+        self.call += 1
+        return out
+
+    def _skips(self, inputs: dict[str, Any]) -> bool:
+        """Whether the step makes no call: it is planned so, and what is stored fits."""
+        if not self.branches or self.branches[0].plan.call_forecast is None:
+            return False
+        branch = self.branches[0]
+        planned = self.step < len(branch.plan.steps) and branch.plan.kinds[self.step] is Kind.CALL
+        if not planned or branch.fresh or branch.seen != self.adapter.shape(self.model, inputs):
+            return False
+        whole = self.whole or branch.whole
+        if self._guard is not None and whole is not None:
+            drifted = self._guard.bound == 0 or not self._guard.stays(*whole.compared(self.step))
+            if drifted:
+                self._make_full(branch)
+            return not drifted
+        return True
+
+    def end_step(self, output: Tensor, sample: Tensor) -> Tensor:
+        """What the scheduler shall get for the model's `output` of this step, after guidance: itself, or its forecast
+        where the step made no call."""
+        if self.whole is None:
+            return output
+        started = perf_counter()
+        if self.skipping:
+            output = self.whole.output(self.step, sample, output.dtype)
+            self.summary.executed[-1].seconds += perf_counter() - started
+            for step, _ in self._outputs.note(self.step, 0, output):
+                self._complain(step)
+        elif self._skips_later():
+            self.whole.put(self.step, output, sample)
+            self._measure()
+        return output
+
+    def _skips_later(self) -> bool:
+        """Whether a later step makes no call."""
+        kinds = self.branches[0].plan.kinds if self.branches else ()
+        return Kind.CALL in kinds[self.step + 1 :]
+
     def before_call(self, inputs: dict[str, Any]) -> dict[str, Any] | None:
         """Prepares the sites for the coming transformer call. Raises before anything was changed in the model.
 
@@ -120,8 +187,6 @@ class Run:
         check_gradients(self.model)
         if self.call == len(self.branches):
             self.branches.append(self._new_branch(seen, inputs))
-        if self.call == 0:
-            self._timestep = inputs.get("timestep")
         branch = self.branches[self.call]
         missed = branch.last is not None and branch.last < self.step - 1
         # A callback changed the prompt's length, say, or guidance: what is stored does not fit any more. Nor does it in
@@ -173,6 +238,10 @@ class Run:
         some_full = any(action.kind is Kind.FULL for action in actions.values())
         if some_full:
             self._measure(inside=True)
+        if branch.plan.call_forecast is not None:
+            branch.form = form_of(output)
+            if branch.whole is not None and self._skips_later():
+                branch.whole.put(self.step, first_tensor(output), first_tensor(output))
         self._form_factors(branch)
         self._select(branch, [site for site, action in actions.items() if action.kind is Kind.FULL])
         branch.common.forget()
@@ -283,6 +352,7 @@ class Run:
         """Ends a denoising step."""
         self.step += 1
         self.call = 0
+        self.skipping = False
 
     def rest(self) -> None:
         """Leaves the sites idle, for calls that are not of this run; its own next call enters them again."""
@@ -298,6 +368,8 @@ class Run:
 
     def _measure(self, inside: bool = False) -> None:
         held = sum(branch.held_bytes(inside and number == self.call) for number, branch in enumerate(self.branches))
+        if self.whole is not None:
+            held += sum(tensor.nbytes for tensor in self.whole.tensors())
         self.summary.cache_bytes = max(self.summary.cache_bytes, held)
 
     def finish(self) -> Summary:
@@ -310,6 +382,7 @@ class Run:
         self._inputs = {}
         self._bind(self._idle)
         self.branches.clear()
+        self.whole = None
         self._bound = None
         if self.recorder is not None:
             self.recorder.settle()
@@ -345,6 +418,8 @@ class Run:
         ranks = self._ranks(plan)
         of_ranks = 1 if ranks is None else ranks.count
         share = of_ranks / self.calls if self.call < self.calls else 0
+        if plan.call_forecast is not None and self.scheduler is not None:  # one latent serves all calls of a step
+            share = 1
         plan = with_store(plan, self.store, share=share, compiled=self.compiled)
         self.summary.store, self.summary.dropped = self.store, max(self.summary.dropped, len(plan.dropped))
         keeper = Keeper(self.store)
@@ -353,6 +428,12 @@ class Run:
         }
         branch = Branch(seen, shape, plan, states, latents.device, keeper, self._divided(ranks, shape))
         branch.said = said
+        if plan.call_forecast is not None:
+            whole = WholeCalls(plan.call_forecast, self.scheduler, self.begin, plan, keeper)
+            if self.scheduler is None:
+                branch.whole = whole
+            elif self.call == 0:
+                self.whole = whole
         for block in plan.text_blocks:
             states[block].steady = branch.steady
         if self._selector is not None and self._selector.needs_grid(shape):
@@ -685,6 +766,21 @@ class Run:
             matching_flops=branch.plan.matched_flops(frozenset(matching)) * (0.5 if branch.joined else 1.0),
             merged_tokens=sum(actions[site].merged for site in merging),
             mergeable_tokens=sum(of_site.tokens * of_site.sequences for of_site in cells),
+        )
+
+    def _uncalled(self, branch: Branch, seconds: float) -> Executed:
+        """A call that was not made."""
+        shape = branch.shape
+        return Executed(
+            step=self.step,
+            branch=self.call,
+            kind=Kind.CALL,
+            seconds=seconds,
+            flops=0.0,
+            plain_flops=branch.plan.step_flops(branch.full),
+            score_flops=0.0,
+            tokens=0,
+            all_tokens=sum(shape.tokens(site.module) for site in shape.sites() if shape.selects(site.module)),
         )
 
     def _record(self, recorder: Recorder, branch: Branch, actions: Step) -> None:

@@ -5,33 +5,47 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, Protocol
+
+from torch import Tensor
 
 from dita.caching.caller import Caller, Whose, whose_call
 from dita.caching.stand_in import stand_in, stock_class
+from dita.caching.whole_call import step_arguments, with_output
 
-Advance = Callable[[Any], None]
-"""Takes what the step returned."""
+
+class Follower(Protocol):
+    """What is told of the steps of a scheduler."""
+
+    def output(self, output: Tensor, sample: Tensor) -> Tensor:
+        """What the scheduler shall take a step with, for the model's `output` at its `sample`."""
+        ...
+
+    def advance(self, out: Any) -> None:
+        """The scheduler took a step, which returned `out`."""
+        ...
+
+
 SetTimesteps = Callable[..., Any]
 """Takes the scheduler's own `set_timesteps`, and the arguments that it is called with."""
 
 _CLASSES: dict[type[Any], type[Any]] = {}
-_FOLLOWED: dict[int, tuple[Caller, Advance, SetTimesteps | None]] = {}
+_FOLLOWED: dict[int, tuple[Caller, Follower, SetTimesteps | None]] = {}
 
 
 @contextmanager
 def followed(
-    scheduler: Any, caller: Caller, advance: Advance, set_timesteps: SetTimesteps | None = None
+    scheduler: Any, caller: Caller, follower: Follower, set_timesteps: SetTimesteps | None = None
 ) -> Iterator[None]:
-    """While inside, `advance` is called after each step of `scheduler` that `caller` takes, and `set_timesteps` where
-    it sets the timesteps.
+    """While inside, `follower` is asked before, and told after, each step of `scheduler` that `caller` takes, and
+    `set_timesteps` is called where it sets the timesteps.
 
     Another pipeline that shares the scheduler and would set or step it meanwhile spoils both pictures: that raises
     `RuntimeError`, before anything is changed, and so does following it twice.
     """
     if id(scheduler) in _FOLLOWED:
         raise _in_use(scheduler)
-    _FOLLOWED[id(scheduler)] = (caller, advance, set_timesteps)
+    _FOLLOWED[id(scheduler)] = (caller, follower, set_timesteps)
     own_step = scheduler.__dict__.get("step")  # somebody else watches the steps
     scheduler.__class__ = _followed_class(type(scheduler))
     if own_step is not None:
@@ -53,13 +67,18 @@ def _in_use(scheduler: Any) -> RuntimeError:
 
 
 def _step(scheduler: Any, step: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    caller, advance, _ = _FOLLOWED.get(id(scheduler), (None, None, None))
+    caller, follower, _ = _FOLLOWED.get(id(scheduler), (None, None, None))
     whose = None if caller is None else whose_call(caller)
     if whose is Whose.FOREIGN:
         raise _in_use(scheduler)
+    if whose is not Whose.OWN or follower is None:
+        return step(*args, **kwargs)
+    output, sample = step_arguments(args, kwargs)
+    taken = follower.output(output, sample)
+    if taken is not output:
+        args, kwargs = with_output(args, kwargs, taken)
     out = step(*args, **kwargs)
-    if whose is Whose.OWN and advance is not None:
-        advance(out)
+    follower.advance(out)
     return out
 
 

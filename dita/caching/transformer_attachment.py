@@ -14,7 +14,7 @@ from dita.caching import second_cache
 from dita.caching.attached import Attachment, compiled, named
 from dita.caching.broken import Checks
 from dita.caching.caller import innermost_pipeline_call
-from dita.caching.calls import repeats
+from dita.caching.calls import Answer, repeats
 from dita.caching.guidance import Parts
 from dita.caching.ownership import Transformer, known_or_new, transformer_of
 from dita.caching.run import Run
@@ -63,6 +63,7 @@ class TransformerAttachment(Attachment):
         self._dropped: Any = None
         self._begun_in: threading.Thread | None = None
         self._begun_by: int | None = None
+        self._answered = False  # the present call is not made
         self._warned = False
         self._sites: list[nn.Module] = []
         self._fingerprint: tuple[Any, ...] = ()
@@ -119,7 +120,7 @@ class TransformerAttachment(Attachment):
                 stacklevel=6,
             )
 
-    def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any] | None:
+    def before(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any] | Answer | None:
         outer = self.outer
         assert outer is not None
         model, adapter = transformer_of(outer), self._transformer.adapter
@@ -150,7 +151,9 @@ class TransformerAttachment(Attachment):
                     compiled=compiled(outer, adapter),
                     checks=self.checks,
                 )
-            return self.run.before_call(inputs)
+            answer = self.run.answer(inputs)
+            self._answered = answer is not None
+            return Answer(answer) if self._answered else self.run.before_call(inputs)
         except BaseException:
             self._finish()
             raise
@@ -162,7 +165,7 @@ class TransformerAttachment(Attachment):
             self._finish()
             return None
         try:
-            changed = self.run.after_call(output, repeats())
+            changed = None if self._answered else self.run.after_call(output, repeats())
             if self.run.call == self.calls_per_step:
                 self._advance()
         except BaseException:

@@ -46,6 +46,7 @@ MEANINGS = {
     Kind.REUSE: "stored outputs used",
     Kind.FORECAST: "stored outputs continued",
     Kind.SKIP: "blocks passed by",
+    Kind.CALL: "no call of the transformer",
 }
 
 

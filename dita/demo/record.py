@@ -52,6 +52,7 @@ WORDS: dict[Kind, str] = {
     Kind.REUSE: "reused",
     Kind.FORECAST: "forecast",
     Kind.SKIP: "skipped",
+    Kind.CALL: "no call",
 }
 
 

@@ -20,6 +20,7 @@ from torch import Tensor
 import dita
 from dita.caching.broken import BrokenNumbersWarning, watching
 from dita.caching.broken import Made as Numbers
+from dita.caching.sampled import sampled_as
 from dita.caching.summary import Summary
 from dita.compare import numbered_label
 from dita.demo.loaded import Loaded
@@ -85,17 +86,19 @@ def sample(
     Raises `Stopped` at the first step after `stop` is set, and whatever the pipeline raises.
     """
     pipe = loaded.pipe
-    free = isinstance(method, ENGINE_FREE) and not record
-    steps = method.run_steps(request.steps) if free else request.steps
+    stock = isinstance(method, ENGINE_FREE)
+    free = stock and not record
+    steps = method.grid_steps(request.steps) if stock else request.steps
     if method.run_steps(request.steps) < loaded.least_steps:
         raise ValueError(
             f"{numbered_label(method)} leaves 1 step, and {loaded.name} takes at least {loaded.least_steps}"
         )
     if not free:
-        dita.enable(pipe, method, record=record, on_nan="warn")
+        dita.enable(pipe, Plain() if stock else method, record=record, on_nan="warn")
     try:
         with (
             warnings.catch_warnings(),
+            sampled_as(pipe, method),
             watching(pipe) as numbers,
             _watched(loaded, request, watch, stop, clock, numbers) as watched,
         ):

@@ -12,7 +12,8 @@ GIF_PAUSE = 125  # milliseconds between frames
 
 def python_lines(loaded: Loaded, request: Request, method: Method) -> str:
     """A program that draws `request` with `method` on this device, and writes picture.png (or clip.gif)."""
-    free = isinstance(method, (Plain, FewerSteps))
+    fewer = isinstance(method, FewerSteps) and method == FewerSteps(method.fraction)
+    free = isinstance(method, Plain) or fewer
     arguments = request.call(loaded)
     if "class_labels" in arguments:
         arguments.pop("class_labels")
@@ -29,7 +30,7 @@ def python_lines(loaded: Loaded, request: Request, method: Method) -> str:
         "",
         f"pipe, _ = models.load({loaded.name!r}, {dtype!r}, device={loaded.device!r})",
         *([] if free else [f"dita.enable(pipe, {numbered_label(method)!r})"]),
-        *([f"# {numbered_label(method)}: the same sampler with fewer steps"] if isinstance(method, FewerSteps) else []),
+        *([f"# {numbered_label(method)}: the same sampler with fewer steps"] if fewer else []),
         "made = pipe(",
         f"    {asked},",
         *(f"    {name}={value!r}," for name, value in arguments.items()),

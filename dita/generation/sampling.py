@@ -22,6 +22,7 @@ from dita.caching.broken import BrokenNumbersError, watching
 from dita.caching.broken import Made as Seen
 from dita.caching.evaluations import check_one_step
 from dita.caching.origin import warn_where_another
+from dita.caching.sampled import sampled_as
 from dita.call_arguments import Cut, checked_call, cuts, listed, repeated, warn_of_cuts
 from dita.generation.alone import samples_alone
 from dita.generation.job import Item, items
@@ -154,7 +155,7 @@ class Sampler:
         if isinstance(self.method, FewerSteps):
             if steps is None:
                 raise ValueError("the method 'steps' needs the number of steps that it takes a share of")
-            steps = self.method.run_steps(steps)
+            steps = self.method.grid_steps(steps)
         self.arguments = checked_call(pipe, call or {}, steps)
         if saved is not None:
             asked = self.arguments if plain is None else {**self.arguments, "num_inference_steps": plain}
@@ -243,7 +244,7 @@ class Sampler:
     @contextmanager
     def _prepared(self) -> Iterator[None]:
         with ExitStack() as stack:
-            stack.enter_context(_silenced(self.pipe))
+            stack.enter_context(silenced(self.pipe))
             stack.enter_context(_enabled(self.pipe, self.method, self.store))
             if self.exact:
                 stack.enter_context(samples_alone(self.pipe))
@@ -267,7 +268,8 @@ def _enabled(pipe: Any, method: Method | None, store: Store | None) -> Iterator[
     else:
         enable(pipe, method, store=store)
     try:
-        yield
+        with sampled_as(pipe, method):
+            yield
     finally:
         disable(pipe)
         if earlier is not None:
@@ -284,7 +286,7 @@ def _enabled(pipe: Any, method: Method | None, store: Store | None) -> Iterator[
 
 
 @contextmanager
-def _silenced(pipe: Any) -> Iterator[None]:
+def silenced(pipe: Any) -> Iterator[None]:
     """Without the pipeline's own bar of steps."""
     before = dict(getattr(pipe, "_progress_bar_config", {}))
     pipe.set_progress_bar_config(**{**before, "disable": True})

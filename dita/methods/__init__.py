@@ -28,6 +28,7 @@ from dita.methods.taylorseer import LoweredOrderWarning, TaylorSeer
 from dita.methods.tgate import TGate
 from dita.methods.toca import FEATURE_SCORES, LIVE_SCORES, PROBED_SCORES, SCORES, Score, ToCa
 from dita.methods.tome import MERGED_MODULES, Composition, MergingRefusedWarning, ToMe
+from dita.methods.whole_call import WholeCall
 from dita.values import field_hints, is_choice, nearest, shown, typed, unknown
 
 __all__ = [
@@ -59,6 +60,7 @@ __all__ = [
     "TaylorSeer",
     "ToCa",
     "ToMe",
+    "WholeCall",
     "as_method",
     "as_methods",
     "from_json",
@@ -73,7 +75,19 @@ __all__ = [
     "write_method",
 ]
 
-_ALL: tuple[type[Method], ...] = (Plain, FewerSteps, FORA, ToCa, DuCa, TaylorSeer, DeltaDiT, TGate, PAB, ToMe)
+_ALL: tuple[type[Method], ...] = (
+    Plain,
+    FewerSteps,
+    FORA,
+    ToCa,
+    DuCa,
+    TaylorSeer,
+    WholeCall,
+    DeltaDiT,
+    TGate,
+    PAB,
+    ToMe,
+)
 METHODS: dict[str, type[Method]] = {cls.name: cls for cls in _ALL}
 """Every method by the name that the command line and JSON use."""
 

@@ -33,6 +33,7 @@ class ChosenSteps(Method):
 
     full_steps: tuple[int, ...] | None
     full_of: int | None
+    steps_factor: int = 1  # steps of the run for each of plain's, where a method has a finer grid
 
     def check_full_steps(self) -> None:
         """Raises `ValueError` for steps that no run can have, and for `full_of` alone."""
@@ -43,14 +44,15 @@ class ChosenSteps(Method):
         check_count("full_of", self.full_of, "the steps of the run that full_steps are for")
         if self.full_steps is None:
             raise ValueError(f"full_of says which run full_steps are for: give both, got full_of={self.full_of} alone")
-        if self.full_steps[-1] >= self.full_of:
+        last = self.full_of * self.steps_factor - 1
+        if self.full_steps[-1] > last:
             raise ValueError(
-                f"full_steps of a run of full_of={self.full_of} steps must be at most {self.full_of - 1}, got step"
+                f"full_steps of a run of full_of={self.full_of} steps must be at most {last}, got step"
                 f" {self.full_steps[-1]}"
             )
 
     def chosen_steps(
-        self, shape: Shape, steps: int, timesteps: Sequence[float] | None = None
+        self, shape: Shape | None, steps: int, timesteps: Sequence[float] | None = None
     ) -> tuple[int, ...] | None:
         """`full_steps` as they are in a run of `steps`, None where a cycle decides.
 
@@ -70,7 +72,7 @@ class ChosenSteps(Method):
         return self.full_steps
 
     def _carried_over(
-        self, of: int, shape: Shape, steps: int, timesteps: Sequence[float] | None, midway: bool
+        self, of: int, shape: Shape | None, steps: int, timesteps: Sequence[float] | None, midway: bool
     ) -> tuple[int, ...]:
         full = self.full_steps or ()
         levels = usual_timesteps(shape, steps) if timesteps is None else list(timesteps)

@@ -66,6 +66,10 @@ class Method:
         """How many steps the sampler takes when the plain pipeline would take `steps`."""
         return steps
 
+    def grid_steps(self, steps: int) -> int:
+        """How many steps the scheduler is asked for then, of whose grid the run may take some."""
+        return self.run_steps(steps)
+
     @property
     def caching(self) -> Method:
         """The part that says what each site does in each step: the method itself, but for compositions."""

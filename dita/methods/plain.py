@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
-from dita.methods.method import Method, checked_run
+from dita.methods.full_steps import ChosenSteps
+from dita.methods.method import Method, check_choice, checked_run
 from dita.plan import Plan, full_step
+from dita.samplers import FAMILY_SAMPLERS, SAMPLERS
 from dita.shapes import Shape
 
 
@@ -23,25 +25,60 @@ class Plain(Method):
 
 
 @dataclass(frozen=True)
-class FewerSteps(Method):
-    """The honest rival of every cache: the same sampler with a `fraction` of the steps, spaced anew by itself.
+class FewerSteps(ChosenSteps):
+    """The honest rival of every cache: a `fraction` of the steps, spaced anew by the sampler itself.
 
-    `fraction` in (0, 1]; the number of steps is rounded, and at least 1.
+    The number of steps is rounded, and at least 1.
+
+    Fields:
+        fraction: share of the steps that are taken, in (0, 1].
+        sampler: one of diffusers' multistep samplers in place of the pipeline's own, made from its configuration, with
+            flow sigmas for flow matching: `unipc`, `dpm++` or `deis`; None keeps the own one.
+        full_steps: chosen steps in place of a fraction: of the grid that the sampler has for the plain number of
+            steps, those at these numbers, from 0 on; in short full=0/3/7. For samplers whose steps are given by noise
+            levels.
     """
 
     name: ClassVar[str] = "steps"
-    positional: ClassVar[tuple[str, ...]] = ("fraction",)
+    positional: ClassVar[tuple[str, ...]] = ("fraction", "sampler")
 
     fraction: float = 0.5
+    sampler: str | None = None
+    full_steps: tuple[int, ...] | None = field(default=None, kw_only=True)
+    full_of: int | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.fraction <= 1:
             raise ValueError(f"fraction must be in (0, 1], got {self.fraction}")
+        if self.sampler is not None:
+            check_choice("sampler", self.sampler, SAMPLERS)
+        self.check_full_steps()
+
+    def check_family(self, family: str) -> None:
+        super().check_family(family)
+        offered = FAMILY_SAMPLERS.get(family, ())
+        if self.sampler is not None and self.sampler not in offered:
+            raise ValueError(
+                f"sampler {self.sampler!r} is not offered for {family}, where it was not seen to converge; offered:"
+                f" {', '.join(offered) or 'none'}"
+            )
 
     def run_steps(self, steps: int) -> int:
-        return max(1, round(steps * self.fraction))
+        return len(self.full_steps) if self.full_steps is not None else max(1, round(steps * self.fraction))
+
+    def grid_steps(self, steps: int) -> int:
+        return steps if self.full_steps is not None else self.run_steps(steps)
+
+    def steps_of_grid(self, timesteps: Sequence[float]) -> tuple[int, ...]:
+        """The steps that are taken of a sampler's grid. Warns where they are carried over, and raises `ValueError` for
+        steps beyond it."""
+        chosen = self.chosen_steps(None, len(timesteps), timesteps)
+        return tuple(range(len(timesteps))) if chosen is None else chosen
 
     def plan(self, shape: Shape, steps: int, timesteps: Sequence[float] | None = None) -> Plan:
         steps = checked_run(shape, steps)
-        return Plan(self, shape, (full_step(shape),) * self.run_steps(steps), steps)
+        taken = self.run_steps(steps)
+        if self.full_steps is not None:
+            taken = len(timesteps or self.chosen_steps(shape, steps) or ())
+        return Plan(self, shape, (full_step(shape),) * taken, steps)

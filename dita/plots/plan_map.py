@@ -149,7 +149,7 @@ def _hatch_skipped(axes: Axes, plan: Plan, panel: _Panel, theme: Theme) -> None:
     from matplotlib.patches import Rectangle
 
     for s, step in enumerate(plan.steps):
-        skipped = [row for row, site in enumerate(panel.sites) if step[site].kind is Kind.SKIP]
+        skipped = [row for row, site in enumerate(panel.sites) if step[site].kind in (Kind.SKIP, Kind.CALL)]
         starts = [row for row in skipped if row - 1 not in skipped]
         ends = [row for row in skipped if row + 1 not in skipped]
         for start, end in zip(starts, ends, strict=True):
@@ -167,6 +167,7 @@ def _colour(action: Action, share: float, theme: Theme, shares: tuple[float, flo
         Kind.FORECAST: theme.forecast,
         Kind.REUSE: theme.reuse,
         Kind.SKIP: theme.skip,
+        Kind.CALL: theme.skip,
     }[action.kind]
 
 
@@ -238,6 +239,9 @@ def _add_legend(figure: Figure, plan: Plan, theme: Theme, shares: tuple[float, f
         entries.append((patch(theme.reuse), "reuse"))
     if Kind.SKIP in kinds:
         entries.append((patch(theme.skip, HATCH), "skipped span"))
+    if Kind.CALL in kinds and plan.call_forecast is not None:
+        forecast = plan.call_forecast
+        entries.append((patch(theme.skip, HATCH), f"no call: {forecast.predictor}, order {forecast.order}"))
     figure.legend(
         [handle for handle, _ in entries],
         [label for _, label in entries],
