@@ -850,6 +850,9 @@ def evaluate(
 @app.command(cls=OnceCommand)
 def demo(
     model: Annotated[str, typer.Option(help="A bundled name, a local diffusers folder, or a hub id.")] = "shapes-flux",
+    method: Annotated[
+        str | None, typer.Option(help="A preset more, chosen at the start: a file (tuned/method.json) or short form.")
+    ] = None,
     port: Annotated[int | None, typer.Option(help="The first free one from 7860 on by default.")] = None,
     host: Annotated[str, typer.Option(help="0.0.0.0 serves other machines too.")] = "127.0.0.1",
     share: Annotated[bool, typer.Option("--share", help="Also by a public address, through Gradio's servers.")] = False,
@@ -867,19 +870,25 @@ def demo(
             from dita.demo import app as page
         except ImportError as error:
             raise ValueError(f"the demo needs more packages ({error}): pip install 'dita[demo]'") from None
+        from dita.caching.origin import warn_where_another
         from dita.demo.address import check_address
         from dita.demo.loaded import load
+        from dita.demo.presets import preset_name
         from dita.demo.request import limits_of
         from dita.demo.studio import Studio
         from dita.freed_memory import keep_freed_memory
 
+        saved = None if method is None else saved_method(method.strip())
         check_address(host, port)
         check_numbers(max_steps=max_steps)
         with Console(stderr=True).status(f"loading {model}"):
             _silence_libraries()
             keep_freed_memory()
             loaded = load(model, dtype, device, local_files_only)
-            studio = Studio(loaded, limits_of(loaded, max_steps))
+            if saved is not None:
+                warn_where_another(saved, loaded.pipe, loaded.call)
+            own = {} if method is None or saved is None else {preset_name(method): saved.method}
+            studio = Studio(loaded, limits_of(loaded, max_steps), own=own)
             served = page.launch(studio, port=port, host=host, share=share)
     for address in filter(None, (served.local_url, served.share_url)):
         typer.echo(f"{model} is at {address} (Ctrl-C ends it)")

@@ -194,6 +194,8 @@ def test_the_fields_that_a_file_gives_are_told_apart_from_defaults(tmp_path):
         ({"height": 32, "width": 32}, {"size": "64x64 pixels, here 32x32"}),
         ({"height": 32, "width": None}, {"size": "height 64 pixels, here 32"}),
         ({"height": None, "width": 32}, {"size": "width 64 pixels, here 32"}),
+        ({"model": "/somewhere/shapes-dit/"}, {"model": "model shapes-flux, here shapes-dit"}),
+        ({"model": "org/other"}, {"model": "model shapes-flux, here org/other"}),
         ({"model": "/somewhere/Shapes-Flux/"}, {}),
         ({"device": "cuda", "dita": "9.9", "revision": "files-4567"}, {}),
     ],

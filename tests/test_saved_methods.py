@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -185,7 +186,7 @@ def test_generate_warns_once_and_leaves_what_was_enabled(tmp_path):
         arguments.pop("num_inference_steps")
         assert len(list(dita.generate(pipe, texts, method=path, **arguments))) == 2
     assert said(caught) == [
-        f"fora:2 was made for something else: model shapes-pixart, here {model_name(pipe)}; 28 steps, here 2"
+        "fora:2 was made for something else: model shapes-pixart, here shapes-flux; 28 steps, here 2"
     ]
     assert attachment_of(pipe).origin.made_for == MadeFor(model="shapes-flux", steps=2)
 
@@ -251,6 +252,7 @@ def test_a_scheduler_is_named_by_its_class_and_by_what_is_not_the_default():
     [
         ("org/one", "org/one"),
         ("/home/me/models/one/", "/home/me/models/one"),
+        (Path("/home/me/models/one"), "/home/me/models/one"),
         ("/cache/hub/models--org--one/snapshots/0123abcd", "org/one"),
         (None, None),
     ],
@@ -259,7 +261,7 @@ def test_a_pipeline_is_named_as_it_was_loaded(path, name):
     pipe = tiny_flux.tiny_pipeline()
     if path is not None:
         pipe.register_to_config(_name_or_path=path)
-        pipe.transformer.register_to_config(_name_or_path=f"{path.rstrip('/')}/transformer")
+        pipe.transformer.register_to_config(_name_or_path=f"{str(path).rstrip('/')}/transformer")
         assert model_name(pipe.transformer) == name
     assert model_name(pipe) == target_facts(pipe).model == name
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import PurePath
@@ -82,8 +83,8 @@ def model_name(target: Any) -> str | None:
     A transformer is named as the pipeline whose folder it lies in.
     """
     config = getattr(target if isinstance(target, DiffusionPipeline) else _transformer(target), "config", {})
-    name = config.get("_name_or_path") or None
-    if not isinstance(name, str):
+    name = config.get("_name_or_path")
+    if not isinstance(name, (str, os.PathLike)) or not name:
         return None
     path = PurePath(name)
     if not isinstance(target, DiffusionPipeline) and path.name == _TRANSFORMER:

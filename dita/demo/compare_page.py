@@ -24,6 +24,7 @@ logger = logging.getLogger("dita.demo")
 SLOTS = ("Plain", "Method A", "Method B")
 IDLE = "Write a prompt, choose a method, and press Compare."
 OWN_WORLD = "This small model knows the drawings of its own world only; try an example."
+FIRST = "toca:4:0.9"
 TO_THE_PICTURES = """() => { if (window.innerWidth < 768)
   document.querySelector("#compare-status")?.scrollIntoView({ behavior: "smooth", block: "start" }); }"""
 DARK = "document.body.classList.contains('dark')"  # in the browser
@@ -55,7 +56,7 @@ class ComparePage:
                 if not loaded.labels:
                     with gr.Accordion("Examples", open=False, elem_id="compare-examples"):
                         self._examples(examples)
-                self.first = MethodPicker(studio, SLOTS[1], "toca:4:0.9", optional=False, key="a")
+                self.first = MethodPicker(studio, SLOTS[1], _first(studio), optional=False, key="a")
                 self.second = MethodPicker(studio, SLOTS[2], "steps:0.5", optional=True, key="b")
                 with gr.Accordion("Picture", open=False, elem_id="compare-picture"):
                     self.seed = gr.Number(0, label="Seed", precision=0, minimum=0, elem_id="compare-seed")
@@ -284,3 +285,8 @@ def in_line(event: Waiting) -> str:
 def session_of(request: gr.Request | None) -> str:
     """Which visitor asks."""
     return str(getattr(request, "session_hash", None) or "")
+
+
+def _first(studio: Studio) -> str:
+    """What is chosen at the start: the owner's method, if there is one."""
+    return next((numbered_label(method) for method in studio.own.values()), FIRST)

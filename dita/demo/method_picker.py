@@ -12,7 +12,6 @@ import gradio as gr
 from dita.compare import numbered_label
 from dita.demo import figures
 from dita.demo.controls import Control, controls, parts, value
-from dita.demo.presets import presets
 from dita.demo.request import Refused, checked_method
 from dita.demo.studio import Studio
 from dita.methods import METHODS, Method, Plain
@@ -35,7 +34,7 @@ class MethodPicker:
         self.title = title
         self.key = key
         family = studio.loaded.family
-        choices = [(name, numbered_label(method)) for name, method in presets(family).items()]
+        choices = [(name, numbered_label(method)) for name, method in studio.presets.items()]
         runs = [cls for cls in METHODS.values() if family in cls.families and cls is not Plain]
         named = [(f"Method: {cls.name}", numbered_label(cls())) for cls in runs]
         taken = {short for _, short in choices}

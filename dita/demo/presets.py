@@ -2,7 +2,23 @@
 
 from __future__ import annotations
 
-from dita.methods import FORA, PAB, DeltaDiT, DuCa, FewerSteps, Method, TaylorSeer, TGate, ToCa, ToMe, as_method
+from pathlib import Path
+
+from dita.methods import (
+    FORA,
+    METHOD_FILE,
+    PAB,
+    DeltaDiT,
+    DuCa,
+    FewerSteps,
+    Method,
+    TaylorSeer,
+    TGate,
+    ToCa,
+    ToMe,
+    as_method,
+    names_a_file,
+)
 
 PRESETS: dict[str, Method] = {
     "Balanced: ToCa, a tenth of the tokens": ToCa(4, 0.9),
@@ -24,6 +40,16 @@ PRESETS: dict[str, Method] = {
 def presets(family: str) -> dict[str, Method]:
     """The presets that run on a family."""
     return {name: method for name, method in PRESETS.items() if _runs(method, family)}
+
+
+def preset_name(given: str) -> str:
+    """What a method of the server's owner is called: the name of its folder or file, without the path; or itself."""
+    text = given.strip()
+    if not names_a_file(text):
+        return f"Chosen: {text}"
+    path = Path(text).expanduser().resolve()
+    named = path.parent if path.name == METHOD_FILE else path
+    return f"From a file: {named.stem if named.suffix.lower() == '.json' else named.name}"
 
 
 def _runs(method: Method, family: str) -> bool:

@@ -7,7 +7,7 @@ import logging
 import queue
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +16,7 @@ from typing import Generic, TypeVar
 import torch
 
 from dita.demo.loaded import Loaded
+from dita.demo.presets import presets
 from dita.demo.request import Limits, Refused, Request, checked, limits_of
 from dita.demo.sampling import Made, Seen, Stopped, sample
 from dita.demo.scores import Scorer, Scores
@@ -80,8 +81,21 @@ class Studio:
     long exploration lets others in between.
     """
 
-    def __init__(self, loaded: Loaded, limits: Limits | None = None, scorer: Scorer | None = None) -> None:
+    def __init__(
+        self,
+        loaded: Loaded,
+        limits: Limits | None = None,
+        scorer: Scorer | None = None,
+        own: Mapping[str, Method] | None = None,
+    ) -> None:
+        """own: the owner's presets by name, before all others; the first is chosen at the start.
+
+        Raises `ValueError` for one that is not for the model.
+        """
+        for method in (own or {}).values():
+            method.check_family(loaded.family)
         self.loaded = loaded
+        self.own = dict(own or {})
         self.limits = limits or limits_of(loaded)
         self.scorer = scorer or Scorer(loaded)
         self._worker = ThreadPoolExecutor(max_workers=1, thread_name_prefix="dita-model")
@@ -89,6 +103,12 @@ class Studio:
         self._visits: list[Visit] = []
         self._submitted = self._done = 0
         self._shapes: dict[tuple[int, int, bool], Shape] = {}
+
+    @property
+    def presets(self) -> dict[str, Method]:
+        """What visitors may choose by name: the owner's, then those that run on the model."""
+        rest = presets(self.loaded.family).items()
+        return {**self.own, **{name: method for name, method in rest if method not in self.own.values()}}
 
     def close(self) -> None:
         """Stops everything that runs or waits, and the thread."""

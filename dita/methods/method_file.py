@@ -78,7 +78,7 @@ class MadeFor:
         """
         found: dict[str, str] = {}
         if _name(self.model) != _name(here.model) and self.model and here.model:
-            found["model"] = f"model {self.model}, here {here.model}"
+            found["model"] = f"model {_called(self.model)}, here {_called(here.model)}"
         if self.scheduler and here.scheduler and self.scheduler != here.scheduler:
             (made, _, _), (used, _, _) = self.scheduler.partition(":"), here.scheduler.partition(":")
             found["scheduler"] = f"scheduler {made}, here {used if used != made else 'with other settings'}"
@@ -259,6 +259,11 @@ def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     if twice:
         raise ValueError(f"the JSON of a method gives {twice[0]!r} twice")
     return dict(pairs)
+
+
+def _called(model: str) -> str:
+    """A model in a message: a folder without the way to it."""
+    return PurePath(model).name if PurePath(model).is_absolute() else model
 
 
 def _name(model: str | None) -> str:

@@ -12,8 +12,10 @@ gr = pytest.importorskip("gradio", reason="the demo's packages are not installed
 
 from dita.demo.compare_page import ComparePage  # noqa: E402
 from dita.demo.explore_page import ExplorePage  # noqa: E402
+from dita.demo.presets import preset_name  # noqa: E402
 from dita.demo.studio import Studio  # noqa: E402
 from dita.demo.time_page import TimePage  # noqa: E402
+from dita.methods import FORA, TGate  # noqa: E402
 from tests.demo.small import PROMPTS, small  # noqa: E402
 
 VISITOR = SimpleNamespace(session_hash="anna")
@@ -134,3 +136,36 @@ def test_a_plan_or_a_refusal_stands_below_a_method(flux):
     assert 'role="alert"' in picker._planned("fora:0", 4)
     assert picker._planned("", 4) == ""
     assert "does not run on flux" in picker._planned("tgate", 4)
+
+
+def test_the_owners_method_is_a_preset_and_chosen_at_the_start() -> None:
+    studio = Studio(small("flux"), own={"From a file: tuned": FORA(4, full_steps=(0, 2, 3))})
+    page = Pages(studio)
+    names, shorts = zip(*page.compare.first.choice.choices, strict=True)
+    assert (names[0], shorts[0]) == ("From a file: tuned", "fora:4:full=0/2/3")
+    assert page.compare.first.choice.value == page.compare.first.text.value == "fora:4:full=0/2/3"
+    page.compare_with(page.compare.first.text.value)
+    assert page.shown[page.compare.last].finished[1].made.method == FORA(4, full_steps=(0, 2, 3))
+    studio.close()
+
+
+def test_a_preset_that_the_owner_names_stands_once() -> None:
+    studio = Studio(small("flux"), own={"Mine": FORA(3)})
+    assert list(studio.presets.values()).count(FORA(3)) == 1 and next(iter(studio.presets)) == "Mine"
+    studio.close()
+    with pytest.raises(ValueError, match="tgate does not run on flux"):
+        Studio(small("flux"), own={"Mine": TGate()})
+
+
+@pytest.mark.parametrize(
+    ("given", "name"),
+    [
+        ("toca:4:0.9", "Chosen: toca:4:0.9"),
+        ("/a/tuned/method.json", "From a file: tuned"),
+        ("/a/tuned/", "From a file: tuned"),
+        ("/a/v1.5/method.json", "From a file: v1.5"),
+        (" /a/mine.json ", "From a file: mine"),
+    ],
+)
+def test_a_file_is_named_without_its_path(given: str, name: str) -> None:
+    assert preset_name(given) == name
