@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -21,6 +21,10 @@ METRICS = {
 }
 """What can be plotted: its name, and the words at the axis."""
 
+
+INK, SOFT, LINE = "#010201", "#010202", "#010203"
+COLOURS = tuple(f"#0101{i:02x}" for i in range(SERIES))
+"""Stand-ins for the page's colours, since matplotlib takes no CSS variables; those of the methods in turn."""
 
 FRONT = "pareto-front"
 """Identifier of the front's line in the SVG."""
@@ -52,6 +56,24 @@ def pareto_front(points: Sequence[tuple[float, float]]) -> list[int]:
     return sorted(kept, key=lambda i: points[i])
 
 
+def page_style(salt: str) -> dict[Any, Any]:
+    """Settings of matplotlib for plots inside a page; `salt` keeps identifiers of one apart from those of others."""
+    return {
+        "svg.fonttype": "none",
+        "svg.hashsalt": salt,
+        "font.family": "sans-serif",
+        "font.size": 10,
+        "text.color": INK,
+        "axes.labelcolor": SOFT,
+        "axes.edgecolor": LINE,
+        "xtick.color": SOFT,
+        "ytick.color": SOFT,
+        "grid.color": LINE,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+    }
+
+
 def quality_plot(comparison: Comparison, metric: str) -> str:
     """Quality against latency as an SVG element: `metric` (a name of `METRICS`) over seconds an image.
 
@@ -60,28 +82,11 @@ def quality_plot(comparison: Comparison, metric: str) -> str:
     """
     import matplotlib
 
-    # Stand-ins for the page's colours: matplotlib takes no CSS variables.
-    ink, soft, line = "#010201", "#010202", "#010203"
-    series = [f"#0101{i:02x}" for i in range(SERIES)]
-    style: dict[Any, Any] = {
-        "svg.fonttype": "none",
-        "svg.hashsalt": metric,
-        "font.family": "sans-serif",
-        "font.size": 10,
-        "text.color": ink,
-        "axes.labelcolor": soft,
-        "axes.edgecolor": line,
-        "xtick.color": soft,
-        "ytick.color": soft,
-        "grid.color": line,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-    }
     points = [point for i, result in enumerate(comparison.results) if (point := _point(i, result, metric))]
     if not any(point.number for point in points):  # plain alone
         return ""
     crowded = len(points) > SERIES
-    with matplotlib.rc_context(style):
+    with matplotlib.rc_context(page_style(metric)):
         from matplotlib.figure import Figure
 
         figure = Figure(figsize=(8.4, 5.4) if crowded else (5.6, 3.9), layout="constrained")
@@ -89,7 +94,7 @@ def quality_plot(comparison: Comparison, metric: str) -> str:
         axes.grid(True, linewidth=0.6)
         axes.set_axisbelow(True)
         front = [points[i] for i in pareto_front([(point.seconds, point.quality) for point in points])]
-        axes.plot([p.seconds for p in front], [p.quality for p in front], color=soft, linewidth=1, gid=FRONT, zorder=1)
+        axes.plot([p.seconds for p in front], [p.quality for p in front], color=SOFT, linewidth=1, gid=FRONT, zorder=1)
         for point in points:
             axes.errorbar(
                 point.seconds,
@@ -98,24 +103,23 @@ def quality_plot(comparison: Comparison, metric: str) -> str:
                 yerr=[[point.quality - point.low], [point.high - point.quality]],
                 fmt=MARKERS[point.number % len(MARKERS)],
                 markersize=7,
-                color=series[point.number % SERIES],
+                color=COLOURS[point.number % SERIES],
                 elinewidth=0.6 if crowded else 1.2,
             )
         plain = comparison.results[0].seconds_per_image.median
-        axes.axvline(plain, color=series[0], linewidth=1.2, linestyle=(0, (4, 3)))
+        axes.axvline(plain, color=COLOURS[0], linewidth=1.2, linestyle=(0, (4, 3)))
         axes.set_xlim(0, 1.12 * max(result.seconds_per_image.high for result in comparison.results))
         axes.margins(y=0.18)
         at_top: dict[str, Any] = {"xycoords": ("data", "axes fraction"), "ha": "right", "va": "top"}
-        axes.annotate("plain", (plain, 1), (-5, -3), textcoords="offset points", color=series[0], **at_top)
+        axes.annotate("plain", (plain, 1), (-5, -3), textcoords="offset points", color=COLOURS[0], **at_top)
         how = "as noted, not interleaved" if comparison.folders else "median"
         axes.set_xlabel(f"seconds {comparison.a_picture}, {how} (left is faster); the line: the Pareto front")
         axes.set_ylabel(METRICS[metric][1])
         figure.canvas.draw()  # settles the layout, without which nothing can be placed
-        _label_points(axes, points, series, plain)
+        label_points(axes, points, COLOURS, plain)
         buffer = io.StringIO()
         figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    names = {ink: "ink", soft: "soft", line: "line"} | {colour: f"series-{i}" for i, colour in enumerate(series)}
-    return _as_page_element(buffer.getvalue(), names, f"{METRICS[metric][0]} against seconds {comparison.a_picture}")
+    return as_page_element(buffer.getvalue(), f"{METRICS[metric][0]} against seconds {comparison.a_picture}")
 
 
 def _point(index: int, result: MethodResult, metric: str) -> Point | None:
@@ -134,10 +138,16 @@ def _point(index: int, result: MethodResult, metric: str) -> Point | None:
     return Point(result.label, time.median, time.low, time.high, around[0], around[1], around[2], index)
 
 
-def _label_points(axes: Any, points: Sequence[Point], colours: Sequence[str], line: float) -> None:
+def label_points(
+    axes: Any,
+    points: Sequence[Point],
+    colours: Sequence[str],
+    line: float,
+    others: Sequence[tuple[float, float]] = (),
+) -> None:
     """Names every point beside it, at the first place that is still free.
 
-    `line` is the x of a vertical line that names keep clear of.
+    `line` is the x of a vertical line that names keep clear of, `others` are points without a name.
     """
     from matplotlib.transforms import Bbox
 
@@ -151,6 +161,7 @@ def _label_points(axes: Any, points: Sequence[Point], colours: Sequence[str], li
     line_x = axes.transData.transform((line, 0))[0]
     taken = [interval(point) for point in points]
     taken.append(Bbox([[line_x - 2, frame.y0], [line_x + 2, frame.y1]]))
+    taken += [Bbox([[x - 4, y - 4], [x + 4, y + 4]]) for x, y in map(axes.transData.transform, others)]
     places = [(9, 5), (9, -13), (-9, 5), (-9, -13), (9, 17), (-9, 17), (9, -25), (-9, -25), (9, 29), (-9, 29)]
     for point in sorted(points, key=lambda point: -point.quality):
         best: tuple[int, Any] | None = None
@@ -171,7 +182,7 @@ def _label_points(axes: Any, points: Sequence[Point], colours: Sequence[str], li
             taken.append(best[1].get_window_extent())
 
 
-def _as_page_element(svg: str, colours: Mapping[str, str], words: str) -> str:
+def as_page_element(svg: str, words: str) -> str:
     """Matplotlib's file as an element of a page: no prologue, namespaces or fixed size, colours as CSS variables.
 
     `words` say what it shows to those who do not see it.
@@ -179,6 +190,7 @@ def _as_page_element(svg: str, colours: Mapping[str, str], words: str) -> str:
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.S)
     svg = re.sub(r' (xmlns(:\w+)?|version|width|height)="[^"]*"', "", svg[: svg.index(">")]) + svg[svg.index(">") :]
-    for colour, variable in colours.items():
+    variables = {INK: "ink", SOFT: "soft", LINE: "line"} | {colour: f"series-{i}" for i, colour in enumerate(COLOURS)}
+    for colour, variable in variables.items():
         svg = svg.replace(colour, f"var(--{variable})")
     return svg.replace("<svg", f'<svg role="img" aria-label="{words}"', 1)

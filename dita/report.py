@@ -171,11 +171,11 @@ def rows(comparison: Comparison) -> list[Row]:
             label=result.label,
             role=result.role,
             steps=result.steps or "–",
-            seconds=_spread_cell(result.seconds_per_image),
-            speedup=_spread_cell(result.speedup, "×") if result.psnr else Cell("1.00×"),
-            tflops="–" if result.tflops is None else _three_digits(result.tflops),
+            seconds=spread_cell(result.seconds_per_image),
+            speedup=spread_cell(result.speedup, "×") if result.psnr else Cell("1.00×"),
+            tflops="–" if result.tflops is None else three_digits(result.tflops),
             flops_ratio="–" if result.flops_ratio is None else f"{result.flops_ratio:.2f}",
-            cache_mb="–" if result.cache_bytes is None else _three_digits(result.cache_bytes / 1e6),
+            cache_mb="–" if result.cache_bytes is None else three_digits(result.cache_bytes / 1e6),
             psnr=_average_cell(result.psnr, ".1f"),
             ssim=_average_cell(result.ssim, ".3f"),
             judge=_share_cell(result.judge.correct if result.judge else None),
@@ -259,7 +259,7 @@ def page(comparison: Comparison, pictures: Mapping[str, Sequence[np.ndarray]]) -
     plots = [quality_plot(comparison, metric) for metric in PLOTTED]
     return _templates.get_template("report.html.j2").render(
         _content(comparison),
-        sources={label: [_data_uri(picture) for picture in group] for label, group in pictures.items()},
+        sources={label: [data_uri(picture) for picture in group] for label, group in pictures.items()},
         strips={
             label: [_strip_uri(film_strip(clip)) for clip in group if is_clip(clip)]
             for label, group in pictures.items()
@@ -380,9 +380,9 @@ def _extra_names(comparison: Comparison) -> list[str]:
 
 def _extra_cell(result: MethodResult, name: str) -> Cell:
     if name == "memory":
-        return Cell("–" if result.peak_bytes is None else _three_digits(result.peak_bytes / 1e6))
+        return Cell("–" if result.peak_bytes is None else three_digits(result.peak_bytes / 1e6))
     if name == "energy":
-        return Cell("–" if result.joules_per_image is None else _three_digits(result.joules_per_image))
+        return Cell("–" if result.joules_per_image is None else three_digits(result.joules_per_image))
     if name == "flicker":
         return _average_cell(result.flicker, ".4f")
     found = next((metric for metric in result.metrics if metric.metric == name), None)
@@ -418,16 +418,17 @@ def _metric_notes(comparison: Comparison, *, warnings_only: bool = False) -> lis
     return notes
 
 
-def _three_digits(value: float) -> str:
+def three_digits(value: float) -> str:
     """Rounded to three digits, whole numbers as they are: 0.0512, 4.70, 1204."""
     if not value:
         return "0"
     return f"{value:.{max(0, 2 - math.floor(math.log10(abs(value))))}f}"
 
 
-def _spread_cell(spread: Spread, unit: str = "") -> Cell:
-    value = _three_digits(spread.median) + unit
-    between = f"{_three_digits(spread.low)}–{_three_digits(spread.high)}"
+def spread_cell(spread: Spread, unit: str = "") -> Cell:
+    """A median, with its quartiles where there are several measurements."""
+    value = three_digits(spread.median) + unit
+    between = f"{three_digits(spread.low)}–{three_digits(spread.high)}"
     return Cell(value, between) if spread.count > 1 else Cell(value)
 
 
@@ -471,7 +472,7 @@ def _strip_uri(strip: np.ndarray) -> str:
     return "data:image/webp;base64," + base64.b64encode(buffer.getvalue()).decode()
 
 
-def _data_uri(picture: np.ndarray) -> str:
+def data_uri(picture: np.ndarray) -> str:
     """The picture inside the page: PNG as it is, or a smaller JPEG of a large one; WebP of a clip."""
     if is_clip(picture):
         return "data:image/webp;base64," + base64.b64encode(light_animation(picture)).decode()

@@ -286,4 +286,4 @@ def test_image_paths_are_safe_names():
 
 def test_numbers_have_three_digits_and_no_exponent():
     numbers = [0, 0.0000512, 0.05121, 3, 4.697, 12.34, 1203.8]
-    assert [report._three_digits(n) for n in numbers] == ["0", "0.0000512", "0.0512", "3.00", "4.70", "12.3", "1204"]
+    assert [report.three_digits(n) for n in numbers] == ["0", "0.0000512", "0.0512", "3.00", "4.70", "12.3", "1204"]
