@@ -24,7 +24,14 @@ HATCH = "////"
 """Of what a step passes by."""
 
 
-def plot_plan(plan: Plan, *, title: str | None = None, theme: ThemeName = "light", width: float = WIDTH) -> Figure:
+def plot_plan(
+    plan: Plan,
+    *,
+    title: str | None = None,
+    theme: ThemeName = "light",
+    width: float = WIDTH,
+    tallest: float = MOST_PANELS,
+) -> Figure:
     """The plan as a map: steps to the right, layers downwards, a panel for each module of each stack.
 
     Colours are actions; a partial one is the stronger the more of the tokens it computes. The strip on top has the
@@ -36,6 +43,7 @@ def plot_plan(plan: Plan, *, title: str | None = None, theme: ThemeName = "light
         title: method, model and number of steps by default.
         theme: `light` or `dark`.
         width: inches. The height follows from the number of layers.
+        tallest: inches of all panels together, at most, where they are not too many for it.
 
     Returns a matplotlib figure that belongs to no window: show it in a notebook, or `savefig` it.
 
@@ -52,7 +60,7 @@ def plot_plan(plan: Plan, *, title: str | None = None, theme: ThemeName = "light
         raise ValueError("this plan has no steps to plot")
     panels = _panels(plan)
     rows = [max(LEAST_PANEL, ROW * len(panel.sites)) for panel in panels]
-    scale = min(1.0, MOST_PANELS / sum(rows))
+    scale = min(1.0, tallest / sum(rows))
     heights = [STRIP, *(max(0.3, row * scale) for row in rows)]
     figure = new_figure(colours, width, sum(heights) + 0.09 * len(panels) + 1.35)
     axes = figure.subplots(len(heights), 1, sharex=True, height_ratios=heights, squeeze=False)[:, 0]
