@@ -110,7 +110,7 @@ _templates = jinja2.Environment(
 )
 
 
-def _closeness(result: MethodResult, number: int) -> str:
+def closeness(result: MethodResult, number: int) -> str:
     """What a picture says below it of how close it is to the plain one."""
     if number in result.broken:
         return "NaN"
@@ -122,7 +122,7 @@ def _closeness(result: MethodResult, number: int) -> str:
     return "identical" if value is None else f"{value:.1f} dB"
 
 
-_templates.globals["closeness"] = _closeness
+_templates.globals["closeness"] = closeness
 
 
 @dataclass(frozen=True)

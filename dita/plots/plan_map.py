@@ -48,14 +48,14 @@ def plot_plan(
     Returns a matplotlib figure that belongs to no window: show it in a notebook, or `savefig` it.
 
     Raises:
-        ValueError: an unknown theme, a width that is none, what is no plan, or a plan without steps.
+        ValueError: an unknown theme, a width or height that is none, what is no plan, or a plan without steps.
     """
     colours = theme_of(theme)
     if not isinstance(plan, Plan):
         raise ValueError(
             f"plot_plan takes a plan: method.plan(shape, steps), or dita.summary(pipe).plan of a run; got {shown(plan)}"
         )
-    width = checked_width(width)
+    width, tallest = checked_width(width), checked_width(tallest, "tallest")
     if not plan.steps:
         raise ValueError("this plan has no steps to plot")
     panels = _panels(plan)

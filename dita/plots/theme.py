@@ -74,11 +74,11 @@ def theme_of(name: str) -> Theme:
     raise ValueError(f"theme must be {' or '.join(get_args(ThemeName))}, got {name!r}")
 
 
-def checked_width(width: float) -> float:
-    """Inches of a figure. Raises `ValueError` for what is no width that can be drawn."""
-    inches = number("width", width)
+def checked_width(width: float, name: str = "width") -> float:
+    """Inches of a figure. Raises `ValueError` for what is no width, or height, that can be drawn."""
+    inches = number(name, width)
     if not 1 <= inches <= MOST_INCHES:
-        raise ValueError(f"width must be 1 to {MOST_INCHES} inches, got {shown(width)}")
+        raise ValueError(f"{name} must be 1 to {MOST_INCHES} inches, got {shown(width)}")
     return inches
 
 

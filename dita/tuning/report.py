@@ -22,7 +22,7 @@ from rich.text import Text
 from dita.output_files import write_file
 from dita.plan import LETTERS
 from dita.quality_plot import pareto_front
-from dita.report import EMBEDDED_SIDE, PIXELATED_BELOW, data_uri, spread_cell, three_digits
+from dita.report import EMBEDDED_SIDE, PIXELATED_BELOW, closeness, data_uri, spread_cell, three_digits
 from dita.shapes import Kind
 from dita.tuning.front_plot import GROUPS, NARROW, WIDE, Mark, frame_of, front_plot
 from dita.tuning.results import Candidate, Finalist, Group, Reported, Tuning
@@ -110,26 +110,27 @@ def rows(tuning: Tuning) -> list[Row]:
     """What was measured on the third set, the plain pipeline first, the chosen method next."""
     reported = {one.label: one for one in tuning.reported}
     results = _results(tuning)
-    labels = [*(label for label, result in results.items() if result.psnr is None), *reported]
+    labels = [*list(results)[:1], *reported]
     made = [_row(tuning, label, reported.get(label), results.get(label)) for label in dict.fromkeys(labels)]
     return sorted(made, key=lambda row: (row.role != "plain", not row.chosen))
 
 
 def _row(tuning: Tuning, label: str, one: Reported | None, result: MethodResult | None) -> Row:
     candidate = _candidate(tuning, label, result)
-    speedup = spread_cell(result.speedup, "×") if result and result.psnr else None
+    is_plain = result is not None and next(iter(_results(tuning))) == label
+    speedup = spread_cell(result.speedup, "×") if result and not is_plain else None
     if candidate is not None:
         evaluations = str(candidate.evaluations)
     else:
         evaluations = str(result.step_kinds.count(Kind.FULL.value)) if result else "–"
     seconds = result.seconds_per_image.median if result else candidate.seconds if candidate else None
     return Row(
-        role=one.role if one else "plain",
+        role="plain" if is_plain or one is None else one.role,
         label=label,
         group=_group(tuning, label, result),
         evaluations=evaluations,
         seconds="–" if seconds is None else three_digits(seconds),
-        speedup=speedup.value if speedup else "1.00×" if result else "–",
+        speedup=speedup.value if speedup else "1.00×" if is_plain else "–",
         quartiles=speedup.range if speedup else "",
         psnr={name: _interval(one.psnr.get(name) if one else None) for name in ("plain", "converged")},
         chosen=_is_chosen(tuning, label, result.method if result else None),
@@ -553,18 +554,13 @@ def _pictures(comparison: Comparison, columns: Sequence[Column], out: Path) -> P
                 data_uri(group[i]),
                 f"{COMPARISON}/{column.result.images[i]}",
                 data_uri(_coloured(amounts[c - 1][i] / top)) if c else "",
-                _each(column.result, i) if c else "the reference",
+                closeness(column.result, i),
             )
             for c, (column, group) in enumerate(zip(columns, read, strict=True))
         ]
         prompts.append((comparison.prompts[i], comparison.seeds[i], tuple(shown)))
     side = max(max(one.shape[-3:-1]) for group in read for one in group)
     return Pictures(tuple(columns), tuple(prompts), 100 * top, _stops(), side < PIXELATED_BELOW, side > EMBEDDED_SIDE)
-
-
-def _each(result: MethodResult, index: int) -> str:
-    value = result.psnr_each[index]
-    return "identical" if value is None else f"{value:.1f} dB"
 
 
 def _read(path: Path, frames: int) -> np.ndarray:

@@ -172,3 +172,17 @@ def test_figures_belong_to_nobody_and_can_be_made_in_threads() -> None:
     for thread in threads:
         thread.join()
     assert len(made) == 3 and matplotlib.pyplot.get_fignums() == []
+
+
+def test_a_map_is_as_tall_as_was_asked_for_at_most() -> None:
+    plan = plan_of("fora:3", NAMED_SHAPES["flux-dev"])
+    tall, low = (dita.plot_plan(plan, tallest=inches).get_figheight() for inches in (8.0, 3.0))
+    assert tall - low == pytest.approx(5.0)
+    assert dita.plot_plan(plan_of("fora:3"), tallest=9.0).get_figheight() < 5
+
+
+@pytest.mark.parametrize("name", ["width", "tallest"])
+@pytest.mark.parametrize("value", [0, -1, 1e9, float("nan"), "wide", True])
+def test_inches_that_cannot_be_drawn_are_refused(name: str, value) -> None:
+    with pytest.raises(ValueError, match=name):
+        dita.plot_plan(plan_of("fora:3"), **{name: value})

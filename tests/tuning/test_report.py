@@ -233,6 +233,16 @@ def test_fewer_steps_as_the_answer_stand_beside_the_tuned_method(tuning, written
     assert [row.role for row in report.rows(other) if row.chosen] == ["fewer steps"]
 
 
+def test_broken_pictures_are_said_and_not_taken_for_the_plain_ones(tuning, written):
+    results = [dict(one) for one in tuning.comparison["results"]]
+    results[2] |= {"broken": list(range(len(sample.PROMPTS))), "psnr": None, "ssim": None}
+    broken = dataclasses.replace(tuning, comparison={**tuning.comparison, "results": results})
+    rows = report.rows(broken)
+    assert [row.role for row in rows] == ["plain", "tuned", *(role for role, *_ in sample.REPORTED[1:])]
+    assert rows[2].speedup == "2.97×"
+    assert Elements(report.page(broken, written)).text.count("NaN") == 8
+
+
 def test_a_clip_is_shown_moving(tuning, tmp_path):
     sample.write_pictures(tmp_path, side=32)
     clips = dataclasses.replace(tuning, comparison={**tuning.comparison, "frames": 4})
