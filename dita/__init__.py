@@ -37,6 +37,8 @@ if TYPE_CHECKING:
     from dita.plots.plan_map import plot_plan
     from dita.plots.token_map import plot_tokens
     from dita.saved_methods import save_method
+    from dita.tuning.job import tune
+    from dita.tuning.results import Tuning
 
 __all__ = [
     "FORA",
@@ -63,6 +65,7 @@ __all__ = [
     "ToCa",
     "ToMe",
     "TokenRecord",
+    "Tuning",
     "WholeCall",
     "disable",
     "enable",
@@ -71,6 +74,7 @@ __all__ = [
     "plot_tokens",
     "save_method",
     "summary",
+    "tune",
 ]
 
 _LATER = {
@@ -86,6 +90,8 @@ _LATER = {
     "plot_plan": "dita.plots.plan_map",
     "plot_tokens": "dita.plots.token_map",
     "save_method": "dita.saved_methods",
+    "tune": "dita.tuning.job",
+    "Tuning": "dita.tuning.results",
 }
 
 

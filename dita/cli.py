@@ -412,6 +412,80 @@ def study(
 
 
 @app.command(cls=OnceCommand)
+def tune(
+    out: Annotated[Path, typer.Option(help="Folder for method.json and the report: new, or of this very tuning.")],
+    model: Annotated[str, typer.Option(help="A bundled name, a local diffusers folder, or a hub id.")] = "shapes-flux",
+    speed_up: Annotated[float | None, typer.Option(help="The goal: times the speed of plain; 3 by default.")] = None,
+    seconds: Annotated[float | None, typer.Option(help="The goal instead: seconds of an image, at most.")] = None,
+    psnr: Annotated[float | None, typer.Option(help="The goal instead: dB to the reference, at least.")] = None,
+    prompts: Annotated[
+        list[str] | None, typer.Option(help="As of dita compare: 40 of the bundled world by default.")
+    ] = None,
+    reference: Annotated[str, typer.Option(help="What to come near: plain or converged pictures.")] = "plain",
+    minutes: Annotated[float, typer.Option(help="Time for all of it, about.")] = 10.0,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps of plain; the model's default, or 28.")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the first image; later images use seed+1, seed+2, ...")] = 0,
+    batch: Annotated[int | None, typer.Option(help="Prompts in a call; 4 for a bundled model, else 1.")] = None,
+    height: Annotated[int | None, typer.Option(help="Pixels; the model's own size by default.")] = None,
+    width: Annotated[int | None, typer.Option(help="Pixels; the model's own size by default.")] = None,
+    guidance: Annotated[float | None, typer.Option(help="guidance_scale of the pipeline calls.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="bfloat16 on CUDA and float32 elsewhere by default.")] = None,
+    device: Annotated[str | None, typer.Option(help="cuda where there is one, else cpu, by default.")] = None,
+    local_files_only: Annotated[bool, typer.Option(help="Do not use the network.")] = False,
+    overwrite: Annotated[bool, typer.Option(help="Start over where --out holds another tuning.")] = False,
+) -> None:
+    """Find the method that comes nearest to the plain pictures at a speed, for this model.
+
+    Tries fewer steps, other samplers, every method, and chosen full steps; measures the best on other prompts, and says
+    so where fewer steps are the answer. Stopped and started again, it goes on.
+    """
+    with _one_line_errors():
+        check_numbers(steps=steps, seed=seed, batch=batch, height=height, width=width)
+        if prompts is None and not _is_bundled(model):
+            raise ValueError(f"give --prompts FILE: the bundled world's prompts are not what {model} is used for")
+        texts = _prompts(prompts or ["40"], model)
+        from dita import models
+        from dita.freed_memory import keep_freed_memory
+        from dita.methods.method_file import METHOD_FILE
+        from dita.tuning import job, report
+
+        try_folder("--out", out)
+        job.check_goal(speed_up, seconds, psnr)
+        progress = Console(stderr=True)
+        keep_freed_memory()
+        with progress.status(f"loading {model}"):
+            _silence_libraries()
+            pipe, call = models.load(model, dtype, device=device, local_files_only=local_files_only)
+        given = {"height": height, "width": width, "guidance_scale": guidance}
+        found = job.tune(
+            pipe,
+            texts,
+            out=out,
+            speedup=speed_up,
+            seconds=seconds,
+            psnr=psnr,
+            reference=reference,
+            minutes=minutes,
+            steps=steps,
+            seed=seed,
+            batch=batch if batch is not None else BUNDLED_BATCH if models.is_bundled(model) else 1,
+            call={**call, **{key: value for key, value in given.items() if value is not None}},
+            name=model,
+            overwrite=overwrite,
+            console=progress,
+        )
+    Console().print(report.terminal(found))
+    for name in (METHOD_FILE, report.PAGE, report.RESULTS):
+        typer.echo(f"wrote {out / name}")
+
+
+def _is_bundled(model: str) -> bool:
+    from dita import models
+
+    return models.is_bundled(model)
+
+
+@app.command(cls=OnceCommand)
 def generate(
     context: typer.Context,
     out: Annotated[Path, typer.Option(help="Folder of the job: new, empty, or of this very job, which goes on.")],

@@ -100,7 +100,10 @@ def quality_plot(comparison: Comparison, metric: str) -> str:
                 point.seconds,
                 point.quality,
                 xerr=[[point.seconds - point.fastest], [point.slowest - point.seconds]],
-                yerr=[[point.quality - point.low], [point.high - point.quality]],
+                yerr=[
+                    [max(0.0, point.quality - point.low)],
+                    [max(0.0, point.high - point.quality)],
+                ],
                 fmt=MARKERS[point.number % len(MARKERS)],
                 markersize=7,
                 color=COLOURS[point.number % SERIES],

@@ -1,0 +1,304 @@
+"""The closed loop: what is tried on the prompts of calibration, and in which order."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from dita.methods import FewerSteps, Method, WholeCall
+from dita.samplers import FAMILY_SAMPLERS
+from dita.shapes import Shape
+from dita.tuning import candidates
+from dita.tuning.corrections import Rows, directions, fitted, line_rows
+from dita.tuning.gram import Floats
+from dita.tuning.observing import Observed, observed
+from dita.tuning.programme import GramGaps, best_full_steps
+from dita.tuning.schedules import Schedule, even, relocations, spaced
+from dita.tuning.trials import Bench, Trial
+
+FACTORS = (1, 2, 3)
+"""Sampler steps for each of plain's that whole-call forecasts are tried with."""
+REACH = 3
+CLOSE = 4.0
+"""A group is searched further if its best is at most so many times the error of the best, 6 dB."""
+
+
+@dataclass(frozen=True)
+class Costs:
+    """Seconds of a run on the prompts of calibration, from few measured runs.
+
+    Attributes:
+        fixed: of a run without steps: reading the prompts.
+        step: of a full step with the sampler's part.
+        cached: of a step without a transformer call.
+    """
+
+    fixed: float
+    step: float
+    cached: float
+
+    def seconds(self, evaluations: int, steps: int) -> float:
+        """Of a run of so many steps, so many of them full, the others without a call."""
+        return self.fixed + evaluations * self.step + (steps - evaluations) * self.cached
+
+    def evaluations(self, seconds: float, steps: int) -> int:
+        """The most full steps of a run that takes at most `seconds`."""
+        free = seconds - self.fixed - steps * self.cached
+        return max(0, min(steps, math.floor(free / (self.step - self.cached) + 1e-9)))
+
+
+@dataclass
+class Search:
+    """Looks for the methods that come nearest to the reference within so many seconds.
+
+    Attributes:
+        budget: seconds of a run on the prompts of calibration.
+        deadline: on the clock of `time.monotonic`; a trial that has begun is finished.
+        told: called after each trial.
+        skipped: methods that raised, and what they said.
+    """
+
+    bench: Bench
+    shape: Shape
+    family: str
+    steps: int
+    observed: Observed
+    costs: Costs
+    budget: float
+    reference: str
+    deadline: float
+    told: Callable[[Trial], None] = lambda trial: None
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    def run(self) -> None:
+        """Tries everything that time allows; `bench.known` has the trials."""
+        self.try_all(self._rivals())
+        self.try_all(self._published())
+        self._whole_calls()
+        self._chosen()
+        self._refine()
+
+    def ended(self) -> bool:
+        """Whether the time is up."""
+        return time.monotonic() >= self.deadline
+
+    def fits(self, trial: Trial) -> bool:
+        """Whether a trial kept the budget, measurements being what they are."""
+        return trial.seconds <= self.budget * 1.03
+
+    def try_all(self, methods: Iterable[Method]) -> list[Trial]:
+        """The trials of those that run on the model, until the time is up."""
+        found = []
+        for method in methods:
+            if self.ended():
+                break
+            trial = self.try_one(method)
+            if trial is not None:
+                found.append(trial)
+        return found
+
+    def try_one(self, method: Method) -> Trial | None:
+        """A method's trial; None where it does not run on the model."""
+        if method in self.bench.known:
+            return self.bench.known[method]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            try:
+                method.check_family(self.family)
+                trial = self.bench.run(method)
+            except (ValueError, MemoryError, RuntimeError) as error:
+                self.skipped[method.label()] = " ".join(str(error).split())
+                return None
+        self.told(trial)
+        return trial
+
+    def ranked(self, keep: Callable[[Method], bool] = lambda method: True) -> list[Trial]:
+        """Trials within the budget, the nearest to the reference first."""
+        fitting = [trial for trial in self.bench.known.values() if self.fits(trial) and keep(trial.method)]
+        return sorted(fitting, key=lambda trial: trial.error(self.reference))
+
+    # ------------------------------------------------------------------------------------------------ what is tried
+
+    def _rivals(self) -> list[Method]:
+        number = self.costs.evaluations(self.budget, 0) if self.costs.step else 0
+        return candidates.fewer_steps(self.family, max(1, min(number, self.steps)), self.steps)
+
+    def _published(self) -> list[Method]:
+        plain = self.costs.seconds(self.steps, self.steps)
+        return candidates.fixed_methods(self.shape, self.steps, plain / self.budget)
+
+    def _whole_calls(self) -> None:
+        for factor in FACTORS:
+            number = self.costs.evaluations(self.budget, self.steps * factor)
+            if number < 2:
+                continue
+            for schedule in self._starts(min(number, self.steps)):
+                on_grid = candidates.stretched(schedule, self.steps, self.steps * factor)
+                self.try_all([WholeCall(steps_factor=factor, full_steps=on_grid)])
+        best = next(iter(self.ranked(lambda method: isinstance(method, WholeCall))), None)
+        if best is not None:
+            method = best.method
+            self.try_all(
+                dataclasses.replace(method, **change)
+                for change in (
+                    {"order": 2},
+                    {"order": 0},
+                    {"space": "x0"},
+                    {"space": "output"},
+                    {"along": "step"},
+                    {"along": "log-snr"},
+                    {"predictor": "hermite", "order": 2},
+                    {"predictor": "chebyshev", "order": 2},
+                )
+            )
+
+    def _starts(self, number: int) -> list[Schedule]:
+        """Schedules of `number` full steps on plain's grid to begin with."""
+        found = [even(self.steps, number), spaced(self.steps, number, 1.5)]
+        try:
+            gram = self.observed.gram("velocity")
+            along = self.observed.coordinates("noise")
+            sensitivities: Floats | None = self.observed.sensitivities("velocity")
+            for moves, gamma in ((None, 4.0), (sensitivities, 1.0), (None, 1.0), (sensitivities, 4.0)):
+                best = best_full_steps(GramGaps(gram, 1, along, moves), number, gamma=gamma)
+                found.append(best[number].full_steps)
+        except (ValueError, KeyError, TypeError) as error:  # a sampler whose noise levels are not told, say
+            self.skipped["programme"] = str(error)
+        return list(dict.fromkeys(found))
+
+    def _chosen(self) -> None:
+        """Modules and tokens with chosen full steps, and fewer steps of the samplers' own grids."""
+        plain = self.costs.seconds(self.steps, self.steps)
+        number = max(2, self.costs.evaluations(self.budget, self.steps))
+        schedules = self._starts(min(number, self.steps))
+        own = [FewerSteps(full_steps=schedule) for schedule in schedules]
+        others = [
+            FewerSteps(sampler=name, full_steps=schedule)
+            for name in FAMILY_SAMPLERS.get(self.family, ())
+            for schedule in schedules[:2]
+        ]
+        self.try_all([*own, *others])
+        for make in (candidates.modules_chosen, candidates.tokens_chosen):
+            for schedule in self._starts(max(2, number - 1))[:3]:
+                for trial in self.try_all(make(schedule)):
+                    self._shortened(trial, plain)
+
+    def _shortened(self, trial: Trial, plain: float) -> None:
+        """Tries the method with fewer full steps until it keeps the budget."""
+        while not self.fits(trial) and not self.ended():
+            full = getattr(trial.method, "full_steps", None) or ()
+            each = plain / self.steps
+            fewer = len(full) - max(1, math.ceil((trial.seconds - self.budget) / each))
+            if fewer < 2:
+                return
+            schedule = self._starts(fewer)[0 if len(full) == len(self._starts(fewer)) else -1]
+            again = self.try_one(candidates.with_schedule(trial.method, schedule))
+            if again is None or again is trial:
+                return
+            trial = again
+
+    # ------------------------------------------------------------------------------------------------ going on
+
+    def _refine(self) -> None:
+        """Moves full steps of what is near the best, a group after the other, and fits weights, until time is up."""
+        turn = 0
+        while not self.ended():
+            tops = self._tops()
+            if not tops:
+                return
+            moved = False
+            for top in tops:
+                moved |= self._climb(top, turn)
+                if isinstance(top.method, WholeCall):
+                    moved |= self._fit(top)
+                if self.ended():
+                    return
+            turn += 1
+            if not moved:
+                return
+
+    def _tops(self) -> list[Trial]:
+        """The best trial of each kind with chosen full steps that is near the best of all."""
+        ranked = self.ranked()
+        if not ranked:
+            return []
+        least = ranked[0].error(self.reference)
+        found: dict[tuple[object, ...], Trial] = {}
+        for trial in ranked:
+            method = trial.method
+            if getattr(method, "full_steps", None) is None or trial.error(self.reference) > CLOSE * least:
+                continue
+            kind = (type(method), getattr(method, "steps_factor", 1), getattr(method, "sampler", None))
+            if getattr(method, "weights", ()):
+                continue
+            found.setdefault(kind, trial)
+        return list(found.values())[:4]
+
+    def _climb(self, trial: Trial, turn: int) -> bool:
+        """One round of relocations of a method's full steps: takes the first that is better."""
+        method, full = trial.method, getattr(trial.method, "full_steps", ())
+        factor = getattr(method, "steps_factor", 1)
+        near = relocations(full, self.steps * factor, REACH * factor)
+        order = np.random.default_rng([len(full), turn, *full]).permutation(len(near))
+        for number in order:
+            if self.ended():
+                return False
+            moved = self.try_one(candidates.with_schedule(method, near[number]))
+            if moved is not None and moved.error(self.reference) < trial.error(self.reference):
+                return True
+        return False
+
+    def _fit(self, trial: Trial) -> bool:
+        """Fits the weights of a whole-call forecast, where that has not been done."""
+        method = trial.method
+        assert isinstance(method, WholeCall) and method.full_steps is not None
+        count = len(method.full_steps)
+        if any(known.weights and known.full_steps == method.full_steps for known in self._fitted()):
+            return False
+        if not self.time_for(2 * count * trial.seconds):
+            return False
+        try:
+            along = self._coordinates(method)
+        except ValueError:
+            return False
+        rows = line_rows(method.full_steps, along)
+        changes = directions(method.full_steps, along)
+        space = "velocity" if method.space == "auto" else method.space
+        reference = self.bench.references[self.reference]
+
+        def with_rows(given: Rows) -> WholeCall:
+            return dataclasses.replace(method, predictor="fitted", order=1, window=None, space=space, weights=given)
+
+        def run(given: Rows) -> NDArray[np.float32]:
+            return self.bench.model.sample(with_rows(given), self.bench.prompts).latents
+
+        before = trial
+        for _ in range(2):
+            rows = fitted(rows, changes, run, reference)
+            after = self.try_one(with_rows(rows))
+            if after is None or after.error(self.reference) >= 0.97 * before.error(self.reference):
+                break
+            before = after
+            if not self.time_for(2 * count * trial.seconds):
+                break
+        return before is not trial
+
+    def time_for(self, seconds: float) -> bool:
+        """Whether so many seconds are left."""
+        return time.monotonic() + seconds <= self.deadline
+
+    def _fitted(self) -> Sequence[WholeCall]:
+        return [one for one in self.bench.known if isinstance(one, WholeCall) and one.weights]
+
+    def _coordinates(self, method: WholeCall) -> tuple[float, ...]:
+        """Noise levels of the grid that a method runs on."""
+        with observed(self.bench.model.pipe) as seen:
+            self.bench.model.sample(method, self.bench.prompts.batches(1)[0])
+        return seen.coordinates("noise")

@@ -1,0 +1,148 @@
+"""Trials: methods tried on a few prompts, each judged by how far its latents end from the reference's."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dita.asking import asking, takes_classes
+from dita.caching.attachment import disable, enable, summary
+from dita.methods import Method
+from dita.shapes import Shape
+from dita.stores import Store
+
+Reference = Literal["plain", "converged"]
+REFERENCES: tuple[Reference, ...] = ("plain", "converged")
+CONVERGED = 4
+"""Steps of the converged run, for each of plain's."""
+SMALLEST = 1e-12
+"""Mean square error that counts as none."""
+
+
+@dataclass(frozen=True)
+class Prompts:
+    """Prompts with the seeds of their noise."""
+
+    texts: tuple[str, ...]
+    seeds: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.texts)
+
+    def batches(self, size: int) -> list[Prompts]:
+        """The same in pipeline calls of at most `size`."""
+        return [Prompts(self.texts[i : i + size], self.seeds[i : i + size]) for i in range(0, len(self), size)]
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """What one method made of prompts.
+
+    Attributes:
+        latents: the final ones in 32 bits, (prompts, ...); of a pipeline that hands out none, its pictures.
+        seconds: of all pipeline calls.
+        by_kind: seconds of one transformer call in each kind of step, the median.
+        shape: of the first transformer call.
+    """
+
+    latents: NDArray[np.float32]
+    seconds: float
+    by_kind: dict[str, float]
+    shape: Shape | None
+
+
+@dataclass
+class Model:
+    """A pipeline, and how it is called. What was enabled on it is disabled."""
+
+    pipe: Any
+    arguments: dict[str, Any]
+    steps: int
+    batch: int = 1
+    store: Store | None = None
+
+    def sample(self, method: Method, prompts: Prompts, *, steps: int | None = None) -> Sampled:
+        """Runs a method on prompts, and leaves the pipeline plain."""
+        made, seconds = [], 0.0
+        enable(self.pipe, method, store=self.store, on_nan="warn")
+        try:
+            for part in prompts.batches(self.batch):
+                started = time.perf_counter()
+                out = self._call(part, steps or self.steps, "np" if takes_classes(self.pipe) else "latent")
+                made.append(torch.as_tensor(out).float().cpu().numpy())  # nothing is outstanding
+                seconds += time.perf_counter() - started
+            found = summary(self.pipe, show=False)
+        finally:
+            disable(self.pipe)
+        by_kind = {kind.value: float(np.median(values)) for kind, values in found.seconds.items() if values}
+        return Sampled(np.concatenate(made), seconds, by_kind, found.shape)
+
+    def pictures(self, prompts: Prompts, steps: int) -> list[NDArray[np.uint8]]:
+        """The plain pipeline's pictures (H, W, 3), or clips (T, H, W, 3), of one call."""
+        made = self._call(prompts, steps, "np")
+        return [(np.asarray(one) * 255).round().clip(0, 255).astype(np.uint8) for one in made]
+
+    def _call(self, prompts: Prompts, steps: int, output_type: str) -> Any:
+        out = self.pipe(
+            **asking(self.pipe, prompts.texts),
+            num_inference_steps=steps,
+            generator=[torch.Generator("cpu").manual_seed(seed) for seed in prompts.seeds],
+            output_type=output_type,
+            **self.arguments,
+        )
+        return out.images if hasattr(out, "images") else out.frames
+
+
+@dataclass(frozen=True)
+class Trial:
+    """How a method did on the prompts of calibration.
+
+    Attributes:
+        seconds: of all its pipeline calls; a first guess, which is measured again for those that are in the end chosen.
+        errors: by reference, the mean square error of each prompt's final latents.
+    """
+
+    method: Method
+    seconds: float
+    errors: dict[str, tuple[float, ...]]
+
+    def error(self, reference: str) -> float:
+        """The geometric mean over the prompts: the mean of their PSNR in decibels, turned back."""
+        logs = [math.log(max(value, SMALLEST)) for value in self.errors[reference]]
+        return math.exp(sum(logs) / len(logs))
+
+
+def squared_errors(latents: NDArray[Any], reference: NDArray[Any]) -> tuple[float, ...]:
+    """The mean square error of each sample, (N, ...) arrays; infinite where numbers are broken."""
+    difference = (latents.astype(np.float64) - reference.astype(np.float64)).reshape(len(latents), -1)
+    means = np.square(difference).mean(axis=1)
+    return tuple(float(value) if math.isfinite(value) else math.inf for value in means)
+
+
+@dataclass
+class Bench:
+    """Tries methods on one set of prompts, each once.
+
+    Attributes:
+        references: the final latents of the plain pipeline and, where asked for, of many more steps.
+        known: the trials so far, by method.
+    """
+
+    model: Model
+    prompts: Prompts
+    references: dict[str, NDArray[np.float32]]
+    known: dict[Method, Trial] = field(default_factory=dict)
+
+    def run(self, method: Method) -> Trial:
+        """The trial of a method: known, or made now. Raises whatever the method raises on this model."""
+        if method not in self.known:
+            sampled = self.model.sample(method, self.prompts)
+            errors = {name: squared_errors(sampled.latents, to) for name, to in self.references.items()}
+            self.known[method] = Trial(method, sampled.seconds, errors)
+        return self.known[method]
