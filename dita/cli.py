@@ -441,10 +441,13 @@ def tune(
     """
     with _one_line_errors():
         check_numbers(steps=steps, seed=seed, batch=batch, height=height, width=width)
-        if prompts is None and not _is_bundled(model):
+        from dita import models
+
+        models.default_call(model)  # refuses a name that is none
+        if prompts is None and not models.is_bundled(model):
             raise ValueError(f"give --prompts FILE: the bundled world's prompts are not what {model} is used for")
         texts = _prompts(prompts or ["40"], model)
-        from dita import models
+        _silence_libraries()
         from dita.freed_memory import keep_freed_memory
         from dita.methods.method_file import METHOD_FILE
         from dita.tuning import job, report
@@ -477,12 +480,6 @@ def tune(
     Console().print(report.terminal(found))
     for name in (METHOD_FILE, report.PAGE, report.RESULTS):
         typer.echo(f"wrote {out / name}")
-
-
-def _is_bundled(model: str) -> bool:
-    from dita import models
-
-    return models.is_bundled(model)
 
 
 @app.command(cls=OnceCommand)

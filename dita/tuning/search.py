@@ -127,7 +127,7 @@ class Search:
     # ------------------------------------------------------------------------------------------------ what is tried
 
     def _rivals(self) -> list[Method]:
-        number = self.costs.evaluations(self.budget, 0) if self.costs.step else 0
+        number = math.floor((self.budget - self.costs.fixed) / self.costs.step + 1e-9)
         return candidates.fewer_steps(self.family, max(1, min(number, self.steps)), self.steps)
 
     def _published(self) -> list[Method]:
