@@ -27,7 +27,9 @@ class AroundCall:
         if state is None:  # dita was disabled meanwhile
             return self.call(*args, **kwargs)
         state.settle_before()
+        entered = state.entered
         out = self.call(*args, **kwargs)
+        state.entered = entered + (state.spans is None or not state.spans.skipped)
         for slot in state.slots.values():
             slot.settle()
         return out

@@ -25,6 +25,7 @@ class Stored:
         factors: F_1, F_2, ... as far as they are formed, likewise.
         weights: what the factors are multiplied with in this step; empty where `out` is used as it is.
         step: the step that `out` is of.
+        puts: how often an output was stored in the present call, compiled graphs left out.
     """
 
     def __init__(self, keeper: Keeper = AS_COMPUTED) -> None:
@@ -33,6 +34,7 @@ class Stored:
         self.factors: list[KeptFeature] = []
         self.weights: tuple[Tensor, ...] = ()
         self.step = 0
+        self.puts = 0
         self._before: KeptFeature | None = None
         self._order = 0
         self._distance = 0
@@ -44,8 +46,10 @@ class Stored:
         """
         packed = _mapped(self.keeper.pack, out)
         self.out = _mapped(self.keeper.stow, packed)
-        if not torch.compiler.is_compiling() and self._before is not None:
-            self._form(_mapped(tensor_of, packed))
+        if not torch.compiler.is_compiling():
+            self.puts += 1
+            if self._before is not None:
+                self._form(_mapped(tensor_of, packed))
 
     def stored(self) -> Feature:
         """The stored output as it was, without a forecast."""

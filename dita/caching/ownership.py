@@ -18,7 +18,7 @@ from dita.caching.adapters import Adapter, UnsupportedModelError, adapter_for
 from dita.caching.caller import Caller, calling
 from dita.caching.calls import Answer, Surrounded
 from dita.caching.class_swap import restore, swap
-from dita.caching.stand_in import is_stand_in
+from dita.caching.second_cache import swappable
 from dita.caching.state import BlockState
 from dita.caching.steady import IDLE, steady_forward
 
@@ -244,15 +244,15 @@ def swap_sites(model: nn.Module, adapter: Adapter) -> None:
     """Swaps the sites of `model` that are not swapped yet, idle. Raises, and changes nothing, where one cannot be."""
     swapped: list[nn.Module] = []
     try:
-        for stack, _, block in adapter.blocks(model):
-            fresh = [one for one in adapter.forwards(stack, block) if not is_stand_in(type(one[0]))]
+        for stack, block, forwards in swappable(model, adapter):
+            fresh = [one for one in forwards if not hasattr(type(one[0]), "_dita_base")]
             for module, make_forward in fresh:
                 swap(module, make_forward)
                 swapped.append(module)
             if fresh:
                 adapter.bind(stack, block, BlockState(adapter.modules(stack)))
         for module in adapter.steady_modules(model):
-            if not is_stand_in(type(module)):
+            if not hasattr(type(module), "_dita_base"):
                 swap(module, steady_forward)
                 swapped.append(module)
                 module.__dict__["_dita"] = IDLE

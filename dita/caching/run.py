@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import warnings
 from collections.abc import Callable, Sequence
 from functools import partial
 from time import perf_counter
@@ -22,6 +23,7 @@ from dita.caching.clock import Clock
 from dita.caching.compiled_blocks import around_calls
 from dita.caching.context_parallel import Divided, Ranks, ranks_of_model
 from dita.caching.cuda_graphs import Rescue
+from dita.caching.departures import DepartureWarning, begin, departures
 from dita.caching.forecast import Stored, as_weights
 from dita.caching.gradients import check_gradients
 from dita.caching.guard import Guard
@@ -203,6 +205,8 @@ class Run:
         self._prepare(branch, inputs)
         self.summary.shape, self.summary.plan = self.branches[0].shape, self.branches[0].plan
         self._inputs = inputs
+        if self.call == self.calls:
+            self.summary.departures.append(f"step {self.step}: more calls of the transformer than {self.calls}")
         latents = self.adapter.tokens_in(inputs)
         if cuda_graphs.may_own_outputs(latents.device, self._in_graphs):
             self._rescue = self._rescue or Rescue()
@@ -231,6 +235,7 @@ class Run:
         actions = branch.actions(self.step)
         kind = step_kind(actions)
         self.summary.executed.append(self._executed(branch, actions, kind, tried))
+        self.summary.departures += departures(branch.states, self.step, self.compiled)
         if output is not None:
             self._check(branch, inputs, output if replaced is None else replaced, kind)
         if self.recorder is not None and self.call == 0:
@@ -265,6 +270,7 @@ class Run:
 
     def _prepare(self, branch: Branch, inputs: dict[str, Any]) -> None:
         """Tells everything that takes part in a call what to do in it."""
+        begin(branch.states)
         branch.settled.clear()
         self._instruct(branch, branch.actions(self.step))
         self._instruct_steady(branch, self.adapter.steady_inputs(inputs))
@@ -380,6 +386,8 @@ class Run:
         late = (step for step, _ in self._outputs.settle())  # of a run that ends by an exception
         self.summary.broken = tuple(sorted({*self.summary.broken, *late}))
         self._inputs = {}
+        if not self.summary.ran_as_planned:
+            warnings.warn(self.summary.said_departures, DepartureWarning, stacklevel=2)
         self._bind(self._idle)
         self.branches.clear()
         self.whole = None

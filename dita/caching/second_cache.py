@@ -14,7 +14,7 @@ from typing import Any
 from torch import nn
 
 from dita.caching.adapters import Adapter
-from dita.caching.class_swap import ForeignHookError, stock_forward_holder
+from dita.caching.class_swap import ForeignHookError, MakeForward, stock_forward_holder
 from dita.caching.stand_in import stock_class
 
 _SUPPORTED_HOOKS = {
@@ -47,7 +47,7 @@ def check(model: nn.Module, adapter: Adapter, outer: nn.Module, pipe: Any = None
         registry = getattr(module, "_diffusers_hook", None)
         if registry is not None and registry.hooks:
             _check_hooks(name or "transformer", registry)
-    for module in {id(one): one for one in (outer, model, *_sites(model, adapter))}.values():
+    for module in {id(one): one for one in (outer, model, *sites(model, adapter))}.values():
         _check_forward(module)
 
 
@@ -63,10 +63,16 @@ def sites(model: nn.Module, adapter: Adapter) -> list[nn.Module]:
 
     Raises `ForeignHookError` where something else stands in the place of a block.
     """
-    return list(_sites(model, adapter))
+    return [module for _, _, forwards in swappable(model, adapter) for module, _ in forwards]
 
 
-def _sites(model: nn.Module, adapter: Adapter) -> Iterator[nn.Module]:
+def swappable(
+    model: nn.Module, adapter: Adapter
+) -> Iterator[tuple[str, nn.Module, list[tuple[nn.Module, MakeForward]]]]:
+    """(stack, block, the modules that dita swaps and by what) of each block.
+
+    Raises `ForeignHookError` where something else stands in the place of a block.
+    """
     for stack, layer, block in adapter.blocks(model):
         try:
             forwards = adapter.forwards(stack, block)
@@ -75,7 +81,7 @@ def _sites(model: nn.Module, adapter: Adapter) -> Iterator[nn.Module]:
                 f"in the place of {stack} block {layer} of the {type(model).__name__} stands a {type(block).__name__},"
                 " which dita does not know: it may be another cache's; put the blocks back first"
             ) from None
-        yield from (module for module, _ in forwards)
+        yield stack, block, forwards
 
 
 def _check_diffusers(model: nn.Module) -> None:

@@ -149,7 +149,8 @@ class BlockState:
     that are skipped, None for nothing. `matcher`: what matches the tokens that enter the block in this step, for itself
     and others; None where nothing is to be matched. `steady`: keeps keys and values of the text. `modulations`:
     those of cached steps. `settle`: selects tokens for the blocks before this one, and frees what they have stored for
-    others; None where nothing is due.
+    others; None where nothing is due. `entered`: how often the block ran in the present call, compiled graphs that hold
+    more than it left out.
     """
 
     def __init__(self, modules: tuple[str, ...], backend: Any = None, keeper: Keeper = AS_COMPUTED) -> None:
@@ -162,12 +163,14 @@ class BlockState:
         self.steady = IDLE
         self.modulations = COMPUTED
         self.settle: Callable[[], None] | None = None
+        self.entered = 0
 
     def enter(self, tokens: Tensor) -> None:
         """At the head of the block: settles what the blocks before have stored, where this is due, and where asked to
         matches the image tokens that enter, (B, N, C), for merging. Around compiled blocks `AroundCall` settles; what
         is inside of a larger graph waits until the call has ended."""
         if not torch.compiler.is_compiling():
+            self.entered += 1
             self.settle_before()
         if self.matcher is not None:
             self.matcher.match(tokens)

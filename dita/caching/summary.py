@@ -62,6 +62,8 @@ class Summary:
         guarded: the steps that the drift guard had computed in full, where the plan had them cached; their FLOPs and
             seconds hold those of the cached call that was thrown away.
         broken: the steps in which the transformer put out NaN or infinity.
+        departures: what ran otherwise than planned, a line a call: blocks that another cache or hook passed by, calls
+            that the plan does not know. Empty, as it should be, where `ran_as_planned`.
         tokens: with `record=True`, which tokens were computed at each step and site, and which merged.
     """
 
@@ -76,6 +78,7 @@ class Summary:
     plan: Plan | None = None
     guarded: tuple[int, ...] = ()
     broken: tuple[int, ...] = ()
+    departures: list[str] = field(default_factory=list)
 
     def after(self, earlier: Summary | None) -> Summary:
         """Both as one: what a call executed that samples several times. `tokens` and `plan` are of the last time."""
@@ -86,6 +89,7 @@ class Summary:
             self.executed = earlier.executed + self.executed
             self.cache_bytes = max(self.cache_bytes, earlier.cache_bytes)
             self.dropped = max(self.dropped, earlier.dropped)
+            self.departures = earlier.departures + self.departures
         return self
 
     @cached_property
@@ -102,6 +106,22 @@ class Summary:
     def kinds(self) -> tuple[Kind, ...]:
         """What each step was, in order."""
         return tuple(call.kind for call in self.executed if call.branch == 0)
+
+    @property
+    def ran_as_planned(self) -> bool:
+        """Whether every call ran the blocks, and stored the outputs, that the plan says."""
+        return not self.departures
+
+    @property
+    def said_departures(self) -> str:
+        """What ran otherwise than planned, in a sentence; empty where nothing did."""
+        if not self.departures:
+            return ""
+        others = f", and {len(self.departures) - 1} more" if len(self.departures) > 1 else ""
+        return (
+            f"{self.method.label()} did not run as planned ({self.departures[0]}{others}): something else decides what"
+            " is computed, and the figures of this run are not the method's"
+        )
 
     @property
     def flops(self) -> float:
@@ -177,4 +197,6 @@ class Summary:
             f"  {kind.value:<9} step    {median(times) * 1e3:.2f} ms (median of {len(times)} transformer calls)"
             for kind, times in self.seconds.items()
         ]
+        if not self.ran_as_planned:
+            lines.append(f"  NOT AS PLANNED    {self.said_departures}")
         return "\n".join(lines)

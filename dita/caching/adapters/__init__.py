@@ -110,4 +110,7 @@ def adapter_for(model: nn.Module) -> Adapter:
         if adapter.handles(model):
             return adapter
     supported = ", ".join(adapter.family for adapter in adapters)
-    raise UnsupportedModelError(f"dita does not support {type(model).__name__}; supported families: {supported}")
+    inner = ((name, one) for name, one in model.named_modules() if any(adapter.handles(one) for adapter in adapters))
+    name, wrapped = next(inner, ("", None))
+    hint = "" if wrapped is None else f"; it wraps a {type(wrapped).__name__}, which works in its place: .{name}"
+    raise UnsupportedModelError(f"dita does not support {type(model).__name__}{hint}; supported families: {supported}")
