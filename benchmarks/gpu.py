@@ -42,9 +42,9 @@ from dita.bench.budget import Budget, Clock, OutOfTime
 from dita.bench.job import bench
 from dita.bench.precision import precision
 from dita.bench.workloads import workload
-from dita.generation.files import write_whole
 from dita.methods import parse
 from dita.version import __version__
+from dita.whole_files import write_whole
 
 MINUTES = 9.0
 KEPT_BACK = 0.03

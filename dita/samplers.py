@@ -7,11 +7,15 @@ of many steps the more steps it takes (`tests/caching/test_samplers.py`).
 from __future__ import annotations
 
 import inspect
-from typing import Any
+from typing import Any, Literal, get_args
 
 from dita.values import unknown
 
-FAMILY_SAMPLERS: dict[str, tuple[str, ...]] = {
+Sampler = Literal["unipc", "dpm++", "deis"]
+SAMPLERS: tuple[Sampler, ...] = get_args(Sampler)
+"""Every sampler that `steps:FRACTION:SAMPLER` knows."""
+
+FAMILY_SAMPLERS: dict[str, tuple[Sampler, ...]] = {
     "flux": ("unipc", "dpm++"),
     "pixart": ("unipc", "dpm++", "deis"),
     "dit": ("unipc", "dpm++"),
@@ -20,9 +24,6 @@ FAMILY_SAMPLERS: dict[str, tuple[str, ...]] = {
 """By family, the samplers that converge there. DEIS never reaches noise level 0 with flow sigmas, and Karras spacing,
 where it is finite there, is not nearer with more steps; Open-Sora moves its times by the video's size, which none of
 them does."""
-
-SAMPLERS: tuple[str, ...] = tuple(dict.fromkeys(name for names in FAMILY_SAMPLERS.values() for name in names))
-"""Every sampler that `steps:FRACTION:SAMPLER` knows."""
 
 _FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
 _DPM = {

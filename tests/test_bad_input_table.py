@@ -623,7 +623,7 @@ PYTHON: dict[str, tuple[Callable[[], object], type[Exception], tuple[str, ...]]]
     "enable(pipe, [])": (lambda: dita.enable(_pipe(), []), ValueError, ("takes one tome and one other method",)),
     "enable(pipe, [3])": (lambda: dita.enable(_pipe(), [3]), ValueError, ("must be a dita method", "got 3")),
     "enable(pipe, ToCa)": (lambda: dita.enable(_pipe(), dita.ToCa), ValueError, ("did you mean ToCa()?",)),
-    "enable(pipe, {...})": (lambda: dita.enable(_pipe(), {"method": "toca"}), ValueError, ("must be a dita method",)),
+    "enable(pipe, {...})": (lambda: dita.enable(_pipe(), {"method": "tocca"}), ValueError, ("did you mean 'toca'?",)),
     "enable(pipe, b'toca')": (lambda: dita.enable(_pipe(), b"toca"), ValueError, ("must be a dita method",)),
     "enable(pipe, 'tocca')": (lambda: dita.enable(_pipe(), "tocca"), ValueError, ("did you mean 'toca'?",)),
     "enable(pipe, two caches)": (lambda: dita.enable(_pipe(), ["fora", "toca"]), ValueError, ("both claim",)),

@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from dita.methods.full_steps import ChosenSteps
-from dita.methods.method import Method, check_choice, checked_run
+from dita.methods.method import Method, checked_run
 from dita.plan import Plan, full_step
-from dita.samplers import FAMILY_SAMPLERS, SAMPLERS
+from dita.samplers import FAMILY_SAMPLERS, Sampler
 from dita.shapes import Shape
 
 
@@ -43,7 +43,7 @@ class FewerSteps(ChosenSteps):
     positional: ClassVar[tuple[str, ...]] = ("fraction", "sampler")
 
     fraction: float = 0.5
-    sampler: str | None = None
+    sampler: Sampler | None = None
     full_steps: tuple[int, ...] | None = field(default=None, kw_only=True)
     full_of: int | None = field(default=None, kw_only=True)
 
@@ -51,8 +51,6 @@ class FewerSteps(ChosenSteps):
         super().__post_init__()
         if not 0 < self.fraction <= 1:
             raise ValueError(f"fraction must be in (0, 1], got {self.fraction}")
-        if self.sampler is not None:
-            check_choice("sampler", self.sampler, SAMPLERS)
         self.check_full_steps()
 
     def check_family(self, family: str) -> None:

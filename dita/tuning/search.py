@@ -198,7 +198,7 @@ class Search:
             fewer = len(full) - max(1, math.ceil((trial.seconds - self.budget) / each))
             if fewer < 2:
                 return
-            schedule = self._starts(fewer)[0 if len(full) == len(self._starts(fewer)) else -1]
+            schedule = self._starts(fewer)[-1]
             again = self.try_one(candidates.with_schedule(trial.method, schedule))
             if again is None or again is trial:
                 return

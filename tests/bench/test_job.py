@@ -66,7 +66,8 @@ def test_controls_compute_exactly_what_plain_does(result) -> None:
         assert row.executed == plain.executed == {"attn": 1.0, "mlp": 1.0}
     assert disabled.operations == plain.operations, "not one operation more"
     more = STEPS * (attached.operations["full"] - plain.operations["full"])
-    assert more <= 6, "the latents are looked over once in a run, and nothing else is done"
+    looked = 6  # operations that tell whether a tensor holds broken numbers
+    assert more <= looked * (1 + STEPS), "the latents are looked over once in a run, and each step's output"
 
 
 def test_a_method_is_counted_by_its_plan_and_errs(result) -> None:

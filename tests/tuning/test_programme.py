@@ -207,8 +207,8 @@ def test_modes_and_full_steps_are_the_best_within_the_budget(
     spent = sum(1.0 + n * modes[m].seconds for n, m in zip(lengths, found.modes, strict=True))
     assert found.seconds == pytest.approx(spent)
     errors = [[gap_errors(mode.gaps, found.full_steps)[i] for mode in modes] for i in range(len(lengths))]
-    assert found.cost == pytest.approx(sum(e[m] ** gamma for e, m in zip(errors, found.modes, strict=True)), abs=1e-15)
-    assert found.error == pytest.approx(sum(e[m] for e, m in zip(errors, found.modes, strict=True)), abs=1e-15)
+    assert found.cost == pytest.approx(sum(e[m] ** gamma for e, m in zip(errors, found.modes, strict=True)), rel=1e-9)
+    assert found.error == pytest.approx(sum(e[m] for e, m in zip(errors, found.modes, strict=True)), rel=1e-9)
     assert found.cost >= brute(modes, budget, gamma) * (1 - 1e-9) - 1e-15
     assert found.cost <= brute(modes, budget * 0.97, gamma) * (1 + 1e-9) + 1e-15, "bins cost 3 % at most"
 
