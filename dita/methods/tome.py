@@ -193,7 +193,8 @@ class Composition(Method):
     def __post_init__(self) -> None:
         given = self.methods if isinstance(self.methods, (list, tuple)) else ()
         if not given or not all(isinstance(method, Method) for method in given):
-            raise ValueError(f"a composition takes one tome and one other method, got {shown(self.methods)}")
+            got = "none" if self.methods == () else shown(self.methods)
+            raise ValueError(f"a composition takes one tome and one other method, got {got}")
         merging = [method for method in self.methods if isinstance(method, ToMe)]
         others = [method for method in self.methods if not isinstance(method, ToMe)]
         for claimed, rivals in (("every block's modules", others), ("the merging of tokens", merging)):

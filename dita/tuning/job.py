@@ -7,7 +7,7 @@ import itertools
 import math
 import time
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -302,6 +302,7 @@ class _Job:
                     first = next((trial for trial in ranked if group_of(trial.method) == group), None)
                     if first is not None:
                         methods.setdefault(first.method)
+        methods = _each_label_once(methods, bench, self.reference)
         if not methods:
             fastest = min(bench.known.values(), key=lambda trial: trial.seconds, default=None)
             nearest = (
@@ -550,6 +551,15 @@ def _candidate(trial: Trial, prompts: int, calibrated: _Calibrated) -> Candidate
         trial.seconds / prompts,
         {name: _decibels(trial, name) for name in trial.errors},
     )
+
+
+def _each_label_once(methods: Iterable[Method], bench: Bench, reference: str) -> dict[Method, None]:
+    """Of methods that differ by their fitted weights alone, the nearest."""
+    ranked = sorted(methods, key=lambda method: bench.known[method].error(reference))
+    by_label: dict[str, Method] = {}
+    for method in ranked:
+        by_label.setdefault(numbered_label(method), method)
+    return dict.fromkeys(by_label.values())
 
 
 def _plan(method: Method, shape: Shape, steps: int) -> Plan | None:
