@@ -592,16 +592,16 @@ def _answer(chosen: Finalist, reported: Sequence[Reported], comparison: Comparis
     own = by_role["tuned"]
     result = _result_of(comparison, own.label)
     said = (
-        f"{own.label} runs at {result.speedup.median:.2f} times the speed of plain,"
-        f" {own.psnr[reference][0]:.1f} dB from the {reference} pictures"
+        f"{own.label}: {result.speedup.median:.2f} times the speed of plain, {own.psnr[reference][0]:.1f} dB from the"
+        f" {reference} pictures"
     )
     others = [
         f"{own.psnr[reference][0] - one.psnr[reference][0]:+.1f} dB against {role} ({one.label}, "
         f"{_result_of(comparison, one.label).speedup.median:.2f} times the speed)"
-        for role, one in by_role.items()
-        if role in ("fewer steps", "best sampler", "best published method")
+        for role in ("fewer steps", "best sampler", "best published method")
+        if (one := by_role.get(role)) is not None
     ]
-    against = f": {'; '.join(others)}" if others else ""
+    against = f"; {'; '.join(others)}" if others else ""
     if chosen.group in ("fewer steps", "sampler"):
         return f"Take fewer steps, no cache: {said}{against}."
     return f"Use {said}{against}."
