@@ -123,7 +123,11 @@ class WholeCall(ChosenSteps):
 
     def _on_grid(self) -> WholeCall:
         """With `full_of` in steps of the grid."""
-        return self if self.full_of is None else replace(self, full_of=self.full_of * self.steps_factor, weights=())
+        if self.full_of is None:
+            return self
+        return replace(
+            self, full_of=self.full_of * self.steps_factor, steps_factor=1, weights=(), predictor="lagrange", order=1
+        )
 
     def label(self) -> str:
         return super().label() if not self.weights else replace(self, weights=(), predictor="lagrange").label() + FITTED

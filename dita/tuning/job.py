@@ -383,7 +383,7 @@ class _Job:
             if result.psnr is not None:
                 values["plain"] = _of_average(result.psnr)
             reported.append(Reported(result.label, roles.get(result.label, "plain"), values))
-        method = from_json(chosen.method)
+        method = _of_steps(from_json(chosen.method), self.model.steps)
         answer = _answer(chosen, reported, compared, self.reference)
         made_for = self._made_for()
         tuning = Tuning(
@@ -443,7 +443,7 @@ class _Job:
         return found
 
     def _write_method(self, method: Method, found: Mapping[str, Any]) -> None:
-        write_method(self.out, method, self._made_for(), found)
+        write_method(self.out, _of_steps(method, self.model.steps), self._made_for(), found)
 
     def _made_for(self) -> MadeFor:
         called = {**self.model.arguments, "num_inference_steps": self.model.steps}
@@ -551,6 +551,14 @@ def _candidate(trial: Trial, prompts: int, calibrated: _Calibrated) -> Candidate
         trial.seconds / prompts,
         {name: _decibels(trial, name) for name in trial.errors},
     )
+
+
+def _of_steps(method: Method, steps: int) -> Method:
+    """The method, and for how many steps its full ones were chosen, by which other runs carry them over."""
+    if getattr(method, "full_steps", None) is None:
+        return method
+    told: Method = dataclasses.replace(method, full_of=steps)  # type: ignore[call-arg]
+    return told
 
 
 def _each_label_once(methods: Iterable[Method], bench: Bench, reference: str) -> dict[Method, None]:

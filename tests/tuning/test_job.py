@@ -13,6 +13,7 @@ from rich.console import Console
 
 import dita
 from dita.methods import FORA, FewerSteps, Plain, WholeCall, read_method
+from dita.shapes import named_shape
 from dita.tuning import candidates, job
 from dita.tuning.corrections import changed, directions, fitted, line_rows
 from dita.tuning.journal import TRIALS
@@ -136,6 +137,18 @@ def test_no_prompt_with_its_noise_is_in_two_sets(count: int) -> None:
 # ------------------------------------------------------------------------------------------------ pieces
 
 
+def test_a_method_in_the_file_says_for_how_many_steps_its_full_ones_are() -> None:
+    told = job._of_steps(WholeCall(steps_factor=2, full_steps=(0, 4, 50)), 28)
+    assert told == WholeCall(steps_factor=2, full_steps=(0, 4, 50), full_of=28)
+    assert job._of_steps(FORA(3), 28) == FORA(3)
+    shape = named_shape("flux-dev")
+    rows = [[1.0], *[[-0.5, 1.5]] * 23]
+    fitted_method = job._of_steps(WholeCall(predictor="fitted", full_steps=(0, 2, 9, 20), weights=rows), 28)
+    assert fitted_method.plan(shape, 28).full_steps == (0, 2, 9, 20)
+    finer = WholeCall(steps_factor=3, full_steps=(0, 30, 83), full_of=28)
+    assert finer.plan(shape, 28).full_steps == (0, 30, 83)
+
+
 def test_errors_are_averaged_in_decibels() -> None:
     """One picture that goes another way counts as one."""
     trial = Trial(Plain(), 1.0, {"plain": (1e-4, 1e-4, 1.0)})
@@ -166,8 +179,6 @@ def test_what_the_scheduler_gets_is_observed_and_its_sensitivities_are_its_step_
 
 
 def test_fixed_methods_reach_the_ratio_with_the_shortest_cycle() -> None:
-    from dita.shapes import named_shape
-
     shape = named_shape("flux-dev")
     found = candidates.fixed_methods(shape, 28, 2.5)
     assert FORA(3) in found and FORA(4) not in found
