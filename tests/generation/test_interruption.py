@@ -1,6 +1,7 @@
 """A job that is killed, interrupted, or out of disk at any moment: nothing that was drawn is lost, and the second run
 ends with the bytes of one that nothing happened to."""
 
+import gc
 import itertools
 import json
 import os
@@ -105,6 +106,7 @@ def child(out: Path, pipe: StandIn, before) -> int:
     """The exit code of a process that calls `before` and runs the job."""
 
     def job():
+        gc.callbacks.clear()  # an interrupt that falls in a callback of the test tools would be swallowed
         signal.signal(signal.SIGINT, signal.default_int_handler)
         before()
         try:
