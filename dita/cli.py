@@ -72,6 +72,7 @@ BAD_INPUT = 2  # exit code
 SOME_FAILED = 1  # exit code of `generate`
 STOPPED = 130  # exit code after Ctrl-C, as shells have it
 BUNDLED_BATCH = 4  # prompts in a call for the small bundled models; 1 for others
+REALISTIC_PROMPTS = "14"  # of `compare` with a model that is not bundled: two of each kind
 AUTO_BATCH = 4  # of `generate`, where memory allows
 FIGURES = (".png", ".svg", ".pdf")  # that `plan --plot` can draw
 DEFAULT_STEPS = 50  # of `generate`, for models that say nothing
@@ -172,7 +173,7 @@ def compare(
     out: Annotated[Path, typer.Option(help="Folder for the results: new, empty, or of an earlier comparison.")],
     prompts: Annotated[
         list[str] | None,
-        typer.Option(help="How many of the bundled world, a file as of generate, or a text (may be given again)."),
+        typer.Option(help="How many of dita's own prompts (docs/prompts.md), a file, or a text (repeatable)."),
     ] = None,
     pictures: Annotated[
         list[str] | None,
@@ -229,16 +230,17 @@ def compare(
             check_metric_options(context, _columns(metrics), _named(network))
             _compare_folders(pictures, out, overwrite, metrics, reference, weights, network or [], device or "cpu")
             return
-        if not prompts:
+        from dita import models, report
+
+        if not prompts and models.is_bundled(model):
             raise ValueError("give --prompts to make pictures, or --pictures to compare those of folders")
         every = methods.strip() == "all"
         chosen: Sequence[Method | SavedMethod] = [] if every else _methods(methods)
         kept = _store(store_dtype, store_device, max_cache)
-        texts = _prompts(prompts, model)
+        texts = _prompts(prompts or [REALISTIC_PROMPTS], model)
         columns = _columns(metrics)
         check_metric_options(context, columns, _named(network))
         check_numbers(steps=steps, seed=seed, batch=batch, repeats=repeats, warmup=warmup, guidance=guidance)
-        from dita import models, report
         from dita.compare import compare as run
         from dita.freed_memory import keep_freed_memory
 
@@ -362,7 +364,7 @@ def study(
     model: Annotated[str, typer.Option(help="A bundled name, a local diffusers folder, or a hub id.")] = "shapes-flux",
     prompts: Annotated[
         list[str] | None,
-        typer.Option(help="As of dita compare: 64 of the bundled world by default."),
+        typer.Option(help="As of dita compare: 64 of dita's own by default."),
     ] = None,
     out: Annotated[Path | None, typer.Option(help="Folder for the results; study-NAME by default.")] = None,
     cycle: Annotated[int, typer.Option(help="N: full steps are N apart.")] = 4,
@@ -418,9 +420,7 @@ def tune(
     speed_up: Annotated[float | None, typer.Option(help="The goal: times the speed of plain; 3 by default.")] = None,
     seconds: Annotated[float | None, typer.Option(help="The goal instead: seconds of an image, at most.")] = None,
     psnr: Annotated[float | None, typer.Option(help="The goal instead: dB to the reference, at least.")] = None,
-    prompts: Annotated[
-        list[str] | None, typer.Option(help="As of dita compare: 40 of the bundled world by default.")
-    ] = None,
+    prompts: Annotated[list[str] | None, typer.Option(help="As of dita compare: 40 of dita's own by default.")] = None,
     reference: Annotated[str, typer.Option(help="What to come near: plain or converged pictures.")] = "plain",
     minutes: Annotated[float, typer.Option(help="Time for all of it, about.")] = 10.0,
     steps: Annotated[int | None, typer.Option(help="Denoising steps of plain; the model's default, or 28.")] = None,
@@ -444,8 +444,6 @@ def tune(
         from dita import models
 
         models.default_call(model)  # refuses a name that is none
-        if prompts is None and not models.is_bundled(model):
-            raise ValueError(f"give --prompts FILE: the bundled world's prompts are not what {model} is used for")
         texts = _prompts(prompts or ["40"], model)
         _silence_libraries()
         from dita.freed_memory import keep_freed_memory
@@ -1240,9 +1238,7 @@ def _prompts(given: list[str], model: str) -> list[str]:
     if re.fullmatch(r"-?\d+", text):
         if int(text) < 1:
             raise ValueError(f"--prompts must be at least 1, got {text}")
-        from dita import miniature
-
-        return miniature.prompts(model if model in miniature.MINIATURES else "shapes-flux", int(text))
+        return _own_prompts(model, int(text))
     if Path(text).suffix.lower() in (".csv", ".jsonl", ".parquet", ".tsv"):
         from dita.generation.prompts import read
 
@@ -1262,6 +1258,16 @@ def _prompts(given: list[str], model: str) -> list[str]:
     if text.endswith(".txt") or (os.sep in text and " " not in text):
         raise ValueError(f"prompt file {text!r} does not exist; give a count, a file with one a line, or a text")
     return [text]
+
+
+def _own_prompts(model: str, count: int) -> list[str]:
+    """`count` prompts that `model` knows: of the bundled world, names of its classes, or realistic ones."""
+    from dita import miniature, models, realistic_prompts
+
+    if model in miniature.MINIATURES:
+        return miniature.prompts(model, count)
+    names = models.class_names(model)
+    return realistic_prompts.texts(count) if names is None else realistic_prompts.class_prompts(names, count)
 
 
 def _draw_plan(plan: Plan, path: Path) -> None:

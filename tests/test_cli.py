@@ -16,6 +16,7 @@ from dita.caching.adapters import UnsupportedModelError
 from dita.generation import runner
 from dita.methods import FORA, FewerSteps, MadeFor, Plain, write_method
 from dita.miniature import world
+from dita.realistic_prompts import texts
 from dita.tables import TABLES
 from dita.version import __version__
 from tests.generation.stand_in import StandIn
@@ -236,7 +237,7 @@ def test_compare_passes_everything_on(job, tmp_path):
     run("compare", "--model", "a/b", *methods, "--prompts", 3, "--out", tmp_path / "o", *options, *machine)
     assert job.loaded == ("a/b", "bfloat16", {"device": "cpu", "local_files_only": True})
     assert job.methods == ["plain", "fora", "toca:4:0.9:random"]
-    assert job.prompts == world.prompts(3, seed=0)
+    assert job.prompts == texts(3)
     call = job.kwargs["call"]
     assert call == {"height": 64, "width": 32, "guidance_scale": 2.5}
     assert [job.kwargs[name] for name in ("steps", "seeds", "batch", "repeats", "warmup", "name")] == [
@@ -254,6 +255,32 @@ def test_bundled_models_run_four_prompts_at_once_and_others_one(job, tmp_path):
     assert job.kwargs["batch"] == 4
     run("compare", "--model", "a/b", "--prompts", 2, "--out", tmp_path / "o")
     assert job.kwargs["batch"] == 1
+
+
+def test_a_number_of_prompts_is_of_those_that_the_model_knows(job, tmp_path):
+    out = ("--methods", "fora:3", "--out", tmp_path / "o")
+    run("compare", "--prompts", 3, *out)
+    assert job.prompts == world.prompts(3, seed=0)
+    run("compare", "--model", "a/b", *out)
+    assert job.prompts == texts(14)
+    folder = tmp_path / "dit"
+    folder.mkdir()
+    index = {"_class_name": "DiTPipeline", "id2label": {"0": "tench, Tinca tinca", "1": "goldfish", "2": "hen"}}
+    (folder / "model_index.json").write_text(json.dumps(index))
+    run("compare", "--model", folder, "--prompts", 2, *out)
+    assert job.prompts == ["tench", "goldfish"]
+    assert "the model knows 4 names of classes, got 5" in refused("compare", "--model", folder, "--prompts", 5, *out)
+    assert "there are 100 realistic prompts" in refused("compare", "--model", "a/b", "--prompts", 101, *out)
+
+
+def test_tuning_a_published_model_takes_realistic_prompts(job, monkeypatch, tmp_path):
+    def tune(pipe, prompts, **kwargs):
+        job.prompts = prompts
+        raise ValueError("that is all")
+
+    monkeypatch.setattr("dita.tuning.job.tune", tune)
+    run("tune", "--model", "a/b", "--out", tmp_path / "o")
+    assert job.prompts == texts(40)
 
 
 def test_all_methods_are_those_of_the_models_family(job, monkeypatch, tmp_path):
