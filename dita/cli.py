@@ -421,7 +421,7 @@ def tune(
     seconds: Annotated[float | None, typer.Option(help="The goal instead: seconds of an image, at most.")] = None,
     psnr: Annotated[float | None, typer.Option(help="The goal instead: dB to the reference, at least.")] = None,
     prompts: Annotated[list[str] | None, typer.Option(help="As of dita compare: 40 of dita's own by default.")] = None,
-    reference: Annotated[str, typer.Option(help="What to come near: plain or converged pictures.")] = "plain",
+    reference: Annotated[str, typer.Option(help="What to come near: plain or converged pictures, or both.")] = "plain",
     minutes: Annotated[float, typer.Option(help="Time for all of it, about.")] = 10.0,
     steps: Annotated[int | None, typer.Option(help="Denoising steps of plain; the model's default, or 28.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the first image; later images use seed+1, seed+2, ...")] = 0,

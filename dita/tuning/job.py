@@ -37,7 +37,7 @@ from dita.tuning import report
 from dita.tuning.candidates import group_of
 from dita.tuning.journal import Journal
 from dita.tuning.observing import Observed, observed
-from dita.tuning.results import Candidate, Finalist, Goal, Reported, Tuning
+from dita.tuning.results import Candidate, Finalist, Goal, Reported, Tuning, pictures_of
 from dita.tuning.search import Costs, Search
 from dita.tuning.trials import CONVERGED, REFERENCES, Bench, Model, Prompts, Trial
 from dita.values import integer, unknown
@@ -114,7 +114,8 @@ def tune(
         out: a folder, new, empty or of an interrupted tuning with the same settings, which goes on.
         speedup, seconds, psnr: the goal, one of them; a speed-up of 3 by default. `seconds` are of an image, `psnr` is
             in decibels.
-        reference: `plain`, the pictures of the plain pipeline, or `converged`, those of four times its steps.
+        reference: `plain`, the pictures of the plain pipeline; `converged`, those of four times its steps; or `both`,
+            the least sum of the squared errors to the two.
         minutes: for all of it, about; the search gets what measuring leaves.
         steps: of the plain pipeline; None is the model's default, or 28.
         seed: of the first prompt's noise; the others' count up.
@@ -315,14 +316,12 @@ class _Job:
             )
             raise Unreachable(f"nothing that was tried reaches {self.goal}{nearest}")
         compared = self._compare(list(methods), self.sets[1], "choice")
-        converged = self._converged(self.sets[1]) if self.reference == "converged" else None
+        converged = self._converged(self.sets[1]) if self.reference != "plain" else None
         by_label = {numbered_label(method): method for method in methods}
         found = []
         for result in compared.results[1:]:
             method = by_label[result.label]
-            values = {"plain": _of_average(result.psnr)[0]}
-            if converged is not None:
-                values["converged"] = _of_average(average(self._psnr_to(result.images, "choice", converged)))[0]
+            values = {name: value[0] for name, value in self._distances(compared, result, "choice", converged).items()}
             speed = result.speedup.median
             found.append(
                 Finalist(
@@ -379,9 +378,7 @@ class _Job:
         converged = self._converged(self.sets[2])
         reported = []
         for result in compared.results:
-            values = {"converged": _of_average(average(self._psnr_to(result.images, "compare", converged)))}
-            if result.psnr is not None:
-                values["plain"] = _of_average(result.psnr)
+            values = self._distances(compared, result, "compare", converged)
             reported.append(Reported(result.label, roles.get(result.label, "plain"), values))
         method = _of_steps(from_json(chosen.method), self.model.steps)
         answer = _answer(chosen, reported, compared, self.reference)
@@ -433,13 +430,28 @@ class _Job:
             made += self.model.pictures(part, self.model.steps * CONVERGED)
         return made
 
-    def _psnr_to(self, images: Sequence[str], where: str, reference: Sequence[NDArray[np.uint8]]) -> list[float]:
-        """PSNR of the pictures of a comparison in the folder `where`; of clips, of the frames of their strips."""
+    def _distances(
+        self, compared: Comparison, result: MethodResult, where: str, converged: Sequence[NDArray[np.uint8]] | None
+    ) -> dict[str, tuple[float, float, float]]:
+        """PSNR (mean, low, high) of pictures in the folder `where`, by reference; of clips, of their frames."""
+        values = {} if result.psnr is None else {"plain": _of_average(result.psnr)}
+        if converged is None:
+            return values
+        wanted = [film_strip(one) if one.ndim == 4 else one for one in converged]
+        made = self._pictures(result, where)
+        to_converged = [float(psnr_of(one, other)) for one, other in zip(made, wanted, strict=True)]
+        values["converged"] = _of_average(average(to_converged))
+        if self.reference == "both":
+            plain = self._pictures(compared.results[0], where)
+            to_plain = [float(psnr_of(one, other)) for one, other in zip(made, plain, strict=True)]
+            values["both"] = _of_average(average(list(map(_of_both, to_plain, to_converged))))
+        return values
+
+    def _pictures(self, result: MethodResult, where: str) -> list[NDArray[np.uint8]]:
         found = []
-        for path, wanted in zip(images, reference, strict=True):
+        for path in result.images:
             with Image.open(self.out / where / path) as file:
-                picture = np.asarray(file.convert("RGB"))
-            found.append(float(psnr_of(picture, film_strip(wanted) if wanted.ndim == 4 else wanted)))
+                found.append(np.asarray(file.convert("RGB")))
         return found
 
     def _write_method(self, method: Method, found: Mapping[str, Any]) -> None:
@@ -512,8 +524,10 @@ def _calibrate(model: Model, prompts: Prompts, reference: str) -> _Calibrated:
     short = model.sample(Plain(), prompts, steps=few)
     step = max(1e-9, (timed.seconds - short.seconds) / (model.steps - few))
     decoding = _decoding(model, prompts.batches(model.batch)[0])
-    if reference == "converged":
+    if reference != "plain":
         references["converged"] = model.sample(Plain(), prompts, steps=model.steps * CONVERGED).latents
+    if reference == "both":
+        references["both"] = np.mean([references["plain"], references["converged"]], axis=0, dtype=np.float32)
     costs = Costs(max(0.0, timed.seconds - model.steps * step), step, 0.0)
     assert timed.shape is not None
     family = adapter_for(transformer_of(model.pipe)).family
@@ -590,6 +604,12 @@ def _of_average(found: Average | None) -> tuple[float, float, float]:
     )
 
 
+def _of_both(to_plain: float, to_converged: float) -> float:
+    """Decibels of the mean of two squared errors, given in decibels each."""
+    mean = (10 ** (-to_plain / 10) + 10 ** (-to_converged / 10)) / 2
+    return -10 * math.log10(mean) if mean else math.inf
+
+
 def _result_of(comparison: Comparison, label: str) -> MethodResult:
     return next(result for result in comparison.results if result.label == label)
 
@@ -600,8 +620,8 @@ def _answer(chosen: Finalist, reported: Sequence[Reported], comparison: Comparis
     own = by_role["tuned"]
     result = _result_of(comparison, own.label)
     said = (
-        f"{own.label}: {result.speedup.median:.2f} times the speed of plain, {own.psnr[reference][0]:.1f} dB from the"
-        f" {reference} pictures"
+        f"{own.label}: {result.speedup.median:.2f} times the speed of plain, {own.psnr[reference][0]:.1f} dB from"
+        f" {pictures_of(reference)}"
     )
     others = [
         f"{own.psnr[reference][0] - one.psnr[reference][0]:+.1f} dB against {role} ({one.label}, "

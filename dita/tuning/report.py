@@ -25,7 +25,8 @@ from dita.quality_plot import pareto_front
 from dita.report import EMBEDDED_SIDE, PIXELATED_BELOW, closeness, data_uri, spread_cell, three_digits
 from dita.shapes import Kind
 from dita.tuning.front_plot import GROUPS, NARROW, WIDE, Mark, frame_of, front_plot
-from dita.tuning.results import Candidate, Finalist, Group, Reported, Tuning
+from dita.tuning.results import Candidate, Finalist, Group, Reported, Tuning, pictures_of
+from dita.tuning.trials import REFERENCES
 
 if TYPE_CHECKING:
     from dita.compare import Comparison, MethodResult
@@ -236,7 +237,7 @@ def page(tuning: Tuning, out: Path, plan: Plan | None = None) -> str:
         numbers={group: number for number, group in enumerate(GROUPS)},
         plots=_plots(tuning),
         candidates=_candidate_rows(tuning),
-        references=[name for name in ("plain", "converged") if any(name in c.decibels for c in tuning.candidates)],
+        references=[name for name in REFERENCES if any(name in c.decibels for c in tuning.candidates)],
         steps=_steps(tuning, plan),
         maps={theme: _map_uri(plan, theme) for theme in ("light", "dark")} if plan is not None else {},
         pictures=_pictures(comparison, columns, out) if comparison else None,
@@ -280,7 +281,7 @@ def _with_names(tuning: Tuning) -> Markup:
 
 
 def _goal(tuning: Tuning) -> str:
-    picture = f"the {tuning.reference} picture"
+    picture = pictures_of(tuning.reference)
     if tuning.goal.psnr is not None:
         return f"{tuning.goal} to {picture}, as fast as possible"
     speed = " the speed of plain" if tuning.goal.speedup is not None else ""

@@ -41,7 +41,7 @@ class Candidate:
         evaluations: full transformer calls in a run.
         seconds: of an image, of one run on the prompts of calibration, without decoding.
         decibels: 10 log10 of the mean square error of the final latents, its sign turned; a mean over prompts. By
-            reference, `plain` and, if that was asked for, `converged`. It orders candidates; it is no PSNR.
+            reference, `plain` and, if that was asked for, `converged` and `both`. It orders candidates; it is no PSNR.
     """
 
     label: str
@@ -77,7 +77,8 @@ class Reported:
 
     Attributes:
         role: why it is there: `tuned`, `fewer steps`, `best sampler`, `best published method`.
-        psnr: by reference, (mean, low, high) of the interval of 95 %; `plain` and `converged`, always both.
+        psnr: by reference, (mean, low, high) of the interval of 95 %; `plain` and `converged`, always both of them, and
+            `both` if the search was to come near that.
     """
 
     label: str
@@ -90,7 +91,7 @@ class Tuning:
     """A finished tuning.
 
     Attributes:
-        reference: what the search was to come near: `plain` or `converged`.
+        reference: what the search was to come near: `plain`, `converged` or `both`.
         sets: prompts of calibration, choice and report.
         plain_seconds: of an image of the plain pipeline.
         chosen: the label of what is to be used.
@@ -120,6 +121,11 @@ class Tuning:
     def as_json(self) -> dict[str, Any]:
         """JSON-ready data; `from_json` reads it back."""
         return dataclasses.asdict(self)
+
+
+def pictures_of(reference: str) -> str:
+    """A reference in words: "the plain pictures"."""
+    return "the plain and the converged pictures" if reference == "both" else f"the {reference} pictures"
 
 
 def from_json(data: Mapping[str, Any]) -> Tuning:

@@ -17,8 +17,9 @@ from dita.methods import Method
 from dita.shapes import Shape
 from dita.stores import Store
 
-Reference = Literal["plain", "converged"]
-REFERENCES: tuple[Reference, ...] = ("plain", "converged")
+Reference = Literal["plain", "converged", "both"]
+REFERENCES: tuple[Reference, ...] = ("plain", "converged", "both")
+"""What to come near; `both` is the middle of the other two, where the sum of both squared errors is least."""
 CONVERGED = 4
 """Steps of the converged run, for each of plain's."""
 SMALLEST = 1e-12
@@ -130,7 +131,7 @@ class Bench:
     """Tries methods on one set of prompts, each once.
 
     Attributes:
-        references: the final latents of the plain pipeline and, where asked for, of many more steps.
+        references: the final latents of the plain pipeline and, where asked for, of many more steps and of both.
         known: the trials so far, by method.
     """
 

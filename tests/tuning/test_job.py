@@ -88,6 +88,24 @@ def test_a_tuning_writes_a_method_that_runs_and_a_report_that_reads_back(tmp_pat
         tuned(tmp_path / "tuned", steps=9)
 
 
+@pytest.mark.slow
+def test_both_references_are_the_mean_of_the_squared_errors_to_them(tmp_path, no_time) -> None:
+    found = tuned(tmp_path / "tuned", reference="both", minutes=0.02)
+    assert all(set(one.decibels) == {"plain", "converged", "both"} for one in found.candidates)
+    for one in found.reported:
+        names = {"converged", "both"} if one.role == "plain" else {"plain", "converged", "both"}
+        assert set(one.psnr) == names
+        values = [one.psnr[name][0] for name in sorted(names - {"both"})]
+        assert one.psnr["both"][0] <= min(values) + 10 * math.log10(2) + 1e-6
+    assert "from the plain and the converged pictures" in found.answer
+
+
+def test_errors_to_both_are_added_as_squares() -> None:
+    assert math.isclose(job._of_both(30.0, 30.0), 30.0)
+    assert math.isclose(job._of_both(math.inf, 30.0), 30.0 + 10 * math.log10(2))
+    assert job._of_both(math.inf, math.inf) == math.inf
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
