@@ -2,15 +2,22 @@
 # Both set up .venv first; a second call finds it ready, until pyproject.toml or constraints.txt change.
 
 PYTHON ?= python3
-VENV := .venv
+# DIFFUSERS=0.41 takes another release that pyproject.toml admits, DIFFUSERS=newest the newest of everything; each has
+# an environment of its own.
+DIFFUSERS ?= pinned
+VENV := .venv$(if $(filter-out pinned,$(DIFFUSERS)),-$(DIFFUSERS))
 BIN := $(VENV)/bin
 PYTEST_ARGS ?= --numprocesses auto
-PIP_INSTALL := $(BIN)/python -m pip install --quiet --constraint constraints.txt
+PINS := $(VENV)/constraints-$(DIFFUSERS).txt
+PIP_INSTALL := $(BIN)/python -m pip install --quiet --constraint $(PINS)
 
+# Tests of what is computed before anything runs: no model is loaded.
+PLAN_TESTS := $(addprefix tests/test_,$(addsuffix .py,families fitting full_steps merges method_pages methods \
+	opensora_plans plan published_plans schedules shapes stores tables))
 QUICKSTART_METHODS := plain,steps:0.5,fora:3,toca:4:0.9,toca:4:0.9:random
 
 .DEFAULT_GOAL := help
-.PHONY: help quickstart test lint format types clean
+.PHONY: help quickstart test lint format types fast docs wheel clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,18 +41,42 @@ format: $(VENV)/.installed-dev ## Mend what the linter can mend
 types: $(VENV)/.installed-dev ## Check the types
 	$(BIN)/mypy
 
+fast: $(VENV)/.installed-fast ## Check style, types and plans, in two minutes
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/python -m pytest $(PYTEST_ARGS) $(PLAN_TESTS)
+
+docs: $(VENV)/.installed-dev ## Build the site in site/; a warning is an error
+	$(BIN)/mkdocs build --strict --quiet
+	@echo "Open this in a browser: $(CURDIR)/site/index.html"
+
+wheel: ## Build the wheel and run it in an empty environment
+	.ci/wheel
+
 clean: ## Remove what builds, tests and the quickstart leave (not .venv)
-	rm -rf build dist quickstart .pytest_cache .hypothesis .mypy_cache .ruff_cache
+	rm -rf build dist quickstart site .pytest_cache .hypothesis .mypy_cache .ruff_cache
 	find dita tests benchmarks -name __pycache__ -prune -exec rm -rf {} +
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "dita needs Python 3.10 or newer: make PYTHON=...")'
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
 	@echo "Installing dita in $(VENV) (minutes, the first time)"
+	@case $(DIFFUSERS) in \
+		pinned) cp constraints.txt $(PINS) ;; \
+		newest) : >$(PINS) ;; \
+		*) sed 's/^diffusers==.*/diffusers==$(DIFFUSERS).*/' constraints.txt >$(PINS) ;; \
+	esac
 	@$(PIP_INSTALL) --editable .
+	@touch $@
+
+$(VENV)/.installed-fast: $(VENV)/.installed
+	@echo "Installing the checks"
+	@$(PIP_INSTALL) --editable '.[metrics]' ruff mypy hypothesis pytest pytest-xdist
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed
 	@echo "Installing the tools for development"
 	@$(PIP_INSTALL) --editable '.[dev]'
+	@test $(DIFFUSERS) != newest || $(PIP_INSTALL) --upgrade torch diffusers transformers accelerate peft gradio
 	@touch $@

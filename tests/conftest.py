@@ -18,10 +18,28 @@ def _leave_the_allocator(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("dita.freed_memory.keep_freed_memory", lambda: False)
 
 
+SHIPPED = Path(__file__).resolve().parent / "golden"
+WHOLE = Path(__file__).resolve().parents[2] / "shared" / "golden"
+
+
+class Golden(type(Path())):  # type: ignore[misc]
+    """A place among the golden vectors: those that ship with the tests, else the whole set beside the repository.
+
+    A test that asks for what is in neither is skipped.
+    """
+
+    def __truediv__(self, name: str) -> "Golden":
+        place = super().__truediv__(name)
+        if place.exists():
+            return place
+        root = SHIPPED if place.is_relative_to(SHIPPED) else WHOLE
+        elsewhere = Golden(WHOLE, place.relative_to(root))
+        if WHOLE.is_dir():
+            return elsewhere
+        pytest.skip(f"no golden vectors {place.relative_to(root)}: tests/golden/README.md says what ships")
+
+
 @pytest.fixture(scope="session")
 def golden() -> Path:
-    """The golden vectors, which lie beside the repository and are no part of it."""
-    folder = Path(__file__).resolve().parents[2] / "shared" / "golden"
-    if not folder.is_dir():
-        pytest.skip("no golden vectors: the folder ../shared/golden beside the repository is absent")
-    return folder
+    """The golden vectors: `golden / "pixart" / "model"`, for example (tests/golden/README.md)."""
+    return Golden(SHIPPED)
