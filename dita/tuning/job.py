@@ -194,11 +194,14 @@ class _Job:
     console: Console
     notes: list[str]
     live: Any = None
+    calibration: float | None = None
 
     def run(self, overwrite: bool) -> Tuning:
         journal = Journal(self.out, self._settings(), overwrite)
         self._status("plain run")
+        started = time.monotonic()
         calibrated = _calibrate(self.model, self.sets[0], self.reference)
+        self.calibration = (time.monotonic() - started) / (calibrated.plain_seconds * len(self.sets[0]))
         bench = Bench(self.model, self.sets[0], calibrated.references, dict(journal.known))
         try:
             for share, target in self._targets(calibrated):
@@ -400,6 +403,7 @@ class _Job:
             comparison=compared.as_json(),
             made_for=made_for.as_json(),
             notes=tuple(self.notes),
+            calibration=self.calibration,
         )
         self._write_method(method, {"answer": answer, "speedup": _result_of(compared, chosen.label).speedup.median})
         report.write(tuning, self.out, _plan(method, calibrated.shape, self.model.steps))

@@ -94,6 +94,7 @@ class Tuning:
         reference: what the search was to come near: `plain`, `converged` or `both`.
         sets: prompts of calibration, choice and report.
         plain_seconds: of an image of the plain pipeline.
+        calibration: seconds before the first trial, in plain runs of the prompts of calibration.
         chosen: the label of what is to be used.
         answer: one sentence: what to use, and what it brings over fewer steps.
         comparison: `dita.compare.Comparison.as_json` of the third set: plain and all that `reported` names.
@@ -117,6 +118,7 @@ class Tuning:
     comparison: dict[str, Any]
     made_for: dict[str, Any]
     notes: tuple[str, ...] = ()
+    calibration: float | None = None
 
     def as_json(self) -> dict[str, Any]:
         """JSON-ready data; `from_json` reads it back."""
