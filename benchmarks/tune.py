@@ -3,10 +3,10 @@
 For each model and each goal (2, 3 and 4 times the speed of plain) it tunes on one set of prompts. Everything that a
 user could choose instead then runs beside the tuned plans on prompts that no tuning saw: fewer steps, fewer steps with
 each other sampler, every published method of dita, and on FLUX the caches of diffusers and of cache-dit, each at the
-closest setting that reaches the goal in seconds. A first round finds what reaches a goal and is close; the finalists then run
-again, interleaved call by call with the plain pipeline, on all held-out prompts. Speed-ups are medians of seconds
-against the plain calls of the same batches; PSNR is of decoded pictures, to those of the plain pipeline and to those of
-eight times its steps.
+closest setting that reaches the goal in seconds. A first round finds what reaches a goal and is close; the finalists
+then run again, interleaved call by call with the plain pipeline, on all held-out prompts. Speed-ups are medians of
+seconds against the plain calls of the same batches; PSNR is of decoded pictures, to those of the plain pipeline and to
+those of eight times its steps.
 
     python benchmarks/tune.py --out tuned-benchmark              # hours on two cores
     python benchmarks/tune.py --models shapes-flux --out flux    # tuned before in the folder: not again
@@ -51,7 +51,6 @@ from dita.tuning import candidates
 from dita.tuning.schedules import even
 from dita.whole_files import write_whole
 
-STEPS = 28
 MODELS = ("shapes-flux", "shapes-pixart", "shapes-dit", "shapes-opensora")
 GOALS = (2.0, 3.0, 4.0)
 CONVERGED = 8
@@ -270,8 +269,8 @@ def measure(name: str, options: argparse.Namespace, out: Path) -> dict[str, Any]
     """Everything about one model."""
     pipe, arguments = models.load(name)
     pipe.set_progress_bar_config(disable=True)
-    steps = options.steps
-    arguments.pop("num_inference_steps", None)
+    default = arguments.pop("num_inference_steps", 28)
+    steps = options.steps or default
     texts = miniature.prompts(name, options.prompts + options.held_out)
     held = Held(
         tuple(texts[options.prompts :]), tuple(range(90_000, 90_000 + options.held_out)), options.batch, arguments
@@ -284,9 +283,7 @@ def measure(name: str, options: argparse.Namespace, out: Path) -> dict[str, Any]
         twice = dataclasses.replace(calibration, texts=calibration.texts * 2, seeds=calibration.seeds * 2)
         for label, count in evaluations(steps).items():
             few = of_method(pipe, FewerSteps(_share(count, steps)), "fewer steps", steps)
-            interleaved(
-                [few], plain, dataclasses.replace(calibration, texts=calibration.texts * 2, seeds=calibration.seeds * 2)
-            )
+            interleaved([few], plain, twice)
             plans.append(Plan(f"both-{label}", few.speedup, "both"))
     tunings = {}
     for plan in plans:
@@ -459,7 +456,7 @@ def parsed() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="folder of tunings and results")
     parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
     parser.add_argument("--goals", nargs="+", type=float, default=list(GOALS), help="speed-ups")
-    parser.add_argument("--steps", type=int, default=STEPS, help="of the plain pipeline")
+    parser.add_argument("--steps", type=int, help="of the plain pipeline; the model's own by default")
     parser.add_argument("--minutes", type=float, default=4.5, help="for each tuning")
     parser.add_argument("--prompts", type=int, default=40, help="for each tuning")
     parser.add_argument("--held-out", type=int, default=32, help="prompts that no tuning sees")
@@ -489,9 +486,8 @@ def main() -> None:
     for name, one in found.items():
         print(f"\n{name}: plain {one['plain_seconds']:.3f} s, {one['plain_to_converged']:.1f} dB from converged")
         for row in sorted(one["rows"], key=lambda row: -row["speedup"]):
-            print(
-                f"  {row['speedup']:5.2f}x  {row['plain']:5.1f} plain  {row['converged']:5.1f} converged  {row['label']}"
-            )
+            near = f"{row['plain']:5.1f} plain  {row['converged']:5.1f} converged"
+            print(f"  {row['speedup']:5.2f}x  {near}  {row['label']}")
     print()
     for one in result["bars"]:
         print(f"{'met   ' if one['met'] else 'MISSED'} {one['figure']:8.2f} (at least {one['least']:g})  {one['bar']}")

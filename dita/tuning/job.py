@@ -25,7 +25,7 @@ from dita.call_arguments import checked_call, for_json
 from dita.clips import film_strip
 from dita.compare import Comparison, MethodResult, compare, numbered_label
 from dita.generation.sampling import silenced
-from dita.methods import MadeFor, Method, Plain, from_json, write_method
+from dita.methods import MadeFor, Method, Plain, WholeCall, from_json, write_method
 from dita.metrics import Average, average
 from dita.metrics import psnr as psnr_of
 from dita.output_files import try_folder
@@ -39,7 +39,7 @@ from dita.tuning.journal import Journal
 from dita.tuning.observing import Observed, observed
 from dita.tuning.results import Candidate, Finalist, Goal, Reported, Tuning, pictures_of
 from dita.tuning.search import Costs, Search
-from dita.tuning.trials import CONVERGED, REFERENCES, Bench, Model, Prompts, Trial
+from dita.tuning.trials import CONVERGED, REFERENCES, Bench, Model, Prompts, Sampled, Trial
 from dita.values import integer, unknown
 
 FINALISTS = 6
@@ -47,6 +47,8 @@ TOLERANCE = 0.98
 """Share of the wanted speed-up that counts as reached: the spread of medians of few pairs."""
 NEAR = 1.15
 """A candidate is measured again if it took at most so many times the goal's seconds."""
+PAIRS = 4
+"""Calls of a finalist that are timed beside plain's, at least."""
 LADDER = (6.0, 4.0, 3.0, 2.5, 2.0, 1.5)
 """Speed-ups that are tried, the fastest first, where the goal is a closeness."""
 SHARES = (0.2, 0.3)
@@ -202,7 +204,8 @@ class _Job:
         started = time.monotonic()
         calibrated = _calibrate(self.model, self.sets[0], self.reference)
         self.calibration = (time.monotonic() - started) / (calibrated.plain_seconds * len(self.sets[0]))
-        bench = Bench(self.model, self.sets[0], calibrated.references, dict(journal.known))
+        known = {method: trial.paced(calibrated.call) for method, trial in journal.known.items()}
+        bench = Bench(self.model, self.sets[0], calibrated.references, known, calibrated.call)
         try:
             for share, target in self._targets(calibrated):
                 self._search(bench, calibrated, target, share, journal)
@@ -272,9 +275,9 @@ class _Job:
     def _measuring_seconds(self, calibrated: _Calibrated, target: float) -> float:
         """What choice and report will take, about."""
         plain, batch = calibrated.plain_seconds, self.model.batch
-        choice = (len(self.sets[1]) + batch) * (plain + FINALISTS * target)
-        report = (len(self.sets[2]) + batch) * (plain + FINALISTS * target) + len(self.sets[2]) * CONVERGED * plain
-        return 1.1 * (choice + report)
+        once = plain + FINALISTS * target
+        choice, report = ((len(one) * self._repeats(one) + batch) * once for one in self.sets[1:])
+        return 1.1 * (choice + report + len(self.sets[2]) * CONVERGED * plain)
 
     def _keep_best(self, bench: Bench, calibrated: _Calibrated) -> None:
         """After an interruption: the best so far, usable, and said to be unmeasured."""
@@ -424,7 +427,12 @@ class _Job:
             store=self.model.store,
             overwrite=True,
             console=self.console,
+            repeats=self._repeats(prompts),
         )
+
+    def _repeats(self, prompts: Prompts) -> int:
+        """How often a comparison runs: each method is to be timed at least `PAIRS` times."""
+        return math.ceil(PAIRS / math.ceil(len(prompts) / self.model.batch))
 
     def _converged(self, prompts: Prompts) -> list[NDArray[np.uint8]]:
         """Pictures, or clips, of `CONVERGED` times the steps."""
@@ -496,6 +504,7 @@ class _Calibrated:
     Attributes:
         plain_seconds: of an image, with its decoding.
         decoding: of that, what comes after the last step.
+        call: of a full transformer call, the median.
     """
 
     family: str
@@ -505,6 +514,7 @@ class _Calibrated:
     references: dict[str, NDArray[np.float32]]
     plain_seconds: float
     decoding: float
+    call: float | None
 
     def within(self, bench: Bench, budget: float, reference: str) -> list[Trial]:
         """Trials within `budget` seconds of a run on the prompts of calibration, the nearest first."""
@@ -517,35 +527,59 @@ class _Calibrated:
 
 
 def _calibrate(model: Model, prompts: Prompts, reference: str) -> _Calibrated:
-    """Three runs of the plain pipeline: one that is watched, one of few steps, one with pictures."""
-    few = max(2, model.steps // 4)
+    """Few runs of the plain pipeline: one that is watched, one that is timed, one of few steps; one of whole calls; and
+    some of two steps, with pictures and without."""
+    short = max(2, model.steps // 4)
     model.sample(Plain(), prompts.batches(model.batch)[0], steps=2)  # warms up
     with observed(model.pipe) as seen:
         watched = model.sample(Plain(), prompts.batches(model.batch)[0])
     references = {"plain": watched.latents}
     timed = model.sample(Plain(), prompts) if len(prompts) > model.batch else watched
     references["plain"] = timed.latents
-    short = model.sample(Plain(), prompts, steps=few)
-    step = max(1e-9, (timed.seconds - short.seconds) / (model.steps - few))
-    decoding = _decoding(model, prompts.batches(model.batch)[0])
+    few = _paced(model.sample(Plain(), prompts, steps=short), timed.call)
+    step = max(1e-9, (timed.seconds - few) / (model.steps - short))
+    fixed = max(0.0, timed.seconds - model.steps * step)
+    cached = (_paced(_two_calls(model, prompts), timed.call) - fixed - 2 * step) / max(1, model.steps - 2)
+    decoding = _decoding(model, prompts.batches(model.batch)[0], timed.call)
     if reference != "plain":
         references["converged"] = model.sample(Plain(), prompts, steps=model.steps * CONVERGED).latents
     if reference == "both":
         references["both"] = np.mean([references["plain"], references["converged"]], axis=0, dtype=np.float32)
-    costs = Costs(max(0.0, timed.seconds - model.steps * step), step, 0.0)
     assert timed.shape is not None
-    family = adapter_for(transformer_of(model.pipe)).family
-    return _Calibrated(family, timed.shape, seen, costs, references, timed.seconds / len(prompts) + decoding, decoding)
+    return _Calibrated(
+        adapter_for(transformer_of(model.pipe)).family,
+        timed.shape,
+        seen,
+        Costs(fixed, step, min(max(0.0, cached), step / 2)),
+        references,
+        timed.seconds / len(prompts) + decoding,
+        decoding,
+        timed.call,
+    )
 
 
-def _decoding(model: Model, prompts: Prompts, times: int = 3) -> float:
+def _two_calls(model: Model, prompts: Prompts) -> Sampled:
+    """A run of which two steps are full and the others cost what a step without a transformer call does."""
+    try:
+        return model.sample(WholeCall(order=1, full_steps=(0, 1)), prompts)
+    except ValueError:  # of a sampler that whole calls cannot be forecast for
+        return model.sample(Plain(), prompts, steps=2)
+
+
+def _paced(sampled: Sampled, call: float | None) -> float:
+    """Seconds of a run, as if its full transformer calls had taken `call` seconds."""
+    return sampled.seconds * call / sampled.call if call and sampled.call else sampled.seconds
+
+
+def _decoding(model: Model, prompts: Prompts, call: float | None, times: int = 3) -> float:
     """Seconds of an image behind the last step: what a run of 2 steps takes longer with pictures than without."""
     longer = []
     for _ in range(times):
-        without = model.sample(Plain(), prompts, steps=2).seconds
+        latents = model.sample(Plain(), prompts, steps=2)
         started = time.perf_counter()
         model.pictures(prompts, 2)
-        longer.append((time.perf_counter() - started - without) / len(prompts))
+        more = time.perf_counter() - started - latents.seconds
+        longer.append(more * (call / latents.call if call and latents.call else 1.0) / len(prompts))
     return max(0.0, min(longer))
 
 

@@ -49,7 +49,7 @@ class Journal:
 
     def add(self, trial: Trial) -> None:
         """Notes a trial."""
-        line = {"method": trial.method.as_json(), "seconds": trial.seconds, "errors": trial.errors}
+        line = {"method": trial.method.as_json(), "seconds": trial.seconds, "call": trial.call, "errors": trial.errors}
         with self._file.open("a") as file:
             file.write(json.dumps(line) + "\n")
 
@@ -62,7 +62,8 @@ def _read(path: Path) -> list[tuple[Method, Trial]]:
             data = json.loads(line)
             method = from_json(data["method"])
             errors = {name: tuple(map(_number, values)) for name, values in data["errors"].items()}
-            found.append((method, Trial(method, float(data["seconds"]), errors)))
+            call = data.get("call")
+            found.append((method, Trial(method, float(data["seconds"]), errors, None if call is None else float(call))))
         except (ValueError, KeyError, TypeError):
             continue
     return found

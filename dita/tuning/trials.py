@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from dita.asking import asking, takes_classes
 from dita.caching.attachment import disable, enable, summary
 from dita.methods import Method
-from dita.shapes import Shape
+from dita.shapes import Kind, Shape
 from dita.stores import Store
 
 Reference = Literal["plain", "converged", "both"]
@@ -56,6 +57,11 @@ class Sampled:
     seconds: float
     by_kind: dict[str, float]
     shape: Shape | None
+
+    @property
+    def call(self) -> float | None:
+        """Seconds of a full transformer call, the median."""
+        return self.by_kind.get(Kind.FULL.value)
 
 
 @dataclass
@@ -107,16 +113,25 @@ class Trial:
     Attributes:
         seconds: of all its pipeline calls; a first guess, which is measured again for those that are in the end chosen.
         errors: by reference, the mean square error of each prompt's final latents.
+        call: seconds of one of its full transformer calls, the median, as the measure of how busy the machine was;
+            None where it is unknown.
     """
 
     method: Method
     seconds: float
     errors: dict[str, tuple[float, ...]]
+    call: float | None = None
 
     def error(self, reference: str) -> float:
         """The geometric mean over the prompts: the mean of their PSNR in decibels, turned back."""
         logs = [math.log(max(value, SMALLEST)) for value in self.errors[reference]]
         return math.exp(sum(logs) / len(logs))
+
+    def paced(self, call: float | None) -> Trial:
+        """The trial as it would have been on a machine on which a full transformer call takes `call` seconds."""
+        if not call or not self.call:
+            return self
+        return dataclasses.replace(self, seconds=self.seconds * call / self.call, call=call)
 
 
 def squared_errors(latents: NDArray[Any], reference: NDArray[Any]) -> tuple[float, ...]:
@@ -133,17 +148,19 @@ class Bench:
     Attributes:
         references: the final latents of the plain pipeline and, where asked for, of many more steps and of both.
         known: the trials so far, by method.
+        call: seconds of a full transformer call of the plain pipeline, to which the trials' seconds are brought.
     """
 
     model: Model
     prompts: Prompts
     references: dict[str, NDArray[np.float32]]
     known: dict[Method, Trial] = field(default_factory=dict)
+    call: float | None = None
 
     def run(self, method: Method) -> Trial:
         """The trial of a method: known, or made now. Raises whatever the method raises on this model."""
         if method not in self.known:
             sampled = self.model.sample(method, self.prompts)
             errors = {name: squared_errors(sampled.latents, to) for name, to in self.references.items()}
-            self.known[method] = Trial(method, sampled.seconds, errors)
+            self.known[method] = Trial(method, sampled.seconds, errors, sampled.call).paced(self.call)
         return self.known[method]
