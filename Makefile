@@ -48,7 +48,7 @@ fast: $(VENV)/.installed-fast ## Check style, types and plans, in two minutes
 	$(BIN)/python -m pytest $(PYTEST_ARGS) $(PLAN_TESTS)
 
 docs: $(VENV)/.installed-dev ## Build the site in site/; a warning is an error
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "Open this in a browser: $(CURDIR)/site/index.html"
 
 wheel: ## Build the wheel and run it in an empty environment
@@ -65,7 +65,8 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	@case $(DIFFUSERS) in \
 		pinned) cp constraints.txt $(PINS) ;; \
 		newest) : >$(PINS) ;; \
-		*) sed 's/^diffusers==.*/diffusers==$(DIFFUSERS).*/' constraints.txt >$(PINS) ;; \
+		*) sed -E '/^(huggingface_hub|tokenizers|transformers)==/d; s/^diffusers==.*/diffusers==$(DIFFUSERS).*/' \
+			constraints.txt >$(PINS) ;; \
 	esac
 	@$(PIP_INSTALL) --editable .
 	@touch $@

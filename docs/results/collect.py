@@ -1,7 +1,8 @@
 """Writes README.md beside this file, and "Measured here" of the pages in docs/methods, from the results.json files.
 
 python docs/results/collect.py, after each `dita compare --model NAME --methods all --out docs/results/NAME`, and after
-`dita study selection --out docs/results/study-selection`.
+`dita study selection --out docs/results/study-selection`. It also draws front.svg from each results.json, and
+pictures.webp if the images are at hand. Only these, results.json and the pages are committed.
 """
 
 from __future__ import annotations
@@ -10,14 +11,20 @@ import json
 import re
 from pathlib import Path
 
+import matplotlib
+from matplotlib.figure import Figure
+from PIL import Image, ImageDraw, ImageFont
+
 from dita.compare import Comparison, MethodResult, from_json
 from dita.methods import METHODS
 from dita.metrics import Average
+from dita.quality_plot import pareto_front
 
 HERE = Path(__file__).parent
 PAGES = HERE.parent / "methods"
 MODELS = ("shapes-flux", "shapes-pixart", "shapes-dit", "shapes-opensora")
 STUDY = "study-selection"
+SHEET = "pictures.webp"
 HEAD = (
     "| {first} | steps that ran | s / image | speed-up | FLOPs ratio | cache MB | PSNR dB | SSIM | right |\n"
     "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |\n"
@@ -30,10 +37,18 @@ shapes-opensora with `--prompts 8 --batch 2 --steps 30`. Methods
 interleaved in one process, warm-up excluded. Speed-up is seconds against the plain run; the ratio of FLOPs is not
 called a speed-up. PSNR and SSIM are against the plain pictures; *right* is the share of the pictures that show all that
 their prompts say, by the bundled judge. The models are small: what a step costs besides arithmetic weighs more here
-than on large ones; and the intervals of so few pictures are wide (the reports have them). Each report is one HTML file
-with its pictures, and plots with the Pareto front. `collect.py` writes this page and the sections "Measured here" of
-the methods' pages.
+than on large ones; and the intervals of so few pictures are wide (`results.json` has them). The same command draws the
+whole report anew, with every picture. `collect.py` writes this page and the sections "Measured here" of the methods'
+pages.
+
+In the plots, the line joins the methods that no other one beats in both speed and closeness; what lies below it is
+slower and farther from plain than something on it. *F* is a full step, *p* a partial one, *r* a reused one, *f* a
+forecast and *s* a skipped one ([glossary](../glossary.md)).
 """
+PAPER, INK, FRONT, OTHERS = "#ffffff", "#454c54", "#0b5cd5", "#9aa2ac"
+SHOWN = ("plain", "steps:0.35", "fora:3", "toca:4:0.9", "taylorseer:4:1", "duca:5:0.9")
+"""The methods in a sheet of pictures, and how many prompts and pixels it has."""
+PROMPTS, SIDE, MARGIN, LINE = 4, 128, 8, 18
 
 SELECTION = """
 ## Does it matter which tokens are computed?
@@ -90,10 +105,66 @@ def summary(comparisons: list[Comparison]) -> str:
     """The page of all tables."""
     text = INTRODUCTION
     for found in comparisons:
-        text += f"\n## {found.model}\n\n[Report]({found.model}/report.html), [data]({found.model}/results.json):\n"
-        text += circumstances(found) + ".\n\n" + HEAD.format(first="method").replace("image", found.makes)
+        text += f"\n## {found.model}\n\n[Data]({found.model}/results.json): {circumstances(found)}.\n\n"
+        text += f"![PSNR to the plain pictures against seconds, on {found.model}]({found.model}/front.svg)\n\n"
+        if (HERE / found.model / SHEET).exists():
+            drawn = ", ".join(f"`{label}`" for label in SHOWN)
+            text += f"![The first prompts with {', '.join(SHOWN)}]({found.model}/{SHEET})\n\n"
+            text += f"From left to right: {drawn}. The same prompts and seeds in each row.\n\n"
+        text += HEAD.format(first="method").replace("image", found.makes)
         text += "".join(row(result.label, result) for result in found.results)
     return text
+
+
+def draw_front(found: Comparison, path: Path) -> None:
+    """Closeness to plain against speed, as an SVG."""
+    points = [
+        (one.label, one.seconds_per_image.median, one.psnr.mean)
+        for one in found.results
+        if one.psnr is not None and one.psnr.mean is not None
+    ]
+    front = pareto_front([(seconds, quality) for _, seconds, quality in points])
+    with matplotlib.rc_context({"svg.hashsalt": "dita", "svg.fonttype": "none", "font.size": 10, "text.color": INK}):
+        figure = Figure(figsize=(8, 4.2), layout="constrained", facecolor=PAPER)
+        axes = figure.add_subplot()
+        others = [points[i] for i in range(len(points)) if i not in front]
+        axes.scatter([p[1] for p in others], [p[2] for p in others], s=28, color=OTHERS)
+        axes.plot([points[i][1] for i in front], [points[i][2] for i in front], "o-", color=FRONT, markersize=6)
+        for i in front:
+            label, seconds, quality = points[i]
+            place = {"xytext": (6, 6), "textcoords": "offset points", "color": FRONT, "fontweight": "bold"}
+            axes.annotate(label, (seconds, quality), **place)
+        plain = found.results[0].seconds_per_image.median
+        axes.axvline(plain, color=OTHERS, linestyle=":")
+        axes.margins(y=0.12)
+        axes.annotate("plain", (plain, axes.get_ylim()[1]), xytext=(-6, -12), textcoords="offset points", ha="right")
+        axes.set_xlim(0, plain * 1.08)
+        axes.set_xlabel(f"seconds / {found.makes} (left is faster)", color=INK)
+        axes.set_ylabel("PSNR to plain, dB (up is closer)", color=INK)
+        axes.tick_params(colors=INK)
+        axes.spines[:].set_visible(False)
+        axes.grid(color=OTHERS, alpha=0.25)
+        figure.savefig(path, format="svg", metadata={"Date": None})
+
+
+def draw_sheet(found: Comparison, folder: Path) -> None:
+    """The first prompts with some methods, as one picture; nothing where the images are not at hand."""
+    columns = [next(one for one in found.results if one.label == label) for label in SHOWN]
+    files = [(one.previews or one.images)[:PROMPTS] for one in columns]
+    if not all((folder / name).exists() for column in files for name in column):
+        return
+    size = (len(columns) * (SIDE + MARGIN) + MARGIN, PROMPTS * (SIDE + MARGIN) + MARGIN + LINE)
+    sheet = Image.new("RGB", size, PAPER)
+    words = ImageDraw.Draw(sheet)
+    for x, (one, column) in enumerate(zip(columns, files, strict=True)):
+        left = MARGIN + x * (SIDE + MARGIN)
+        words.text((left, MARGIN // 2), one.label, fill=INK, font=ImageFont.load_default(13))
+        for y, name in enumerate(column):
+            with Image.open(folder / name) as picture:
+                picture.seek(getattr(picture, "n_frames", 1) // 2)
+                small = picture.convert("RGB").resize((SIDE, SIDE), Image.Resampling.NEAREST)
+            sheet.paste(small, (left, MARGIN + LINE + y * (SIDE + MARGIN)))
+    sheet.save(folder / SHEET, "WEBP", quality=90, method=6)
 
 
 def study(found: Comparison) -> str:
@@ -137,6 +208,9 @@ def main() -> None:
     """Reads the results and writes the pages."""
     files = [HERE / model / "results.json" for model in MODELS]
     comparisons = [from_json(json.loads(file.read_text())) for file in files if file.exists()]
+    for found in comparisons:
+        draw_front(found, HERE / found.model / "front.svg")
+        draw_sheet(found, HERE / found.model)
     selection = from_json(json.loads((HERE / STUDY / "results.json").read_text()))
     (HERE / "README.md").write_text(summary(comparisons) + study(selection) + FINDING)
     for name in METHODS:

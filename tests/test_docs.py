@@ -1,0 +1,211 @@
+"""README and docs: links lead somewhere, commands are those of the program, the tutorial runs, the site builds."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import typer
+from typer.testing import CliRunner
+
+from dita import cli, models
+from dita.methods import METHODS, parse
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+PAGES = sorted([*ROOT.glob("*.md"), *DOCS.rglob("*.md"), *(ROOT / "tests" / "golden").glob("*.md")])
+IDS = [str(page.relative_to(ROOT)) for page in PAGES]
+LINK = re.compile(r"!?\[[^\]]*\]\(([^)\s]+)\)")
+PLACEHOLDERS = ("path/to", "tuned", "prompts.txt", "NAME", "...", "YOURS", " M ", "mine", "out/", "coco")
+
+
+def text_of(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
+def without_code(text: str) -> str:
+    return re.sub(r"^(```|~~~).*?^\1|^(?: {4}|\t).*?$|`[^`\n]*`", "", text, flags=re.M | re.S)
+
+
+def anchors(page: Path) -> set[str]:
+    """The anchors of a page's headings, as GitHub and the site make them."""
+    heads = re.findall(r"^#{1,6} +(.+?)\s*#*$", re.sub(r"^```.*?^```", "", text_of(page), flags=re.M | re.S), re.M)
+    return {re.sub(r"\s", "-", re.sub(r"[^\w\s-]", "", head.lower())) for head in heads}
+
+
+def commands(page: Path) -> list[str]:
+    """The lines of a page's code blocks that call dita, without their comments."""
+    lines = re.findall(r"^(?: {4}|\t)?(dita .+)$", re.sub(r"\\\n\s*", "", text_of(page)), re.M)
+    return [line.split("  #")[0].split(" # ")[0].strip() for line in lines if not line.startswith("dita ma")]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_every_link_leads_to_a_file_and_to_a_heading_that_is_there(page: Path) -> None:
+    for target in LINK.findall(without_code(text_of(page))):
+        if "://" in target or target.startswith("mailto:"):
+            continue
+        path, _, anchor = target.partition("#")
+        place = (page.parent / path).resolve() if path else page
+        assert place.exists(), f"{target} leads nowhere"
+        if anchor and place.suffix == ".md":
+            assert anchor in anchors(place), f"{target}: there is no such heading"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_python_blocks_are_python(page: Path) -> None:
+    for block in re.findall(r"^```python\n(.*?)^```", text_of(page), re.M | re.S):
+        compile(block, str(page), "exec")
+
+
+def options_of(name: str) -> tuple[set[str], set[str]]:
+    """(all, those that take no value) of a command's options."""
+    group: Any = typer.main.get_command(cli.app)
+    parameters = [one for one in group.commands[name].params if one.param_type_name == "option"]
+    flags = {option for one in parameters if one.is_flag for option in (*one.opts, *one.secondary_opts)}
+    return {option for one in parameters for option in (*one.opts, *one.secondary_opts)} | {"--help"}, flags
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_commands_and_their_options_are_those_of_the_program(page: Path) -> None:
+    group: Any = typer.main.get_command(cli.app)
+    for line in commands(page):
+        words = shlex.split(line.split("&&")[0].split("|")[0].split(">")[0])
+        name = words[1]
+        if name.isupper() or name.startswith("-"):
+            continue
+        assert name in group.commands, line
+        known, _ = options_of(name)
+        assert {word.partition("=")[0] for word in words[2:] if word.startswith("--")} <= known, line
+
+
+RUN = sorted(
+    {
+        line
+        for page in PAGES
+        for line in commands(page)
+        if line.split()[1] in ("plan", "methods", "tables")
+        and not any(word in f"{line} " for word in PLACEHOLDERS)
+        and "--plot" not in line
+    }
+)
+
+
+@pytest.mark.parametrize("line", RUN)
+def test_commands_that_need_no_weights_run(line: str) -> None:
+    done = CliRunner().invoke(cli.app, shlex.split(line)[1:])
+    assert done.exit_code == 0, done.output
+
+
+def test_the_pages_name_enough_commands_for_these_tests_to_mean_something() -> None:
+    assert len(RUN) >= 8
+    assert sum(len(commands(page)) for page in PAGES) >= 30
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_short_forms_are_methods(page: Path) -> None:
+    names = "|".join(METHODS)
+    for form in re.findall(rf"`((?:{names}):[a-z0-9.:=/+-]+)`", text_of(page)):
+        parse(form)
+
+
+def costs() -> list[tuple[str, int, str, str, str | None]]:
+    """(model, steps, method, ratio, GB) of every number on "Which method?"; GB for the last number of steps alone."""
+    found = []
+    for section in re.split(r"^### ", text_of(DOCS / "which_method.md"), flags=re.M)[1:]:
+        model = re.search(r"`([\w.-]+)`", section)[1]
+        head, _, *rows = re.findall(r"^\| (.+) \|$", section, re.M)
+        steps = [int(number) for number in re.findall(r"(\d+) steps", head)]
+        for row in rows:
+            method, *ratios, size = (cell.strip(" `") for cell in row.split("|"))
+            for count, ratio in zip(steps, ratios, strict=True):
+                found.append((model, count, method, ratio, size if count == steps[-1] else None))
+    return found
+
+
+@pytest.mark.parametrize("model, steps, method, ratio, size", costs())
+def test_the_costs_of_which_method_are_those_of_the_plans(model, steps, method, ratio, size) -> None:
+    plan = parse(method).plan(models.shape(model), steps)
+    assert f"{plan.flops_ratio():.2f}" == ratio
+    assert size is None or f"{plan.cache_bytes / 1e9:.2f}" == size
+
+
+# --- the tutorial and the site
+
+
+def site_tool(name: str) -> ModuleType:
+    found = importlib.util.spec_from_file_location(name, DOCS / "site_tools" / f"{name}.py")
+    module = importlib.util.module_from_spec(found)
+    found.loader.exec_module(module)
+    return module
+
+
+def test_the_tutorial_runs() -> None:
+    notebook = json.loads(text_of(DOCS / "tutorial.ipynb"))
+    outputs = site_tool("notebook").execute(notebook)
+    pictures = [one for cell in outputs for one in cell if "image/png" in one.get("data", {})]
+    assert len(pictures) == 3
+    said = "".join(
+        "".join(one.get("text", one.get("data", {}).get("text/plain", []))) for cell in outputs for one in cell
+    )
+    assert "True" in said and "9 full, 19 partial" in said and "dB" in said
+
+
+def test_the_tutorial_is_kept_with_its_outputs() -> None:
+    cells = [cell for cell in json.loads(text_of(DOCS / "tutorial.ipynb"))["cells"] if cell["cell_type"] == "code"]
+    assert sum(bool(cell["outputs"]) for cell in cells) >= len(cells) - 2
+    assert (DOCS / "tutorial.ipynb").stat().st_size < 300_000
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The site, built with warnings as errors."""
+    pytest.importorskip("mkdocs", reason="the site is built with dita[docs]")
+    folder = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
+    variables = {**os.environ, "PYTHONPATH": str(ROOT), "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return folder
+
+
+@pytest.mark.slow
+def test_the_site_needs_nothing_from_elsewhere_and_pictures_say_what_they_show(site: Path) -> None:
+    pages = sorted(site.rglob("*.html"))
+    assert len(pages) > 40
+    source = re.compile(r"<(?:script|img|iframe)[^>]*\ssrc=\"?(https?://[^\s\">]+)")
+    sheet = re.compile(r"<link[^>]*rel=\"?(?:stylesheet|preconnect|preload)[^>]*href=\"?(https?://[^\s\">]+)")
+    for page in pages:
+        text = text_of(page)
+        assert not source.findall(text) + sheet.findall(text), page
+        assert re.search(r"<title>[^<]{3,}</title>", text), page
+        assert not [image for image in re.findall(r"<img[^>]*>", text) if not re.search(r'alt="?[^"\s>]', image)], page
+
+
+@pytest.mark.slow
+def test_the_site_has_every_command_option_and_method(site: Path) -> None:
+    text = text_of(site / "cli.html")
+    group: Any = typer.main.get_command(cli.app)
+    for name in group.commands:
+        assert f'id="dita-{name}"' in text
+        assert all(f"<code>{option}</code>" in text for option in options_of(name)[0] - {"--help"})
+    listed = text_of(site / "methods.html")
+    assert all(f"methods/{name}.html" in listed for name in METHODS)
+    assert 'id="dita.enable"' in text_of(site / "api.html")
+
+
+def test_no_report_of_megabytes_is_committed() -> None:
+    listed = subprocess.run(["git", "ls-files", "-s", "docs"], cwd=ROOT, capture_output=True, text=True)
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    files = [ROOT / line.split("\t")[1] for line in listed.stdout.splitlines()]
+    assert not [path for path in files if path.suffix == ".html" and path.exists()]
+    assert not [path for path in files if path.exists() and path.stat().st_size > 600_000]
