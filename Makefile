@@ -73,7 +73,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 $(VENV)/.installed-fast: $(VENV)/.installed
 	@echo "Installing the checks"
-	@$(PIP_INSTALL) --editable '.[metrics]' ruff mypy hypothesis pytest pytest-xdist
+	@$(PIP_INSTALL) --editable '.[metrics,opensora]' ruff mypy hypothesis pytest pytest-xdist
 	@touch $@
 
 $(VENV)/.installed-dev: $(VENV)/.installed

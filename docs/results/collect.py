@@ -133,6 +133,7 @@ def draw_front(found: Comparison, path: Path) -> None:
         for i in front:
             label, seconds, quality = points[i]
             place = {"xytext": (6, 6), "textcoords": "offset points", "color": FRONT, "fontweight": "bold"}
+            place["bbox"] = {"facecolor": PAPER, "edgecolor": "none", "alpha": 0.8, "pad": 0.5}
             axes.annotate(label, (seconds, quality), **place)
         plain = found.results[0].seconds_per_image.median
         axes.axvline(plain, color=OTHERS, linestyle=":")

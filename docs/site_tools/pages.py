@@ -81,9 +81,7 @@ def command_line() -> str:
         text += f"| [`{name}`](#dita-{name}) | {_first_sentence(command)} |\n"
     for name, command in commands.items():
         text += f"\n## dita {name}\n\n{_paragraphs(command.help or '')}\n\n"
-        rows = [row for parameter in command.params for row in _parameter_rows(parameter, context)]
-        if rows:
-            text += "| option | default | meaning |\n| --- | --- | --- |\n" + "".join(rows)
+        text += "".join(entry for parameter in command.params for entry in _parameter_entries(parameter, context))
     return text
 
 
@@ -139,7 +137,7 @@ def notebook(content: dict[str, Any]) -> tuple[str, dict[str, bytes]]:
     return "\n\n".join(parts) + "\n", pictures
 
 
-def _parameter_rows(parameter: Any, context: Any) -> Iterator[str]:
+def _parameter_entries(parameter: Any, context: Any) -> Iterator[str]:
     if parameter.name == "help" or getattr(parameter, "hidden", False):
         return
     if parameter.param_type_name == "option":
@@ -148,8 +146,8 @@ def _parameter_rows(parameter: Any, context: Any) -> Iterator[str]:
         names = f"`{(parameter.name or '').upper()}`"
     default = parameter.get_default(context, call=False)
     nothing = default is None or default is False or default == () or callable(default)
-    shown = "required" if parameter.required else "" if nothing else f"`{_cell(str(default))}`"
-    yield f"| {names} | {shown} | {_cell(getattr(parameter, 'help', '') or '')} |\n"
+    shown = " (required)" if parameter.required else "" if nothing else f", by default `{_cell(str(default))}`"
+    yield f"{names}{shown}\n:   {_cell(getattr(parameter, 'help', '') or '')}\n\n"
 
 
 def _first_sentence(command: Any) -> str:
