@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -17,8 +18,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+import dita
 from dita import cli, models
-from dita.methods import METHODS, parse
+from dita.methods import FORA, METHODS, MadeFor, parse, write_method
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -103,6 +105,80 @@ RUN = sorted(
 def test_commands_that_need_no_weights_run(line: str) -> None:
     done = CliRunner().invoke(cli.app, shlex.split(line)[1:])
     assert done.exit_code == 0, done.output
+
+
+MADE = sorted(
+    {
+        line
+        for page in PAGES
+        for line in commands(page)
+        if line.split()[1] in ("compare", "generate", "judge", "evaluate") and "torchrun" not in line
+    }
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What the commands of the pages take for granted: folders of earlier commands, a method file, real pictures."""
+    place = tmp_path_factory.mktemp("reader")
+    short = ("--model", "shapes-flux", "--steps", "4")
+    red, blue = "a large red circle on a white background", "a small blue square on a grey background"
+    invoked("compare", *short, "--methods", "plain,toca:4:0.9", "--prompts", "2", "--out", place / "run")
+    for name, method in (("plain", "plain"), ("toca", "toca:4:0.9")):
+        invoked(
+            "generate", *short, "--method", method, "--prompt", red, "--prompt", blue, "--out", place / "out" / name
+        )
+    for name in ("coco", "photos"):
+        shutil.copytree(place / "run" / "images" / "plain", place / name)
+    write_method(place / "tuned", FORA(2), MadeFor(model="shapes-flux", steps=4))
+    (place / "coco.jsonl").write_text(json.dumps({"id": "a", "prompt": "a red circle"}) + "\n")
+    return place
+
+
+def invoked(*words: object) -> str:
+    done = CliRunner().invoke(cli.app, [str(word) for word in words])
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def shortened(line: str, out: str) -> list[str]:
+    """A command of a page on a bundled model, in few steps and with few prompts, into another folder."""
+    words = shlex.split(line)[1:]
+    smaller = {"--model": "shapes-flux", "--steps": "4", "--out": out}
+    for option, value in smaller.items():
+        if option in words:
+            words[words.index(option) + 1] = value
+        elif option == "--steps" and words[0] in ("compare", "generate") and "--pictures" not in words:
+            words += [option, value]
+    if "--prompts" in words and words[words.index("--prompts") + 1].isdigit():
+        words[words.index("--prompts") + 1] = "2"
+    if words[0] == "judge" and "--images" not in words:
+        words += ["--prompts", "4", "--steps", "4"]
+    return ["run" if words[0] == "judge" and word == "out" else word for word in words]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("line", MADE)
+def test_commands_that_make_or_measure_pictures_run(line: str, folder: Path, monkeypatch) -> None:
+    monkeypatch.chdir(folder)
+    invoked(*shortened(line, f"new-{MADE.index(line)}"))
+
+
+def blocks_on_bundled_models(page: Path) -> list[str]:
+    found = re.findall(r"^```python\n(.*?)^```", text_of(page), re.M | re.S)
+    return [block for block in found if '("shapes-' in block and "Studio" not in block]
+
+
+WITH_BLOCKS = [page for page in PAGES if blocks_on_bundled_models(page)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", WITH_BLOCKS, ids=lambda page: page.stem)
+def test_python_blocks_on_bundled_models_run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = {"__name__": "__main__", "dita": dita}  # the blocks of a page go on from each other
+    for block in blocks_on_bundled_models(page):
+        exec(compile(block, str(page), "exec", dont_inherit=True), names)
 
 
 def test_the_pages_name_enough_commands_for_these_tests_to_mean_something() -> None:

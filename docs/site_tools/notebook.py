@@ -47,14 +47,21 @@ def _run(source: str, names: dict[str, Any], where: str) -> list[Output]:
     last = body.pop() if body and isinstance(body[-1], ast.Expr) else None
     said = io.StringIO()
     with contextlib.redirect_stdout(said):
-        exec(compile(ast.Module(body, []), where, "exec"), names)
-        value = None if last is None else eval(compile(ast.Expression(last.value), where, "eval"), names)
+        exec(compile(ast.Module(body, []), where, "exec", dont_inherit=True), names)
+        value = (
+            None if last is None else eval(compile(ast.Expression(last.value), where, "eval", dont_inherit=True), names)
+        )
     outputs: list[Output] = []
     if said.getvalue():
         outputs.append({"output_type": "stream", "name": "stdout", "text": said.getvalue().splitlines(keepends=True)})
     if value is not None:
         outputs.append({"output_type": "execute_result", "execution_count": None, "metadata": {}, "data": _data(value)})
     return outputs
+
+
+def _compiled(tree: ast.Module | ast.Expression, where: str, mode: str) -> Any:
+    """Without the future imports of this module."""
+    return compile(tree, where, mode, dont_inherit=True)
 
 
 def _data(value: Any) -> dict[str, Any]:
