@@ -1,15 +1,13 @@
-"""README and docs: links lead somewhere, commands are those of the program, the tutorial runs, the site builds."""
+"""README and docs: links lead somewhere, commands are those of the program, the tutorial runs."""
 
 from __future__ import annotations
 
 import importlib.util
 import json
-import os
 import re
 import shlex
 import shutil
 import subprocess
-import sys
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -214,7 +212,7 @@ def test_the_costs_of_which_method_are_those_of_the_plans(model, steps, method, 
     assert size is None or f"{plan.cache_bytes / 1e9:.2f}" == size
 
 
-# --- the tutorial and the site
+# --- the tutorial
 
 
 def site_tool(name: str) -> ModuleType:
@@ -239,43 +237,6 @@ def test_the_tutorial_is_kept_with_its_outputs() -> None:
     cells = [cell for cell in json.loads(text_of(DOCS / "tutorial.ipynb"))["cells"] if cell["cell_type"] == "code"]
     assert sum(bool(cell["outputs"]) for cell in cells) >= len(cells) - 2
     assert (DOCS / "tutorial.ipynb").stat().st_size < 300_000
-
-
-@pytest.fixture(scope="module")
-def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The site, built with warnings as errors."""
-    pytest.importorskip("mkdocs", reason="the site is built with dita[docs]")
-    folder = tmp_path_factory.mktemp("site")
-    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(folder)]
-    variables = {**os.environ, "PYTHONPATH": str(ROOT), "NO_MKDOCS_2_WARNING": "1"}
-    done = subprocess.run(command, cwd=ROOT, env=variables, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return folder
-
-
-@pytest.mark.slow
-def test_the_site_needs_nothing_from_elsewhere_and_pictures_say_what_they_show(site: Path) -> None:
-    pages = sorted(site.rglob("*.html"))
-    assert len(pages) > 40
-    source = re.compile(r"<(?:script|img|iframe)[^>]*\ssrc=\"?(https?://[^\s\">]+)")
-    sheet = re.compile(r"<link[^>]*rel=\"?(?:stylesheet|preconnect|preload)[^>]*href=\"?(https?://[^\s\">]+)")
-    for page in pages:
-        text = text_of(page)
-        assert not source.findall(text) + sheet.findall(text), page
-        assert re.search(r"<title>[^<]{3,}</title>", text), page
-        assert not [image for image in re.findall(r"<img[^>]*>", text) if not re.search(r'alt="?[^"\s>]', image)], page
-
-
-@pytest.mark.slow
-def test_the_site_has_every_command_option_and_method(site: Path) -> None:
-    text = text_of(site / "cli.html")
-    group: Any = typer.main.get_command(cli.app)
-    for name in group.commands:
-        assert f'id="dita-{name}"' in text
-        assert all(f"<code>{option}</code>" in text for option in options_of(name)[0] - {"--help"})
-    listed = text_of(site / "methods.html")
-    assert all(f"methods/{name}.html" in listed for name in METHODS)
-    assert 'id="dita.enable"' in text_of(site / "api.html")
 
 
 def test_no_report_of_megabytes_is_committed() -> None:
