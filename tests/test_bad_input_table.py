@@ -24,6 +24,7 @@ from dita import cli, miniature, models
 from dita.bench.job import bench
 from dita.bench.workloads import workload
 from dita.caching.adapters import UnsupportedModelError
+from dita.cli.given_methods import say_what_is_not_kept
 from dita.compare import compare
 from dita.compare_folders import compare_folders
 from dita.demo.address import check_address
@@ -480,7 +481,7 @@ def soon() -> Any:
 @pytest.mark.parametrize(("line", "words"), COMMANDS.items(), ids=COMMANDS)
 def test_a_command(line: str, words: tuple[str, ...], material: Path, taken: int, monkeypatch: Any) -> None:
     monkeypatch.chdir(material)
-    monkeypatch.setattr(cli, "_silence_libraries", lambda: None)
+    monkeypatch.setattr("dita.cli.libraries.silence", lambda: None)
     before = sorted(material.rglob("*"))
     result = CliRunner().invoke(cli.app, shlex.split(line.format(taken=taken)))
     shown = result.output
@@ -524,7 +525,7 @@ def test_nothing_is_said_of_what_is_meant(line: str) -> None:
 
 def test_features_of_a_model_on_the_cpu_are_there_already() -> None:
     with pytest.warns(UserWarning, match="--store-device has no effect: the model is on the cpu"):
-        cli._say_what_is_not_kept(dita.Store(device="cpu"), [dita.ToCa()], "cpu")
+        say_what_is_not_kept(dita.Store(device="cpu"), [dita.ToCa()], "cpu")
 
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -571,7 +572,7 @@ DAMAGES = (
 @pytest.mark.parametrize("damage", DAMAGES, ids=lambda one: one.__name__.strip("_"))
 @pytest.mark.parametrize("name", miniature.MINIATURES)
 def test_a_damaged_folder(name: str, damage: Callable[[Path], None], tmp_path: Path, monkeypatch: Any) -> None:
-    monkeypatch.setattr(cli, "_silence_libraries", lambda: None)
+    monkeypatch.setattr("dita.cli.libraries.silence", lambda: None)
     folder = tmp_path / "model"
     shutil.copytree(miniature.folder(name), folder)
     damage(folder)

@@ -13,8 +13,9 @@ from typer.testing import CliRunner
 import dita.compare
 from dita import cli, miniature, models
 from dita.caching.adapters import UnsupportedModelError
+from dita.cli.given_prompts import prompts_of
 from dita.generation import runner
-from dita.methods import FORA, FewerSteps, MadeFor, Plain, write_method
+from dita.methods import FORA, METHODS, FewerSteps, MadeFor, Plain, pages, write_method
 from dita.miniature import world
 from dita.realistic_prompts import texts
 from dita.tables import TABLES
@@ -41,7 +42,7 @@ def refused(*arguments):
 
 def with_this_package():
     """The environment of a command in another folder."""
-    here = str(Path(cli.__file__).parent.parent)
+    here = str(Path(cli.__file__).parents[2])
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, [here, os.environ.get("PYTHONPATH")]))}
 
 
@@ -219,7 +220,7 @@ def job(monkeypatch):
     monkeypatch.setattr(miniature, "MINIATURES", {"shapes-flux": None})
     monkeypatch.setattr(models, "load", load)
     monkeypatch.setattr(dita.compare, "compare", compare)
-    monkeypatch.setattr(cli, "_silence_libraries", lambda: None)
+    monkeypatch.setattr("dita.cli.libraries.silence", lambda: None)
     return asked
 
 
@@ -284,7 +285,7 @@ def test_tuning_a_published_model_takes_realistic_prompts(job, monkeypatch, tmp_
 
 
 def test_all_methods_are_those_of_the_models_family(job, monkeypatch, tmp_path):
-    monkeypatch.setattr(cli, "_family", lambda pipe: "pixart")
+    monkeypatch.setattr("dita.cli.compare._family", lambda pipe: "pixart")
     run("compare", "--prompts", 2, "--methods", "all", "--out", tmp_path / "o")
     assert job.methods[0] == "plain" and {"tgate", "pab", "duca", "deltadit", "steps"} <= set(job.methods)
 
@@ -377,9 +378,9 @@ def test_tables_stand_beside_recomputed_flops_and_say_what_is_wrong():
 
 
 def test_every_parameter_has_a_meaning():
-    for name, cls in cli.METHODS.items():
+    for name, cls in METHODS.items():
         for field in dataclasses.fields(cls):
-            assert field.name in cli._field_meanings(cls) or field.name in cli.MEANINGS, f"{name} {field.name}"
+            assert field.name in pages.field_meanings(cls) or field.name in pages.MEANINGS, f"{name} {field.name}"
 
 
 def test_version_and_help():
@@ -515,4 +516,4 @@ def test_generate_that_is_told_to_end_keeps_what_is_made(drawing, tmp_path):
 
 def test_compare_reads_the_prompt_files_of_generate(tmp_path):
     (tmp_path / "p.jsonl").write_text('{"id": "x", "prompt": "a cat"}\n')
-    assert cli._prompts([str(tmp_path / "p.jsonl")], "shapes-flux") == ["a cat"]
+    assert prompts_of([str(tmp_path / "p.jsonl")], "shapes-flux") == ["a cat"]

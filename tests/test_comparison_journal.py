@@ -478,7 +478,7 @@ def test_weights_and_schedulers_are_told_apart(family):
 def command(tmp_path, monkeypatch):
     pipe = Drawer()
     monkeypatch.setattr(models, "load", lambda *_, **__: (pipe, {}))
-    monkeypatch.setattr(cli, "_silence_libraries", lambda: None)
+    monkeypatch.setattr("dita.cli.libraries.silence", lambda: None)
 
     def invoke():
         options = ("--prompts", "a", "--prompts", "b", "--methods", "steps:0.5", "--batch", "1", "--steps", "4")

@@ -8,6 +8,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from dita import cli, evaluation_report, networks
+from dita.cli.given_networks import networks_of
 from dita.evaluate import available, evaluate, from_json
 from dita.metrics import average, psnr, ssim
 from dita.metrics.catalogue import METRICS, parse
@@ -331,7 +332,7 @@ def test_by_default_all_that_is_possible_is_measured(folders, tiny, monkeypatch)
 
 @pytest.fixture
 def command(tiny, monkeypatch):
-    monkeypatch.setattr(cli, "_networks", lambda *_, **__: tiny)
+    monkeypatch.setattr("dita.cli.evaluate.networks_of", lambda *_, **__: tiny)
 
     def invoke(*arguments):
         return CliRunner(env={"COLUMNS": "200"}).invoke(cli.app, ["evaluate", *map(str, arguments)])
@@ -380,12 +381,12 @@ def test_networks_of_the_command_line_are_checked(tmp_path):
         ((["klip=x"],), "unknown network 'klip'"),
     ):
         with pytest.raises(ValueError, match=message):
-            cli._networks(None, *arguments, device="cpu")
+            networks_of(None, *arguments, device="cpu")
     with pytest.raises(ValueError, match="unknown resize 'tf'"):
-        cli._networks(None, [], device="cpu", resize="tf")
+        networks_of(None, [], device="cpu", resize="tf")
     with pytest.raises(ValueError, match="unknown device 'gpu'"):
-        cli._networks(None, [], device="gpu")
-    assert isinstance(cli._networks(None, ["clip=a/b"], device="cpu"), networks.Networks)
+        networks_of(None, [], device="gpu")
+    assert isinstance(networks_of(None, ["clip=a/b"], device="cpu"), networks.Networks)
 
 
 def test_every_metric_of_the_command_line_is_in_the_catalogue_with_range_direction_and_source():

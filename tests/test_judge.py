@@ -176,7 +176,7 @@ def test_a_folder_without_pictures_is_refused(tmp_path, content, message):
 @pytest.fixture
 def command(monkeypatch):
     monkeypatch.setattr(models, "load", lambda *a, **k: (Painter(fails=("two",)), {"num_inference_steps": 28}))
-    monkeypatch.setattr(cli, "_silence_libraries", lambda: None)
+    monkeypatch.setattr("dita.cli.libraries.silence", lambda: None)
     return lambda *arguments: CliRunner().invoke(cli.app, ["judge", *map(str, arguments)])
 
 

@@ -15,6 +15,13 @@ from dita.values import LARGEST_SEED, number, unknown, whole
 if TYPE_CHECKING:
     from dita.metrics.catalogue import Metric
 
+BUNDLED_BATCH = 4  # prompts in a call for the small bundled models; 1 for others
+
+STORE_DTYPE = "Keep features as bf16, fp16 or fp8; as computed by default (docs/memory.md)."
+STORE_DEVICE = "Keep features on the cpu, fetched ahead of their use; on the model's device by default."
+MAX_CACHE = "Keep 3.2GB of features, or 512MiB, at most: what saves the least for its bytes is computed."
+OVERWRITE = "Write into --out whatever it holds, and start over where other settings were interrupted."
+
 
 class OnceCommand(TyperCommand):
     """A command that refuses an option which is given twice, where all but the last would be forgotten."""

@@ -1,0 +1,67 @@
+"""`dita tables`: the published tables, recomputed."""
+
+from __future__ import annotations
+
+import json
+import textwrap
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from dita.cli.errors import one_line_errors
+from dita.values import unknown
+
+
+def tables(
+    names: Annotated[list[str] | None, typer.Argument(help="Of tables; all by default.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs, and nothing else.")] = False,
+) -> None:
+    """Print the published tables with FLOPs recomputed from dita's plans.
+
+    Latency and quality are as printed; FLOPs stand beside those of this project's plan for the row. Rows that disagree
+    with their own definition are marked.
+    """
+    from dita.tables import TABLES
+    from dita.tables import as_json as tables_json
+
+    with one_line_errors():
+        stray = [name for name in names or () if name not in TABLES]
+        if stray:
+            raise unknown("table", stray[0], TABLES)
+    chosen = [TABLES[name] for name in names or TABLES]
+    if as_json:
+        typer.echo(json.dumps(tables_json(chosen), indent=1))
+        return
+    console = Console(width=max(Console().width, 120))
+    for table in chosen:
+        _print_table(console, table)
+
+
+def _print_table(console: Console, table: Any) -> None:
+    from rich.table import Table as Printed
+
+    from dita.tables import recompute
+
+    console.print(f"\n{table.title}\n{table.source}; `--model {table.shape} --steps {table.steps}`", highlight=False)
+    printed = Printed(box=None, pad_edge=False)
+    heads = ("latency s", "TFLOPs", "here", "differ", "speed", "here", *table.quality)
+    for number, head in enumerate(("row", "method", *heads)):
+        printed.add_column(head, justify="left" if number < 2 else "right", no_wrap=True)
+    notes: list[str] = []
+    for one in recompute(table):
+        row = one.row
+        for mark in one.marks:
+            notes.append(f"[{len(notes) + 1}] {row.label}: {mark}")
+        numbers = "".join(f" \\[{n}]" for n in range(len(notes) - len(one.marks) + 1, len(notes) + 1))
+        cells = [f"{row.tflops:.2f}", f"{one.tflops:.2f}", f"{one.difference:+.2%}"]
+        cells += ["" if row.speed is None else f"{row.speed:.2f}", f"{one.speed:.2f}"]
+        latency = "" if row.latency is None else f"{row.latency:g}"
+        quality = ["" if value is None else f"{value:g}" for value in row.quality]
+        printed.add_row(row.label + numbers, row.method.label(), latency, *cells, *quality)
+    console.print(printed, highlight=False)
+    for note in notes:
+        typer.echo(textwrap.fill(note, 118, subsequent_indent="    "))
+    typer.echo(
+        "speed: ratio of FLOPs to the first row's, as the tables call it. here: from the plan of the row's method."
+    )
