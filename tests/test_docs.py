@@ -44,8 +44,12 @@ def anchors(page: Path) -> set[str]:
 
 def commands(page: Path) -> list[str]:
     """The lines of a page's code blocks that call dita, without their comments."""
-    lines = re.findall(r"^(?: {4}|\t)?(dita .+)$", re.sub(r"\\\n\s*", "", text_of(page)), re.M)
-    return [line.split("  #")[0].split(" # ")[0].strip() for line in lines if not line.startswith("dita ma")]
+    text = re.sub(r"\\\n\s*", "", text_of(page))
+    blocks = re.findall(r"^```(\w*)\n(.*?)^```", text, re.M | re.S)
+    fenced = "\n".join(block for language, block in blocks if language in ("", "sh", "bash", "console", "text"))
+    indented = "\n".join(re.findall(r"^(?: {4}|\t)(.*)$", re.sub(r"^```.*?^```", "", text, flags=re.M | re.S), re.M))
+    lines = re.findall(r"^\s*(?:\$ )?(dita [a-z-]+(?: .*)?)$", f"{fenced}\n{indented}", re.M)
+    return [re.split(r"\s#\s", line)[0].strip() for line in lines]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
@@ -129,6 +133,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("coco", "photos"):
         shutil.copytree(place / "run" / "images" / "plain", place / name)
     write_method(place / "tuned", FORA(2), MadeFor(model="shapes-flux", steps=4))
+    (place / "prompts.txt").write_text(f"{red}\n{blue}\n")
     (place / "coco.jsonl").write_text(json.dumps({"id": "a", "prompt": "a red circle"}) + "\n")
     return place
 
