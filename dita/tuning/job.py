@@ -47,7 +47,7 @@ TOLERANCE = 0.98
 """Share of the wanted speed-up that counts as reached: the spread of medians of few pairs."""
 NEAR = 1.15
 """A candidate is measured again if it took at most so many times the goal's seconds."""
-PAIRS = 4
+PAIRS = 3
 """Calls of a finalist that are timed beside plain's, at least."""
 LADDER = (6.0, 4.0, 3.0, 2.5, 2.0, 1.5)
 """Speed-ups that are tried, the fastest first, where the goal is a closeness."""
