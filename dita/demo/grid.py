@@ -13,8 +13,10 @@ from dita.demo.sampling import Made
 from dita.demo.scores import Scores
 from dita.demo.studio import Studio, Waiting
 from dita.methods import FewerSteps, Method, Plain
+from dita.samplers import FAMILY_SAMPLERS
 
-RIVALS: tuple[Method, ...] = (FewerSteps(0.7), FewerSteps(0.5), FewerSteps(0.35))
+FRACTIONS = (0.7, 0.5, 0.35)
+SAMPLER_FRACTIONS = (0.5, 0.35)
 HIGHEST_PSNR = 99.0  # dB; stands for identical pictures, whose PSNR is infinite
 
 
@@ -91,6 +93,13 @@ def check_grid(limits: Limits, methods: Sequence[Method], requests: Sequence[Req
         raise Refused(f"There are {len(requests)} prompts; at most {limits.prompts} are allowed.")
 
 
+def rivals(family: str, steps: int, least: int) -> list[Method]:
+    """Fewer steps, and fewer steps with each other sampler that a family has; runs of at least `least` steps."""
+    found = [FewerSteps(fraction) for fraction in FRACTIONS]
+    found += [FewerSteps(f, sampler) for sampler in FAMILY_SAMPLERS.get(family, ()) for f in SAMPLER_FRACTIONS]
+    return [rival for rival in found if least <= rival.run_steps(steps) < steps]
+
+
 def explore(
     studio: Studio, methods: Sequence[Method], requests: Sequence[Request], session: str = ""
 ) -> Iterator[Waiting | Done | Point]:
@@ -100,9 +109,8 @@ def explore(
     iterator stops the work. Raises as `Studio.compare` does.
     """
     check_grid(studio.limits, methods, requests)
-    steps, least = requests[0].steps, studio.loaded.least_steps
-    rivals = [rival for rival in RIVALS if least <= rival.run_steps(steps) < steps]
-    every = [Plain(), *rivals, *(method for method in methods if method not in rivals)]
+    others = rivals(studio.loaded.family, requests[0].steps, studio.loaded.least_steps)
+    every = [Plain(), *others, *(method for method in methods if method not in others)]
     drawn: dict[Method, list[_Drawn]] = {method: [] for method in every}
     turns = [(request, method) for request in requests for method in every]
     with studio.visit(session) as visit:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from dita import miniature
 from dita.methods import (
     FORA,
     METHOD_FILE,
@@ -18,6 +19,7 @@ from dita.methods import (
     ToMe,
     as_method,
     names_a_file,
+    read_method,
 )
 
 PRESETS: dict[str, Method] = {
@@ -32,14 +34,23 @@ PRESETS: dict[str, Method] = {
     "Merged tokens: ToMe": ToMe(0.5, force=True),
     "Merged and cached tokens: ToMe with ToCa": as_method([ToMe(0.5, force=True), ToCa(4, 0.9)]),
     "Rival: half of the steps": FewerSteps(0.5),
+    "Rival: a third of the steps": FewerSteps(0.35),
+    "Rival: a third of the steps, UniPC": FewerSteps(0.35, "unipc"),
+    "Rival: a third of the steps, DPM++ 2M": FewerSteps(0.35, "dpm++"),
     "Rival: ToCa with random tokens": ToCa(4, 0.9, "random"),
 }
 """By name; those with merging force it, so that it shows also where it does not pay."""
 
 
-def presets(family: str) -> dict[str, Method]:
-    """The presets that run on a family."""
-    return {name: method for name, method in PRESETS.items() if _runs(method, family)}
+TUNED = "Tuned for this model"
+"""The name of the plan that `dita tune` found for a bundled model."""
+
+
+def presets(family: str, model: str | None = None) -> dict[str, Method]:
+    """The presets that run on a family; before them what was tuned for the bundled `model`, if that has a plan."""
+    plan = miniature.tuned(model) if model in miniature.MINIATURES else None
+    found = {} if plan is None else {TUNED: read_method(plan).method}
+    return found | {name: method for name, method in PRESETS.items() if _runs(method, family)}
 
 
 def preset_name(given: str) -> str:

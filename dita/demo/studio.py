@@ -107,7 +107,7 @@ class Studio:
     @property
     def presets(self) -> dict[str, Method]:
         """What visitors may choose by name: the owner's, then those that run on the model."""
-        rest = presets(self.loaded.family).items()
+        rest = presets(self.loaded.family, self.loaded.name).items()
         return {**self.own, **{name: method for name, method in rest if method not in self.own.values()}}
 
     def close(self) -> None:

@@ -96,6 +96,16 @@ def folder(name: str) -> Path:
     return place
 
 
+def tuned(name: str) -> Path | None:
+    """The file of the plan that `dita tune` found for a bundled model; None if there is none.
+
+    Raises `ValueError` for a name that no bundled model has.
+    """
+    _check(name, MINIATURES)
+    path = Path(__file__).parent / "tuned" / f"{name}.json"
+    return path if path.is_file() else None
+
+
 def load_judge(device: str | torch.device = "cpu") -> Judge:
     """The ground-truth judge: `judge(pictures, prompts)` gives a Verdict for each picture.
 

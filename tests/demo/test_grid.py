@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from dita.demo.grid import RIVALS, Done, Point, check_grid, explore, grid_methods
+from dita.demo.grid import Done, Point, check_grid, explore, grid_methods, rivals
 from dita.demo.request import Limits, Refused, checked
 from dita.demo.sampling import Stopped
 from dita.methods import FORA, FewerSteps, Plain, ToCa
@@ -47,10 +47,13 @@ def test_grids_have_limits(studio):
 def test_all_methods_run_in_turn_prompt_by_prompt(studio):
     events = list(explore(studio, [FORA(1), FORA(2)], requests_of(studio)))
     points = [event for event in events if isinstance(event, Point)]
-    assert [point.method for point in points] == 2 * [Plain(), *RIVALS, FORA(1), FORA(2)]
-    assert [point.rival for point in points] == 2 * [True, True, True, True, False, False]
-    assert [point.prompts for point in points] == 6 * [1] + 6 * [2]
-    points = points[6:]
+    others = rivals("flux", 8, 1)
+    assert others[:3] == [FewerSteps(0.7), FewerSteps(0.5), FewerSteps(0.35)]
+    assert others[3:] == [FewerSteps(f, sampler) for sampler in ("unipc", "dpm++") for f in (0.5, 0.35)]
+    assert [point.method for point in points] == 2 * [Plain(), *others, FORA(1), FORA(2)]
+    assert [point.rival for point in points] == 2 * [*8 * [True], False, False]
+    assert [point.prompts for point in points] == 10 * [1] + 10 * [2]
+    points = points[10:]
     plain, same, cached = points[0], points[-2], points[-1]
     assert plain.speedup == 1
     assert same.psnr == 99
@@ -58,8 +61,8 @@ def test_all_methods_run_in_turn_prompt_by_prompt(studio):
     assert cached.flops_ratio > 1.2
     assert points[2].flops_ratio == pytest.approx(2)
     counts = [event.pictures for event in events if isinstance(event, Done)]
-    assert counts == list(range(13))
-    assert {event.of for event in events if isinstance(event, Done)} == {12}
+    assert counts == list(range(21))
+    assert {event.of for event in events if isinstance(event, Done)} == {20}
 
 
 def test_an_exploration_lets_others_in_between(studio):
