@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from dita.predictors import lagrange
 from dita.tuning.schedules import Schedule
+from dita.tuning.trials import steady
 
 Rows = tuple[tuple[float, ...], ...]
 """For each cached step, the weights of the last full outputs, oldest first."""
@@ -87,17 +88,20 @@ def fitted(
     """One step of Gauss and Newton: weights with which the final latents of `run` come nearer to `reference`.
 
     Each change is tried alone, by `probe`; the latents, (prompts, ...), are taken to move in proportion. Prompts count
-    by the logarithm of their error, as decibels do: each is divided by its present error.
+    by the logarithm of their error, as decibels do: each is divided by its present error. Those that are not `steady`
+    are left out: their pictures went another way, and tell nothing of small changes.
     """
     now = run(rows).astype(np.float64)
     missed = reference.astype(np.float64) - now
+    kept = steady(tuple(np.square(missed).reshape(len(missed), -1).mean(axis=1)))
+    now, missed = now[kept], missed[kept]
     flat = missed.reshape(len(missed), -1)
     sizes = np.sqrt(np.square(flat).mean(axis=1)).clip(1e-6)
     right = (flat / sizes[:, None]).ravel()
     columns = []
     for number in range(len(changes)):
         amounts = [probe * (number == other) for other in range(len(changes))]
-        moved = run(changed(rows, changes, amounts)).astype(np.float64) - now
+        moved = run(changed(rows, changes, amounts)).astype(np.float64)[kept] - now
         columns.append((moved.reshape(len(moved), -1) / probe / sizes[:, None]).ravel())
     jacobian = np.stack(columns, axis=1)
     inner = jacobian.T @ jacobian

@@ -51,7 +51,7 @@ PAIRS = 3
 """Calls of a finalist that are timed beside plain's, at least."""
 LADDER = (6.0, 4.0, 3.0, 2.5, 2.0, 1.5)
 """Speed-ups that are tried, the fastest first, where the goal is a closeness."""
-SHARES = (0.2, 0.3)
+SHARES = (0.25, 0.35)
 """Of the prompts: for calibration and for the choice; the others are for the report."""
 MOST = (8, 16)
 """Prompts of calibration and of the choice, at most."""

@@ -20,7 +20,7 @@ from dita.tuning.journal import TRIALS
 from dita.tuning.observing import observed
 from dita.tuning.results import from_json
 from dita.tuning.search import Costs
-from dita.tuning.trials import Trial, squared_errors
+from dita.tuning.trials import Trial, squared_errors, steady
 from tests import tiny_flux, tiny_pixart
 
 QUIET = Console(file=open("/dev/null", "w"))  # noqa: SIM115
@@ -167,10 +167,12 @@ def test_a_method_in_the_file_says_for_how_many_steps_its_full_ones_are() -> Non
     assert finer.plan(shape, 28).full_steps == (0, 30, 83)
 
 
-def test_errors_are_averaged_in_decibels() -> None:
-    """One picture that goes another way counts as one."""
-    trial = Trial(Plain(), 1.0, {"plain": (1e-4, 1e-4, 1.0)})
-    assert -10 * math.log10(trial.error("plain")) == pytest.approx((40 + 40 + 0) / 3)
+def test_errors_are_averaged_in_decibels_without_the_worst_third() -> None:
+    """A picture that goes another way says nothing of how near the others are; broken numbers are said."""
+    trial = Trial(Plain(), 1.0, {"plain": (1e-4, 1.0, 1e-3)})
+    assert -10 * math.log10(trial.error("plain")) == pytest.approx((40 + 30) / 2)
+    assert steady((5.0, 1.0, 4.0, 3.0)) == [1, 2, 3] and steady((2.0,)) == [0]
+    assert Trial(Plain(), 1.0, {"plain": (1e-4, 1e-4, math.inf)}).error("plain") == math.inf
     broken = squared_errors(np.array([[np.nan], [1.0]]), np.array([[0.0], [3.0]]))
     assert broken == (math.inf, 4.0)
 
