@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dita.caching.noise_levels import coordinate, noise_levels, prediction, space_map
+from dita.caching.noise_levels import NoiseLevel, coordinate, noise_levels, prediction, space_map
 from dita.caching.whole_call import step_arguments
 
 
@@ -25,21 +25,29 @@ class Observed:
     Attributes:
         outputs, samples: of each step, on the CPU in 32 bits: the model's output after guidance, and the latents.
         arguments: of `set_timesteps`.
+        levels: the noise level of each step, as the scheduler held them in that run.
     """
 
     scheduler: Any
     outputs: list[Tensor] = field(default_factory=list)
     samples: list[Tensor] = field(default_factory=list)
     arguments: tuple[tuple[Any, ...], dict[str, Any]] = ((), {})
+    levels: Sequence[NoiseLevel] | None = None
 
     @property
     def steps(self) -> int:
         return len(self.outputs)
 
+    def _levels(self) -> Sequence[NoiseLevel]:
+        """Raises `ValueError` for a scheduler whose noise levels are not known."""
+        if self.levels is None:
+            raise ValueError(f"noise levels of {type(self.scheduler).__name__} are not known")
+        return self.levels
+
     def values(self, space: str) -> NDArray[np.float32]:
         """What a forecast in `space` continues, of each step: (steps, numbers)."""
-        levels, predicted = noise_levels(self.scheduler), prediction(self.scheduler)
-        maps = [space_map(space, predicted, level) for level in levels]
+        predicted = prediction(self.scheduler)
+        maps = [space_map(space, predicted, level) for level in self._levels()]
         mapped = [
             to.forward(sample, output).flatten().numpy()
             for to, sample, output in zip(maps, self.samples, self.outputs, strict=True)
@@ -54,14 +62,14 @@ class Observed:
 
     def coordinates(self, along: str) -> tuple[float, ...]:
         """Where each step lies along step numbers, noise levels or log-SNR."""
-        return coordinate(along, noise_levels(self.scheduler))
+        return coordinate(along, self._levels())
 
     def sensitivities(self, space: str) -> NDArray[np.float64]:
         """How far the final latents move for each unit of a step's value, where no later step corrects it."""
         scheduler = copy.deepcopy(self.scheduler)
         args, kwargs = self.arguments
         scheduler.set_timesteps(*args, **kwargs)
-        levels, predicted = noise_levels(self.scheduler), prediction(self.scheduler)
+        levels, predicted = self._levels(), prediction(self.scheduler)
         sample = torch.zeros(self.steps, 1, 1, 1)
         for step, time in enumerate(scheduler.timesteps):
             impulse = torch.zeros_like(sample)
@@ -93,5 +101,7 @@ def observed(pipe: Any) -> Iterator[Observed]:
     scheduler.__dict__["step"], scheduler.__dict__["set_timesteps"] = step, set_timesteps
     try:
         yield seen
+        with suppress(ValueError):  # of a scheduler that does not tell its noise levels
+            seen.levels = noise_levels(scheduler)  # now: the next run may take other steps
     finally:
         del scheduler.__dict__["step"], scheduler.__dict__["set_timesteps"]

@@ -198,6 +198,17 @@ def test_what_the_scheduler_gets_is_observed_and_its_sensitivities_are_its_step_
     )
 
 
+@pytest.mark.parametrize("tiny", [tiny_flux, tiny_pixart])
+def test_what_was_observed_stays_after_runs_of_other_steps(tiny) -> None:
+    pipe = tiny.tiny_pipeline()
+    with observed(pipe) as seen:
+        tiny.call(pipe, steps=6)
+    found = [seen.coordinates("noise"), seen.gram("velocity").tolist(), seen.sensitivities("velocity").tolist()]
+    tiny.call(pipe, steps=3)
+    again = [seen.coordinates("noise"), seen.gram("velocity").tolist(), seen.sensitivities("velocity").tolist()]
+    assert len(found[0]) == 6 and again == found
+
+
 def test_fixed_methods_reach_the_ratio_with_the_shortest_cycle() -> None:
     shape = named_shape("flux-dev")
     found = candidates.fixed_methods(shape, 28, 2.5)
