@@ -14,6 +14,7 @@ from dita.cli import (
     evaluate,
     generate,
     judge,
+    libraries,
     methods,
     plan,
     study,
@@ -41,6 +42,7 @@ def main(version: Annotated[bool, typer.Option("--version", help="Print the vers
     if version:
         typer.echo(f"dita {__version__}")
         raise typer.Exit
+    libraries.hush()
 
 
 for command in (

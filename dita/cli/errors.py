@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import signal
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import typer
 
+from dita.cli import libraries
 from dita.output_files import in_words
 
 BAD_INPUT = 2  # exit code
@@ -20,7 +21,7 @@ def one_line_errors() -> Iterator[None]:
     """What a user can mend is said in one line on the standard error stream, with exit code 2; warnings likewise."""
     with warnings.catch_warnings():
         warnings.simplefilter("once")
-        warnings.showwarning = lambda message, *_args, **_kwargs: typer.echo(f"warning: {message}", err=True)
+        warnings.showwarning = _showing()
         try:
             yield
         except Exception as error:
@@ -31,6 +32,19 @@ def one_line_errors() -> Iterator[None]:
             message = " ".join(said.split()) or type(error).__name__
             typer.echo(f"error: {message}", err=True)
             raise typer.Exit(BAD_INPUT) from None
+
+
+def _showing() -> Callable[..., None]:
+    """What shows a warning of dita's, each once; those of the libraries below are for who writes programs with them."""
+    said = set()  # the filter "once" is once for each module
+
+    def show(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
+        text = str(message)
+        if text not in said and libraries.concerns_the_user(text, category):
+            said.add(text)
+            typer.echo(f"warning: {text}", err=True)
+
+    return show
 
 
 @contextmanager
