@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -44,7 +46,36 @@ def test_without_the_whole_set_a_test_of_its_vectors_is_skipped(places, monkeypa
 
 
 def test_what_ships_is_small_and_explained() -> None:
-    files = [path for path in conftest.SHIPPED.rglob("*") if path.is_file()]
+    files = [path for path in conftest.SHIPPED.rglob("*") if path.is_file() and path.suffix != ".pyc"]
     assert sum(path.stat().st_size for path in files) < 2**20
     text = (conftest.SHIPPED / "README.md").read_text()
-    assert all(f"`{path.relative_to(conftest.SHIPPED).parts[0]}/" in text for path in files if path.name != "README.md")
+    folders = {path.relative_to(conftest.SHIPPED).parts[0] for path in files if path.parent != conftest.SHIPPED}
+    assert folders and all(f"`{folder}/" in text for folder in folders)
+
+
+def test_the_recorder_names_what_a_clone_computes_otherwise(tmp_path: Path) -> None:
+    functions = {
+        "flux-ToCa/src/flux/modules/cache_functions": {
+            "cal_type": "current['type'] = 'full' if current['step'] % 3 == 0 else 'ToCa'",
+            "fresh_ratio_scheduler": "return cache['fresh_ratio']",
+        },
+        "PixArt-alpha-ToCa/diffusion/model/cache_functions": {
+            "global_force_fresh": "return current['step'] % 2 == 0",
+            "force_scheduler": "cache['cal_threshold'] = 2.0",
+            "fresh_ratio_scheduler": "return 0.5",
+        },
+    }
+    for folder, modules in functions.items():
+        (tmp_path / folder).mkdir(parents=True)
+        (tmp_path / folder / "__init__.py").write_text("raise ImportError('models')")
+        for name, body in modules.items():
+            (tmp_path / folder / f"{name}.py").write_text(f"def {name}(cache, current):\n    {body}\n")
+    command = [sys.executable, str(conftest.SHIPPED / "record_plans.py"), str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 1, done.stderr
+    said = done.stdout.splitlines()
+    assert "flux_toca.json: types S=50 N=4 r=0.1 differs" in said
+    assert "flux_toca.json: types S=50 N=3 r=0.0 differs" not in said, "the stand-in has that very cycle"
+    assert "flux_toca.json: k constant r=0.1 S=50 s=3 N=4 img=4096 txt=512 differs" not in said
+    assert "pixart_toca.json: S=20 N=2 r=0.0 ToCa Nt=256 layers=28 differs" not in said
+    assert "pixart_toca.json: S=20 N=3 r=0.3 ToCa Nt=256 layers=28 differs" in said
