@@ -329,7 +329,7 @@ def show(console: Console, entry: dict[str, Any], found: Found | None) -> None:
         return
     for heading, heads, lines in found.tables:
         console.print(heading, highlight=False, markup=False)
-        console.print(table.rich(heads, lines))
+        console.print(table.terminal(heads, lines))
     for label, reason in found.left_out:
         console.print(f"{label} is left out: {reason}", highlight=False, markup=False)
 

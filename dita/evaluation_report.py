@@ -2,30 +2,27 @@
 
 from __future__ import annotations
 
-from rich.table import Table
-
 from dita.evaluate import Evaluation
 from dita.measurement import Result
 from dita.metrics.bootstrap import Average
 from dita.metrics.catalogue import METRICS
+from dita.terminal import Column, FittingTable
 
 NAMED_PROBLEMS = 20  # further ones are counted, and named in the JSON
 
 
-def table(evaluation: Evaluation) -> Table:
+def table(evaluation: Evaluation) -> FittingTable:
     """A line a metric: value with its 95 % interval, the plain pipeline's, and the paired difference to it."""
-    made = Table(header_style="bold", box=None, padding=(0, 2, 0, 0), pad_edge=False)
-    made.add_column("metric")
     beside = any(result.plain or result.difference for result in evaluation.results)
-    for head in ("value", "95 % interval", *(("plain", "paired difference") if beside else ()), "pictures"):
-        made.add_column(head, justify="right", no_wrap=True)
-    made.add_column("better")
+    heads = [Column("value"), Column("95 % interval")]
+    heads += [Column("plain", 1), Column("paired difference", 1)] if beside else []
+    made = FittingTable("metric", [*heads, Column("pictures", 2), Column("better", 2, left=True)])
     for result in evaluation.results:
         cells = [number(result, result.value), interval(result, result.value)]
         if beside:
             change = (number(result, result.difference, "+"), interval(result, result.difference))
             cells += [number(result, result.plain), " ".join(filter(None, change))]
-        made.add_row(_title(result), *cells, _counts(result), result.better)
+        made.add(_title(result), [*cells, _counts(result), result.better])
     return made
 
 

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import jinja2
 import numpy as np
 from PIL import Image
-from rich.table import Table
+from rich.console import Group as Lines
+from rich.text import Text
 
 from dita.clips import PREVIEW_SIDE, animation, film_strip, is_clip, light_animation
 from dita.metrics.catalogue import METRICS
@@ -25,6 +26,7 @@ from dita.metrics.picture_sets import MANIFEST_LINES, picture_id, write_manifest
 from dita.output_files import write_file, writing
 from dita.quality_plot import METRICS as PLOTTED
 from dita.quality_plot import SERIES, quality_plot
+from dita.terminal import Column, FittingTable
 from dita.whole_files import remove_partial
 
 if TYPE_CHECKING:
@@ -194,21 +196,22 @@ def extra_heads(comparison: Comparison) -> list[str]:
     return [fixed.get(name) or METRICS[name].title for name in _extra_names(comparison)]
 
 
-def terminal_table(comparison: Comparison) -> Table:
-    """The table for a terminal, a line a method; 80 characters wide where the labels are short."""
-    table = Table(header_style="bold", box=None, padding=(0, 1, 0, 0), pad_edge=False, caption_justify="left")
-    table.add_column("method", overflow="fold")
+def terminal_table(comparison: Comparison) -> Lines:
+    """The table for a terminal of any width, a line a method, and the remarks below it."""
     made = comparison.makes
     judged = _is_judged(comparison)
     counted = not comparison.folders
-    heads = [f"s / {made}\nmedian", "speed-up\nin s"] if counted else [f"s / {made}\nas noted", "speed-up\nas noted"]
+    noted = ("median", "in s") if counted else ("as noted", "as noted")
+    columns = [Column(f"s / {made}\n{noted[0]}"), Column(f"speed-up\n{noted[1]}")]
     if counted:
-        heads = ["steps\nthat ran", *heads, f"TFLOPs\n/{made}", "FLOPs\nratio", "cache\nMB"]
-    for head in (*heads, "PSNR\ndB", "SSIM\n", *(["judge\nright"] if judged else [])):
-        table.add_column(head, justify="right", no_wrap=True)
+        costs = [Column(f"TFLOPs\n/{made}", 3), Column("FLOPs\nratio", 2), Column("cache\nMB", 2)]
+        columns = [Column("steps\nthat ran", 1), *columns, *costs]
+    columns += [Column("PSNR\ndB"), Column("SSIM\n"), *([Column("judge\nright")] if judged else [])]
     metrics = len(_metric_names(comparison))
-    for head in extra_heads(comparison)[-metrics:] if metrics else ():
-        table.add_column(head.replace(" ", "\n", 1), justify="right", no_wrap=True)
+    columns += [
+        Column(head.replace(" ", "\n", 1), 1) for head in (extra_heads(comparison)[-metrics:] if metrics else ())
+    ]
+    table = FittingTable("method", columns)
     for row, result in zip(rows(comparison), comparison.results, strict=True):
         time = result.seconds_per_image
         spread = f" ±{50 * (time.high - time.low) / time.median:.0f}%" if time.count > 1 else ""
@@ -218,7 +221,7 @@ def terminal_table(comparison: Comparison) -> Table:
         cells += [row.psnr.value, row.ssim.value]
         cells += [row.judge.value] if judged else []
         cells += [cell.value for cell in row.extra[-metrics:]] if metrics else []
-        table.add_row(row.label, *cells, style="red" if row.broken else None)
+        table.add(row.label, cells, "red" if row.broken else None)
     remarks = ["± is half the distance between the quartiles"]
     if not counted:
         remarks.append("seconds are those noted in the folders: not interleaved, so no measurement of speed")
@@ -230,8 +233,7 @@ def terminal_table(comparison: Comparison) -> Table:
     ]
     remarks += comparison.notes
     remarks += [fact for _, fact in _metric_notes(comparison, warnings_only=True)]
-    table.caption = "\n" + "\n".join(remarks)
-    return table
+    return Lines(table, Text(), *(Text(remark, style="italic dim") for remark in remarks))
 
 
 def title(comparison: Comparison) -> str:

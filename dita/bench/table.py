@@ -7,10 +7,9 @@ from collections.abc import Sequence
 from statistics import median
 from typing import Any
 
-from rich.table import Table
-
 from dita.bench.job import Benchmark, Row
 from dita.bench.precision import Deviation
+from dita.terminal import Column, FittingTable
 
 LEGEND = (
     "s: median of a run of the sampling loop. Ratios of seconds and FLOPs: plain over this row; efficiency: the former"
@@ -28,6 +27,8 @@ HEADS = ("", "s", "s\nratio", "FLOPs\nratio", "effi-\nciency", "steps: ms", "pea
 PRECISION_HEADS = ("", "error", "/ plain", "same\ntokens")
 LEFT = ("", "steps: ms")
 """Columns of text; all others are numbers."""
+RANKS = {"s": 0, "s\nratio": 0, "FLOPs\nratio": 0, "error": 0, "steps: ms": 2}
+"""Of columns where not all fit in a terminal's width, as `Column.rank`; 1 for all others."""
 
 
 def lines(result: Benchmark) -> list[tuple[str, ...]]:
@@ -67,19 +68,16 @@ def precision_lines(found: Sequence[Deviation]) -> list[tuple[str, ...]]:
     ]
 
 
-def table(result: Benchmark) -> Table:
+def table(result: Benchmark) -> FittingTable:
     """One line for each contender."""
-    return rich(HEADS, lines(result))
+    return terminal(HEADS, lines(result))
 
 
-def rich(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> Table:
-    """A table for the terminal."""
-    shown = Table(header_style="bold", box=None, padding=(0, 1, 0, 0), pad_edge=False)
-    shown.add_column(heads[0], overflow="fold")
-    for head in heads[1:]:
-        shown.add_column(head, justify="left" if head in LEFT else "right", no_wrap=True)
-    for line in lines:
-        shown.add_row(*line)
+def terminal(heads: Sequence[str], lines: Sequence[Sequence[str]]) -> FittingTable:
+    """A table for a terminal of any width, whose first column is the labels'."""
+    shown = FittingTable(heads[0], [Column(head, RANKS.get(head, 1), head in LEFT) for head in heads[1:]])
+    for label, *cells in lines:
+        shown.add(label, cells)
     return shown
 
 

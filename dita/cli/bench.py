@@ -104,7 +104,7 @@ def bench(
             typer.echo(json.dumps(table.as_json(result), indent=1))
         else:
             typer.echo(f"{table.heading(result)}\n")
-            shown = Console(width=max(Console().width, 120))
+            shown = Console()
             shown.print(table.table(result))
             typer.echo("")
             for label, reason in result.refused:

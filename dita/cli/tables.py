@@ -33,35 +33,33 @@ def tables(
     if as_json:
         typer.echo(json.dumps(tables_json(chosen), indent=1))
         return
-    console = Console(width=max(Console().width, 120))
+    console = Console()
     for table in chosen:
         _print_table(console, table)
 
 
 def _print_table(console: Console, table: Any) -> None:
-    from rich.table import Table as Printed
-
     from dita.tables import recompute
+    from dita.terminal import Column, FittingTable
 
     console.print(f"\n{table.title}\n{table.source}; `--model {table.shape} --steps {table.steps}`", highlight=False)
-    printed = Printed(box=None, pad_edge=False)
-    heads = ("latency s", "TFLOPs", "here", "differ", "speed", "here", *table.quality)
-    for number, head in enumerate(("row", "method", *heads)):
-        printed.add_column(head, justify="left" if number < 2 else "right", no_wrap=True)
+    heads = ("latency\ns", "TFLOPs\nprinted", "TFLOPs\nhere", "differ", "speed\nprinted", "speed\nhere")
+    ranks = (3, 1, 1, 1, 2, 2)
+    columns = [Column("method", left=True), *map(Column, heads, ranks), *(Column(head, 3) for head in table.quality)]
+    printed = FittingTable("row", columns)
     notes: list[str] = []
     for one in recompute(table):
         row = one.row
         for mark in one.marks:
             notes.append(f"[{len(notes) + 1}] {row.label}: {mark}")
-        numbers = "".join(f" \\[{n}]" for n in range(len(notes) - len(one.marks) + 1, len(notes) + 1))
+        numbers = "".join(f" [{n}]" for n in range(len(notes) - len(one.marks) + 1, len(notes) + 1))
         cells = [f"{row.tflops:.2f}", f"{one.tflops:.2f}", f"{one.difference:+.2%}"]
         cells += ["" if row.speed is None else f"{row.speed:.2f}", f"{one.speed:.2f}"]
         latency = "" if row.latency is None else f"{row.latency:g}"
         quality = ["" if value is None else f"{value:g}" for value in row.quality]
-        printed.add_row(row.label + numbers, row.method.label(), latency, *cells, *quality)
+        printed.add(row.label + numbers, [row.method.label(), latency, *cells, *quality])
     console.print(printed, highlight=False)
     for note in notes:
-        typer.echo(textwrap.fill(note, 118, subsequent_indent="    "))
-    typer.echo(
-        "speed: ratio of FLOPs to the first row's, as the tables call it. here: from the plan of the row's method."
-    )
+        typer.echo(textwrap.fill(note, console.width - 2, subsequent_indent="    "))
+    legend = "speed: ratio of FLOPs to the first row's, as the tables call it. here: from the plan of the row's method."
+    typer.echo(textwrap.fill(legend, console.width - 2))

@@ -24,6 +24,7 @@ from dita.plan import LETTERS
 from dita.quality_plot import pareto_front
 from dita.report import EMBEDDED_SIDE, PIXELATED_BELOW, closeness, data_uri, spread_cell, three_digits
 from dita.shapes import Kind
+from dita.terminal import folded
 from dita.tuning.front_plot import GROUPS, NARROW, WIDE, Mark, frame_of, front_plot
 from dita.tuning.results import Candidate, Finalist, Group, Reported, Tuning, pictures_of
 from dita.tuning.trials import REFERENCES
@@ -198,17 +199,6 @@ def terminal(tuning: Tuning) -> Lines:
     under = "→ is what to use. dB: PSNR. Below: quartiles of the speed-up, 95 % intervals of the mean PSNR."
     notes = [Text(note) for note in (under, *tuning.notes)]
     return Lines(Text(tuning.answer, style="bold"), Text(), table, Text(), *notes)
-
-
-def folded(label: str, width: int) -> list[str]:
-    """A method's name in lines of at most `width` characters, broken after `:`, `/` and `+` where it has any."""
-    lines = [""]
-    for part in _parts(label):
-        for piece in (part[i : i + width] for i in range(0, len(part), width)):
-            if len(lines[-1]) + len(piece) > width:
-                lines.append("")
-            lines[-1] += piece
-    return lines
 
 
 def _parts(label: str) -> list[str]:
