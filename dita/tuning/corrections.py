@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from dita.predictors import lagrange
 from dita.tuning.schedules import Schedule
-from dita.tuning.trials import steady
+from dita.tuning.trials import SMALLEST, steady
 
 Rows = tuple[tuple[float, ...], ...]
 """For each cached step, the weights of the last full outputs, oldest first."""
@@ -84,27 +85,52 @@ def fitted(
     *,
     probe: float = 0.05,
     ridge: float = 1e-3,
+    chords: int = 2,
 ) -> Rows:
-    """One step of Gauss and Newton: weights with which the final latents of `run` come nearer to `reference`.
+    """Weights with which the final latents of `run` come nearer to `reference`: a step of Gauss and Newton.
 
-    Each change is tried alone, by `probe`; the latents, (prompts, ...), are taken to move in proportion. Prompts count
-    by the logarithm of their error, as decibels do: each is divided by its present error. Those that are not `steady`
-    are left out: their pictures went another way, and tell nothing of small changes.
+    Each change is tried alone, by `probe`; the latents, (prompts, ...), are taken to move in proportion. Then come at
+    most `chords` more steps with the same slopes, each of one run, as long as they help. Prompts count by the logarithm
+    of their error, as decibels do: each is divided by its error at the start. Those that are not `steady` are left out:
+    their pictures went another way, and tell nothing of small changes.
+
+    Returns the weights of the nearest run; `rows` itself if no step comes nearer.
     """
-    now = run(rows).astype(np.float64)
-    missed = reference.astype(np.float64) - now
-    kept = steady(tuple(np.square(missed).reshape(len(missed), -1).mean(axis=1)))
-    now, missed = now[kept], missed[kept]
-    flat = missed.reshape(len(missed), -1)
-    sizes = np.sqrt(np.square(flat).mean(axis=1)).clip(1e-6)
-    right = (flat / sizes[:, None]).ravel()
+    start = run(rows)
+    kept = steady(tuple(_squares(reference - start)))
+    wanted = reference[kept].astype(np.float64)
+    now = start[kept].astype(np.float64)
+    sizes = np.sqrt(_squares(wanted - now)).clip(1e-6)
+
+    def scaled(latents: NDArray[np.float64]) -> NDArray[np.float64]:
+        return (latents.reshape(len(latents), -1) / sizes[:, None]).ravel()
+
     columns = []
     for number in range(len(changes)):
         amounts = [probe * (number == other) for other in range(len(changes))]
-        moved = run(changed(rows, changes, amounts)).astype(np.float64)[kept] - now
-        columns.append((moved.reshape(len(moved), -1) / probe / sizes[:, None]).ravel())
+        columns.append(scaled(run(changed(rows, changes, amounts))[kept].astype(np.float64) - now) / probe)
     jacobian = np.stack(columns, axis=1)
     inner = jacobian.T @ jacobian
     inner += ridge * np.trace(inner) / len(inner) * np.eye(len(inner))
-    solved = np.linalg.solve(inner, jacobian.T @ right)
-    return changed(rows, changes, [float(value) for value in solved])
+    best, least = rows, _level(wanted - now)
+    steps = np.zeros(len(changes))
+    for _ in range(1 + chords):
+        steps = steps + np.linalg.solve(inner, jacobian.T @ scaled(wanted - now))
+        moved = changed(rows, changes, [float(value) for value in steps])
+        now = run(moved)[kept].astype(np.float64)
+        level = _level(wanted - now)
+        if not level < least:
+            break
+        best, least = moved, level
+    return best
+
+
+def _squares(missed: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
+    """The mean square of each prompt."""
+    found: NDArray[np.float64] = np.square(missed.astype(np.float64)).reshape(len(missed), -1).mean(axis=1)
+    return found
+
+
+def _level(missed: NDArray[np.float64]) -> float:
+    """The mean over prompts of the logarithm of their error."""
+    return float(np.log(_squares(missed).clip(SMALLEST)).mean())

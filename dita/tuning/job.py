@@ -527,8 +527,8 @@ class _Calibrated:
 
 
 def _calibrate(model: Model, prompts: Prompts, reference: str) -> _Calibrated:
-    """Few runs of the plain pipeline: one that is watched, one that is timed, one of few steps; one of whole calls; and
-    some of two steps, with pictures and without."""
+    """Few runs of the plain pipeline: one that is watched, one that is timed, one of few steps; one of whole calls;
+    and some of two steps, with pictures and without."""
     short = max(2, model.steps // 4)
     model.sample(Plain(), prompts.batches(model.batch)[0], steps=2)  # warms up
     with observed(model.pipe) as seen:
@@ -539,7 +539,7 @@ def _calibrate(model: Model, prompts: Prompts, reference: str) -> _Calibrated:
     few = _paced(model.sample(Plain(), prompts, steps=short), timed.call)
     step = max(1e-9, (timed.seconds - few) / (model.steps - short))
     fixed = max(0.0, timed.seconds - model.steps * step)
-    cached = (_paced(_two_calls(model, prompts), timed.call) - fixed - 2 * step) / max(1, model.steps - 2)
+    cached = (_paced(_first_steps(model, prompts, short), timed.call) - few) / max(1, model.steps - short)
     decoding = _decoding(model, prompts.batches(model.batch)[0], timed.call)
     if reference != "plain":
         references["converged"] = model.sample(Plain(), prompts, steps=model.steps * CONVERGED).latents
@@ -558,12 +558,12 @@ def _calibrate(model: Model, prompts: Prompts, reference: str) -> _Calibrated:
     )
 
 
-def _two_calls(model: Model, prompts: Prompts) -> Sampled:
-    """A run of which two steps are full and the others cost what a step without a transformer call does."""
+def _first_steps(model: Model, prompts: Prompts, number: int) -> Sampled:
+    """A run of which the first `number` steps are full, and the others without a transformer call."""
     try:
-        return model.sample(WholeCall(order=1, full_steps=(0, 1)), prompts)
+        return model.sample(WholeCall(order=1, full_steps=tuple(range(number))), prompts)
     except ValueError:  # of a sampler that whole calls cannot be forecast for
-        return model.sample(Plain(), prompts, steps=2)
+        return model.sample(Plain(), prompts, steps=number)
 
 
 def _paced(sampled: Sampled, call: float | None) -> float:

@@ -26,6 +26,8 @@ from dita.tuning.trials import Bench, Trial
 FACTORS = (1, 2, 3)
 """Sampler steps for each of plain's that whole-call forecasts are tried with."""
 REACH = 3
+FITTING = 0.5
+"""Share of the time in which the first weights are fitted, at most."""
 CLOSE = 4.0
 """A group is searched further if its best is at most so many times the error of the best, 6 dB."""
 
@@ -80,8 +82,9 @@ class Search:
     def run(self) -> None:
         """Tries everything that time allows; `bench.known` has the trials."""
         self.try_all(self._rivals())
-        self.try_all(self._published())
         self._whole_calls()
+        self._fit_best()
+        self.try_all(self._published())
         self._chosen()
         self._refine()
 
@@ -255,23 +258,32 @@ class Search:
                 return True
         return False
 
+    def _fit_best(self) -> None:
+        """Fits the weights of the best whole-call forecast on each grid, if that is near the best of all.
+
+        This brings more than moving full steps does, so it comes before everything that may take the rest of the time.
+        """
+        until = self.deadline
+        self.deadline = min(until, time.monotonic() + FITTING * (until - time.monotonic()))
+        for top in [one for one in self._tops() if isinstance(one.method, WholeCall)]:
+            if self.ended():
+                break
+            self._fit(top)
+        self.deadline = until
+
     def _fit(self, trial: Trial) -> bool:
-        """Fits the weights of a whole-call forecast, where that has not been done."""
+        """Fits the weights of a whole-call forecast, where that has not been done; whether that came nearer."""
         method = trial.method
         assert isinstance(method, WholeCall) and method.full_steps is not None
-        count = len(method.full_steps)
         if any(known.weights and known.full_steps == method.full_steps for known in self._fitted()):
             return False
-        if not self.time_for(2 * count * trial.seconds):
+        if not self.time_for((2 * len(method.full_steps) + 2) * trial.seconds):
             return False
         try:
             along = self._coordinates(method)
         except ValueError:
             return False
-        rows = line_rows(method.full_steps, along)
-        changes = directions(method.full_steps, along)
         space = "velocity" if method.space == "auto" else method.space
-        reference = self.bench.references[self.reference]
 
         def with_rows(given: Rows) -> WholeCall:
             return dataclasses.replace(method, predictor="fitted", order=1, window=None, space=space, weights=given)
@@ -279,16 +291,12 @@ class Search:
         def run(given: Rows) -> NDArray[np.float32]:
             return self.bench.model.sample(with_rows(given), self.bench.prompts).latents
 
-        before = trial
-        for _ in range(2):
-            rows = fitted(rows, changes, run, reference)
-            after = self.try_one(with_rows(rows))
-            if after is None or after.error(self.reference) >= 0.97 * before.error(self.reference):
-                break
-            before = after
-            if not self.time_for(2 * count * trial.seconds):
-                break
-        return before is not trial
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            start = line_rows(method.full_steps, along)
+            found = fitted(start, directions(method.full_steps, along), run, self.bench.references[self.reference])
+        after = self.try_one(with_rows(found))
+        return after is not None and after.error(self.reference) < trial.error(self.reference)
 
     def time_for(self, seconds: float) -> bool:
         """Whether so many seconds are left."""
