@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any
 
 from dita.methods import (
@@ -26,9 +27,10 @@ from dita.methods import (
 )
 from dita.plan import Plan
 from dita.stores import Store
+from dita.version import __version__
 
 if TYPE_CHECKING:
-    from dita.caching.attachment import disable, enable, summary
+    from dita.caching.attachment import disable, enable, enabled, summary
     from dita.caching.broken import BrokenNumbersError, BrokenNumbersWarning
     from dita.caching.summary import Summary
     from dita.caching.token_record import TokenRecord
@@ -67,8 +69,10 @@ __all__ = [
     "TokenRecord",
     "Tuning",
     "WholeCall",
+    "__version__",
     "disable",
     "enable",
+    "enabled",
     "generate",
     "plot_plan",
     "plot_tokens",
@@ -82,6 +86,7 @@ _LATER = {
     "BrokenNumbersWarning": "dita.caching.broken",
     "enable": "dita.caching.attachment",
     "disable": "dita.caching.attachment",
+    "enabled": "dita.caching.attachment",
     "summary": "dita.caching.attachment",
     "Summary": "dita.caching.summary",
     "Prompt": "dita.generation.prompts",
@@ -95,9 +100,26 @@ _LATER = {
 }
 
 
+_MODULES = ("families", "methods", "metrics", "models", "pipelines", "plots", "shapes")
+"""Of which programs use more than what is in `__all__`."""
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # programs decide what is shown
+
+
 def __getattr__(name: str) -> Any:  # torch, numpy and matplotlib are imported when first asked for: plans do without
-    if name not in _LATER:
-        raise AttributeError(f"module 'dita' has no attribute {name!r}")
     import importlib
 
-    return getattr(importlib.import_module(_LATER[name]), name)
+    if name in _LATER:
+        return getattr(importlib.import_module(_LATER[name]), name)
+    if name in _MODULES:
+        return importlib.import_module(f"dita.{name}")
+    from dita.values import nearest
+
+    near = nearest(name, (*__all__, *_MODULES))
+    raise AttributeError(f"module 'dita' has no attribute {name!r}" + (f"; did you mean {near!r}?" if near else ""))
+
+
+def __dir__() -> list[str]:
+    """What there is, loaded or not: completion offers it."""
+    hidden = (name for name in globals() if name.startswith("__"))
+    return sorted({*hidden, *__all__, *_MODULES})

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 LETTERS = {Kind.FULL: "F", Kind.PARTIAL: "p", Kind.FORECAST: "~", Kind.REUSE: ".", Kind.SKIP: "-", Kind.CALL: "="}
 """One character for a step of each kind."""
+
+LONGEST_LETTERS = 60
+"""Steps that are shown in a line."""
 
 SETTLED = 8
 """Blocks that select their tokens together inside a full step: few kernels, and little that is stored for nothing."""
@@ -168,6 +171,12 @@ def blocks_of(shape: Shape) -> tuple[tuple[str, int], ...]:
     return tuple(dict.fromkeys((site.stack, site.layer) for site in shape.sites()))
 
 
+def letters(kinds: Iterable[Kind], most: int = LONGEST_LETTERS) -> str:
+    """Steps as one word, a character each; of more than `most`, the first ones."""
+    word = "".join(LETTERS[kind] for kind in kinds)
+    return word if len(word) <= most else word[: most - 3] + "..."
+
+
 def step_kind(step: Step) -> Kind:
     """FULL if all sites are, PARTIAL if any computes tokens, SKIP if no block runs, CALL if there is no call at all,
     else FORECAST before REUSE."""
@@ -207,6 +216,21 @@ class Plan:
     dropped: frozenset[Site] = frozenset()
     foresees: bool = False
     call_forecast: CallForecast | None = None
+
+    def __repr__(self) -> str:
+        """In one line: method, model, steps, and what the plan takes of FLOPs and memory."""
+        taken, asked = len(self.steps), self.requested_steps
+        count = f"{taken} steps" if taken == asked else f"{taken} steps in place of {asked}"
+        costs = f"{self.flops_ratio():.2f} times fewer FLOPs, " if self.steps and self.flops() else ""
+        return (
+            f"<Plan of {self.whole_method.label()} on {self.shape.name}: {count} {letters(self.kinds)},"
+            f" {costs}cache {self.cache_bytes / 2**20:.4g} MiB>"
+        )
+
+    def _repr_html_(self) -> str:
+        from dita.plots.notebook import plan_html  # which draws: notebooks alone need it
+
+        return plan_html(self)
 
     @property
     def whole_method(self) -> Method:

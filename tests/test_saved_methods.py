@@ -157,6 +157,9 @@ def test_the_accelerated_classes_take_files_and_the_folder_of_the_model(entry, t
     assert attachment_of(loaded(method="fora:3")).method == FORA(3)
     by_name = accelerated.from_pretrained(pretrained_model_name_or_path=str(folder), **absent)
     assert attachment_of(by_name).method == ToCa(3, 0.7)
+    folder.rename(tmp_path / "moved")
+    folder = tmp_path / "moved"  # the method is the folder's, whatever it was called when it was saved
+    assert torch.equal(family.call(loaded()), expected)
     (folder / "method.json").write_text("{")
     with pytest.raises(ValueError, match=r"method file .*method\.json' is not JSON"):
         loaded()

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from diffusers import DiffusionPipeline
 from torch import nn
@@ -22,7 +24,9 @@ from dita.methods import MethodLike, saved_method
 from dita.stores import Store
 from dita.values import integer, number, shown, switch, whole
 
-__all__ = ["PipelineAttachment", "attachment_of", "disable", "enable", "summary", "transformer_of"]
+__all__ = ["PipelineAttachment", "attachment_of", "disable", "enable", "enabled", "summary", "transformer_of"]
+
+_LOG = logging.getLogger(__name__)
 
 Target = TypeVar("Target", DiffusionPipeline, nn.Module)
 
@@ -125,7 +129,41 @@ def enable(
     attachment.attach()
     if earlier is not None:
         earlier.detach()
+    _LOG.info("%s enabled on %s", method.label(), type(target).__name__)
     return target
+
+
+@contextmanager
+def enabled(target: Target, method: MethodLike, **options: Any) -> Iterator[Target]:
+    """`with dita.enabled(pipe, "toca:4:0.9"):` accelerates `target` within the block.
+
+    Behind it, also after an error, `target` is as it was in front of it: plain, or with the method that was enabled,
+    its options and its last summary. Within it, `dita.summary(target)` is of the block's runs.
+
+    Args:
+        target, method: as of `enable`.
+        options: further arguments of `enable`, such as `record=True`, or `steps=28` on a bare transformer.
+
+    Raises as `enable` does; `target` is then as it was.
+    """
+    transformer_of(target)  # which refuses what is none
+    earlier = attachment_of(target)
+    enable(target, method, **options)
+    try:
+        yield target
+    finally:
+        restore(target, earlier)
+
+
+def restore(target: DiffusionPipeline | nn.Module, earlier: Attachment | None) -> None:
+    """Brings back what `attachment_of` gave, in place of what is enabled now; None leaves `target` plain."""
+    now = attachment_of(target)
+    if now is earlier:
+        return
+    if now is not None:
+        now.detach()
+    if earlier is not None:
+        earlier.attach()
 
 
 def _checked_timesteps(given: object) -> list[float]:
@@ -144,6 +182,7 @@ def disable(target: DiffusionPipeline | nn.Module) -> None:
     attachment = attachment_of(target)
     if attachment is not None:
         attachment.detach()
+        _LOG.info("%s disabled on %s", attachment.method.label(), type(target).__name__)
 
 
 def attachment_of(target: DiffusionPipeline | nn.Module) -> Attachment | None:

@@ -283,10 +283,23 @@ def transformer_of(target: object) -> nn.Module:
 
     model = target.components.get("transformer") if isinstance(target, DiffusionPipeline) else target
     if not isinstance(model, nn.Module):
-        raise UnsupportedModelError(f"{type(target).__name__} has no transformer that dita could accelerate")
+        raise UnsupportedModelError(_why_without(target))
     while (inner := _wrapped(model)) is not None:
         model = inner
     return model
+
+
+def _why_without(target: object) -> str:
+    """What is said of a target without a transformer: a class, a modular pipeline, or something else."""
+    if isinstance(target, type):
+        return f"{target.__name__} is a class, and has no transformer: pass an instance of it"
+    name = type(target).__name__
+    if any(cls.__name__ == "ModularPipeline" for cls in type(target).__mro__):
+        what = f"{name} is a modular pipeline, whose steps dita cannot see"
+        if isinstance(getattr(target, "transformer", None), nn.Module):
+            return f"{what}; what works is its transformer: dita.enable(pipe.transformer, method, steps=...)"
+        return f"{what}; what works is its transformer, which is not loaded: pipe.load_components() first"
+    return f"{name} has no transformer that dita could accelerate"
 
 
 _WRAPPERS = {"OptimizedModule": "_orig_mod", "DataParallel": "module", "DistributedDataParallel": "module"}

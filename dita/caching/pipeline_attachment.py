@@ -74,6 +74,7 @@ class PipelineAttachment(Attachment):
             self._dropped.detach()
         if self._transformer is not None:
             self._transformer.detach(self._user)
+        self._dropped = self._transformer = None  # it may be attached again
         if pipe is None or _ATTACHMENTS.get(pipe) is not self:
             return
         del _ATTACHMENTS[pipe]

@@ -13,7 +13,7 @@ from torch import Tensor
 from dita.caching.broken import steps_text
 from dita.caching.token_record import TokenRecord
 from dita.methods import Method
-from dita.plan import LETTERS, Plan
+from dita.plan import LETTERS, Plan, letters
 from dita.shapes import Kind, Shape, Site
 from dita.stores import Store
 
@@ -162,6 +162,27 @@ class Summary:
         for call in self.executed:
             by_kind.setdefault(call.kind, []).append(call.seconds)
         return by_kind
+
+    def __repr__(self) -> str:
+        """In one line; `str` has all of it."""
+        if not self.executed:
+            return f"<Summary of {self.method.label()}: nothing executed>"
+        said = [f"{self.steps} steps {letters(self.kinds)}"]
+        if self.flops:
+            said.append(f"{self.plain_flops / self.flops:.2f} times fewer FLOPs")
+        said.append(f"cache {self.cache_bytes / 2**20:.4g} MiB")
+        said.append(f"{sum(call.seconds for call in self.executed):.3g} s in the transformer")
+        if self.broken:
+            said.append("BROKEN NUMBERS")
+        if not self.ran_as_planned:
+            said.append("NOT AS PLANNED")
+        model = f" on {self.shape.name}" if self.shape else ""
+        return f"<Summary of {self.method.label()}{model}: {', '.join(said)}>"
+
+    def _repr_html_(self) -> str:
+        from dita.plots.notebook import summary_html  # which draws: notebooks alone need it
+
+        return summary_html(str(self), self.plan)
 
     def __str__(self) -> str:
         counts = Counter(self.kinds)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import inspect
+import logging
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,9 +16,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from tqdm.auto import tqdm
 
 from dita.asking import asking, can_be_asked
-from dita.caching.attachment import attachment_of, disable, enable
+from dita.caching.attachment import attachment_of, disable, enable, restore
 from dita.caching.broken import BrokenNumbersError, watching
 from dita.caching.broken import Made as Seen
 from dita.caching.evaluations import check_one_step
@@ -33,6 +35,8 @@ from dita.values import integer
 
 ENGINE_FREE = (Plain, FewerSteps)  # run with nothing attached to the pipeline
 Frames = NDArray[np.uint8]
+
+_LOG = logging.getLogger(__name__)
 
 
 class OutOfMemory(MemoryError):
@@ -73,6 +77,7 @@ def generate(
     exact: bool = True,
     store: Store | None = None,
     say: Callable[[str], None] | None = None,
+    progress: bool | None = None,
     **call: Any,
 ) -> Iterator[Made]:
     """Makes a picture or video of every prompt and seed index, one after another, as the iterator is asked for them.
@@ -86,7 +91,9 @@ def generate(
         batch_size: items of one pipeline call, halved when memory runs out. Videos are made one at a time.
         exact: compute each sample as if it were alone, so that its bits do not depend on the batch.
         store: how the method keeps features.
-        say: told, in words, what a user should know.
+        say: told, in words, what a user should know; the logger `dita` is in any case.
+        progress: whether a bar shows how far it is, in a notebook too; None where the pipeline's own bar of steps is
+            not switched off (`pipe.set_progress_bar_config(disable=True)`).
         call: more arguments of the pipeline call, such as `height`.
 
     Raises `ValueError` for bad arguments before anything is made, `OutOfMemory` where one item does not fit, and
@@ -101,7 +108,19 @@ def generate(
     asking(pipe, [prompt.text for prompt in own])  # refuses what is the name of no class
     warn_of_cuts(sampler.cuts((prompt.id, prompt.text) for prompt in own))
     todo = items(own, indices)
-    return (made for start in range(0, len(todo), batch_size) for made in sampler(todo[start : start + batch_size]))
+    made = (made for start in range(0, len(todo), batch_size) for made in sampler(todo[start : start + batch_size]))
+    return _with_bar(pipe, made, len(todo), progress)
+
+
+def _with_bar(pipe: Any, made: Iterator[Made], count: int, progress: bool | None) -> Iterator[Made]:
+    """`made`, under a bar that begins with the first item and ends with the last, or where it is broken off."""
+    own = dict(getattr(pipe, "_progress_bar_config", {}))
+    off = bool(own.get("disable")) if progress is None else not progress
+    settings = {"desc": "generating", "unit": "item", **own, "disable": off, "total": count}
+    with tqdm(**settings) as bar:
+        for one in made:
+            bar.update()
+            yield one
 
 
 def _prompts(given: Iterable[str | Prompt]) -> list[Prompt]:
@@ -166,7 +185,7 @@ class Sampler:
         self.video = is_video(pipe)
         self.size = 1 if self.video else batch_size
         self.exact = exact and not self.video  # a video is alone anyway
-        self._say = say or (lambda _: None)
+        self._say = say or _silent
         self._held = False
 
     def __call__(self, some: Sequence[Item]) -> Iterator[Made]:
@@ -190,7 +209,9 @@ class Sampler:
                         f"one item at a time does not fit into memory: {' '.join(str(error).split())}"
                     ) from error
                 self.size = len(part) // 2
-                self._say(f"out of memory with {len(part)} items in a call: going on with {self.size}")
+                remark = f"out of memory with {len(part)} items in a call: going on with {self.size}"
+                _LOG.warning(remark)
+                self._say(remark)
                 made = None
             if made is None:  # outside of the handler, whose traceback keeps the failed call's tensors alive
                 _free_memory()
@@ -271,18 +292,7 @@ def _enabled(pipe: Any, method: Method | None, store: Store | None) -> Iterator[
         with sampled_as(pipe, method):
             yield
     finally:
-        disable(pipe)
-        if earlier is not None:
-            enable(
-                pipe,
-                earlier.method,
-                record=earlier.record,
-                memory_limit=earlier.memory_limit,
-                store=earlier.store,
-                on_nan=earlier.checks.on_nan,
-                guard=earlier.checks.guard,
-            )
-            attachment_of(pipe).origin = earlier.origin  # type: ignore[union-attr]
+        restore(pipe, earlier)
 
 
 @contextmanager
@@ -307,6 +317,10 @@ def _told_already(pipe: Any) -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", PromptTruncatedWarning)
         yield
+
+
+def _silent(remark: str) -> None:
+    pass
 
 
 def _as_uint8(clip: Any) -> Frames:

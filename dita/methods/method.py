@@ -24,6 +24,10 @@ MOST_STEPS = 10_000
 """Of a run: ten times the timesteps that models are trained on."""
 
 
+LONGEST_REPR = 200
+"""Characters of a parameter where a method is shown."""
+
+
 class NothingToSkipWarning(UserWarning):
     """The method's cycle is so long, or the run so short, that every step is computed in full."""
 
@@ -39,6 +43,25 @@ class Method:
     families: ClassVar[tuple[str, ...]] = tuple(FAMILIES)  # that it runs on
     extends: ClassVar[tuple[str, ...]] = ()  # those of them for which no publication defines it: dita's own extension
     why_not: ClassVar[str] = ""  # what the other families lack
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "__repr__" not in cls.__dict__:
+            cls.__repr__ = Method.__repr__  # type: ignore[method-assign]  # for `dataclass` not to write one
+
+    def __repr__(self) -> str:
+        """As Python that makes the method again: what identifies it, and what differs from the defaults.
+
+        What would be longer than `LONGEST_REPR` characters is cut short.
+        """
+        fields = ((field, getattr(self, field.name)) for field in dataclasses.fields(self))
+        changed = {
+            field.name: value
+            for field, value in fields
+            if value != field.default or (field.name in self.positional and value is not None)
+        }
+        given = (f"{name}={_cut(value)}" for name, value in changed.items())
+        return f"{type(self).__name__}({', '.join(given)})"
 
     def __post_init__(self) -> None:
         """Checks the type of every field. Raises `ValueError`, as do the checks of the range in each method."""
@@ -121,6 +144,14 @@ class Method:
         named = {f: v for f, v in changed.items() if f not in self.positional}
         parts += [f"{self.short_names.get(f, f)}={short(v, f)}" for f, v in named.items()]
         return ":".join(parts)
+
+
+def _cut(value: Any) -> str:
+    """A parameter as Python, or how many numbers it has."""
+    text = repr(value)
+    if len(text) <= LONGEST_REPR or (isinstance(value, tuple) and isinstance(value[0], Method)):
+        return text
+    return f"<{len(value)} items>" if isinstance(value, tuple) else f"{text[: LONGEST_REPR - 3]}..."
 
 
 def short(value: Any, field_name: str = "") -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -95,12 +96,15 @@ class Accelerated:
             attachment.method, attachment.origin = enabled
 
 
-def _filed(source: Any) -> Path | None:
-    """The method's file in a model's local folder, if there is one."""
-    if not isinstance(source, (str, os.PathLike)):
+def _filed(source: Any) -> SavedMethod | None:
+    """The method in a model's local folder, if there is one. The folder is the model, whatever it was called."""
+    if not source or not isinstance(source, (str, os.PathLike)):
         return None
     file = Path(source) / METHOD_FILE
-    return file if source and file.is_file() else None
+    if not file.is_file():
+        return None
+    method, made_for = saved_method(file)
+    return SavedMethod(method, made_for and replace(made_for, model=None))
 
 
 def _enabled(pipe: Any, method: MethodLike | None) -> Any:

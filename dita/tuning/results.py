@@ -120,6 +120,10 @@ class Tuning:
     notes: tuple[str, ...] = ()
     calibration: float | None = None
 
+    def __repr__(self) -> str:
+        """In one line: what was tuned, and the answer."""
+        return f"<Tuning of {self.model} at {self.steps} steps, {len(self.candidates)} candidates: {self.answer}>"
+
     def as_json(self) -> dict[str, Any]:
         """JSON-ready data; `from_json` reads it back."""
         return dataclasses.asdict(self)

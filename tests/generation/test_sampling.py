@@ -102,3 +102,36 @@ def test_videos_are_made_one_at_a_time_as_whole_numbers():
 
 def test_items_have_one_noise_each():
     assert len({item.noise_seed for item in items([Prompt("a", "x"), Prompt("b", "x")], (0, 1))}) == 4
+
+
+@pytest.mark.parametrize(
+    ("config", "asked", "shown"),
+    [({}, None, True), ({"disable": True}, None, False), ({"disable": True}, True, True), ({}, False, False)],
+)
+def test_a_bar_counts_the_items_as_the_pipeline_or_the_call_says(capsys, config, asked, shown):
+    pipe = StandIn()
+    pipe.set_progress_bar_config(**config)
+    making = generate(pipe, ["a", "b", "c"], steps=2, progress=asked)
+    assert not capsys.readouterr().err  # nothing is made yet
+    assert len(list(making)) == 3
+    said = capsys.readouterr().err
+    assert ("generating" in said and "3/3" in said) is shown and bool(said) is shown
+    assert pipe._progress_bar_config == config
+
+
+def test_the_bar_is_closed_where_generating_breaks_off(capsys):
+    pipe = StandIn(out_of_memory_above(0))
+    with pytest.raises(OutOfMemory):
+        list(generate(pipe, ["a", "b"], steps=2))
+    assert "0/2" in capsys.readouterr().err
+    making = generate(StandIn(), ["a", "b"], steps=2)
+    next(making)
+    making.close()
+    assert "1/2" in capsys.readouterr().err
+
+
+def test_smaller_calls_are_said_and_logged(caplog):
+    said = []
+    made = list(generate(StandIn(out_of_memory_above(1)), ["a", "b"], steps=2, batch_size=2, say=said.append))
+    assert len(made) == 2
+    assert said == [record.getMessage() for record in caplog.records if record.name == "dita.generation.sampling"] != []
