@@ -14,6 +14,7 @@ from typing import Any
 
 from dita import asking, miniature
 from dita.call_arguments import check_sides
+from dita.model_names import cached_folder, canonical, hub_id_at_hand, published
 from dita.shapes import (
     NAMED_SHAPES,
     AnyShape,
@@ -24,7 +25,7 @@ from dita.shapes import (
     named_shape,
     with_text_tokens,
 )
-from dita.values import nearest, number, shown, unknown, whole
+from dita.values import choice, nearest, number, shown, whole
 
 DTYPES = ("float32", "bfloat16", "float16")
 VIDEO_PIPELINES = ("OpenSoraPipeline",)
@@ -45,9 +46,9 @@ def load(
 ) -> tuple[Any, dict[str, Any]]:
     """The pipeline of `model`, and the arguments that its calls should have where the user gives none.
 
-    `model` is a bundled name, a local diffusers folder, or a hub id; only a hub id may use the network, and with
-    `local_files_only` it does not. `device` and `dtype` (one of `DTYPES`) default to CUDA in bfloat16 where there is
-    CUDA, else to the CPU in float32.
+    `model` is a bundled name, a local diffusers folder, a hub id, or a published name such as `flux-dev`, which stands
+    for a hub id in the local cache. Only a hub id may use the network, and with `local_files_only` it does not.
+    `device` and `dtype` (one of `DTYPES`) default to CUDA in bfloat16 where there is CUDA, else to the CPU in float32.
     Raises `ValueError` for a name that is none of these, and for a `dtype` or `device` that does not exist.
     """
     source = _resolve(model)
@@ -55,26 +56,28 @@ def load(
 
     device = device or default_device()
     kind = check_device(device)
-    dtype = dtype or default_dtype(kind)
-    if dtype not in DTYPES:
-        raise unknown("dtype", dtype, DTYPES)
+    dtype = choice("dtype", dtype or default_dtype(kind), DTYPES)
     if isinstance(source, str) and is_bundled(source):
         return miniature.load(source, dtype=getattr(torch, dtype), device=device), miniature.defaults(source)
-    pipe = _from_pretrained(source, getattr(torch, dtype), local_files_only)
+    local = local_files_only or canonical(model) in NAMED_SHAPES
+    pipe = _from_pretrained(source, getattr(torch, dtype), local)
     return pipe.to(device), _default_call(source)
 
 
 def shape(
     model: str, *, batch: int = 1, height: int | None = None, width: int | None = None, text_tokens: int | None = None
 ) -> AnyShape:
-    """The sizes of a published model by name (`flux-dev`), of a bundled one, or of a local diffusers folder.
+    """The sizes of a published model (by its name or hub id), of a bundled one, or of a diffusers folder.
 
-    No weights are read, and torch is not imported. `height` and `width` are in pixels.
+    A folder is a local one, or that of another hub id in the local cache. No weights are read, and torch is not
+    imported. `height` and `width` are in pixels.
     Raises `ValueError` for an unknown name, a folder without a supported transformer, or sizes that do not fit.
     """
-    if model in NAMED_SHAPES:
-        return named_shape(model, batch=batch, height=height, width=width, text_tokens=text_tokens)
-    frames = None
+    known_as = published(model)
+    if known_as is not None:
+        return named_shape(known_as, batch=batch, height=height, width=width, text_tokens=text_tokens)
+    model, frames = canonical(model) or model, None
+    cached = cached_folder(model) if isinstance(model, str) and HUB_ID.fullmatch(model) else None
     if model in miniature.MINIATURES:
         folder, call = miniature.folder(model), miniature.defaults(model)
         frames = call.get("num_frames")
@@ -83,16 +86,18 @@ def shape(
         text_tokens = call.get("max_sequence_length") if text_tokens is None else text_tokens
     elif model and Path(model).is_dir():
         folder = Path(model)
+    elif cached is not None:
+        folder = cached
     else:
         known = (*NAMED_SHAPES, *miniature.MINIATURES)
         near = nearest(model, known)
         raise ValueError(
-            f"unknown model {model!r}; a plan knows {', '.join(known)}, and local folders in the diffusers layout"
-            + (f"; did you mean {near!r}?" if near else "")
+            f"unknown model {model!r}; a plan knows {', '.join(known)}, their hub ids, and local folders in the"
+            " diffusers layout" + (f"; did you mean {near!r}?" if near else "")
         )
     config = _read_config(folder / "transformer" if (folder / "transformer").is_dir() else folder)
     vae = _read_config(folder / "vae") if (folder / "vae").is_dir() else {}
-    name = model if model in miniature.MINIATURES else folder.resolve().name
+    name = model if model in miniature.MINIATURES or cached is not None else folder.resolve().name
     made = shape_from_config(config, vae, name=name, batch=batch, height=height, width=width, text_tokens=text_tokens)
     if frames is not None and isinstance(made, OpenSoraShape):
         halvings = sum(vae.get("temporal_downsample", (False, True, True)))
@@ -310,7 +315,7 @@ def check_size(model: str | os.PathLike[str], arguments: Mapping[str, Any]) -> N
     round. Hub models are known once they are loaded (`dita.call_arguments.checked_call`).
     """
     index = _index(model)
-    folder = miniature.folder(os.fspath(model)) if is_bundled(model) else Path(model).expanduser()
+    folder = miniature.folder(canonical(model)) if is_bundled(model) else Path(model).expanduser()
     parts = [folder / name for name in ("transformer", "vae")]
     binning = str(index.get("_class_name")).startswith("PixArt") and arguments.get("use_resolution_binning", True)
     if index and not binning and all((part / "config.json").is_file() for part in parts):
@@ -410,7 +415,7 @@ def _index(model: str | os.PathLike[str]) -> dict[str, Any]:
 
 def is_bundled(model: str | os.PathLike[str]) -> bool:
     """Whether `model` names a small model that comes with the package."""
-    return os.fspath(model) in miniature.MINIATURES
+    return canonical(model) in miniature.MINIATURES
 
 
 def _sides(height: int | None, width: int | None, default: int) -> tuple[int, int]:
@@ -451,8 +456,8 @@ def _latent_cell(vae: Mapping[str, Any], key: str, name: str) -> int:
 
 
 def _resolve(model: str | os.PathLike[str]) -> str | Path:
-    """A bundled name as it is, an existing folder as a Path, a hub id as it is."""
-    name = os.fspath(model) if isinstance(model, (str, os.PathLike)) else ""
+    """A bundled name, an existing folder as a Path, or a hub id, that of a published name too if it is at hand."""
+    name = canonical(model)
     if name in miniature.MINIATURES:
         return name
     folder = Path(name).expanduser()
@@ -462,10 +467,14 @@ def _resolve(model: str | os.PathLike[str]) -> str | Path:
         return folder
     if HUB_ID.fullmatch(name):
         return name
-    bundled, near = ", ".join(miniature.MINIATURES), nearest(name, miniature.MINIATURES)
+    if name in NAMED_SHAPES:
+        return hub_id_at_hand(name)
+    bundled = ", ".join(miniature.MINIATURES)
+    near = nearest(name, (*miniature.MINIATURES, *NAMED_SHAPES))
     raise ValueError(
         f"unknown model {shown(name or model)}; bundled: {bundled}; otherwise give the path of a local diffusers"
-        " folder, or a hub id such as black-forest-labs/FLUX.1-dev" + (f"; did you mean {near!r}?" if near else "")
+        " folder, a hub id such as black-forest-labs/FLUX.1-dev, or a published name such as flux-dev"
+        + (f"; did you mean {near!r}?" if near else "")
     )
 
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
 
 from dita.networks import Networks
-from dita.values import unknown
+from dita.values import choice
 from dita.workers import cluster
 from dita.workers.processes import Processes
 
@@ -53,8 +53,7 @@ def opened(engine: str = "local", actors: tuple[int, int] = (1, 1)) -> Iterator[
     `local` is this process, or all that torchrun or `accelerate launch` started, of which the first one leads; `ray`
     has from `actors[0]` to `actors[1]` actors. Raises `ValueError` for another engine.
     """
-    if engine not in ENGINES:
-        raise unknown("engine", engine, ENGINES)
+    engine = choice("engine", engine, ENGINES)
     if engine == "ray":
         yield Actors(actors)
         return

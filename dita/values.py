@@ -29,6 +29,15 @@ def unknown(kind: str, name: object, known: Iterable[object], more: str = "") ->
     return ValueError(f"unknown {kind} {shown(name)}; known: {', '.join(names)}{more}{hint}")
 
 
+def known_name(name: object, known: Iterable[str]) -> str | None:
+    """The one of `known` that `name` is, in capitals or not; None if it is none of them."""
+    names = list(known)
+    if not isinstance(name, str) or name in names:
+        return name if isinstance(name, str) else None
+    wanted = name.strip().lower()
+    return next((one for one in names if one.lower() == wanted), None)
+
+
 def nearest(name: object, known: Iterable[str]) -> str | None:
     """The one of `known` that `name` is most likely a misspelling of, if any is like it."""
     if not isinstance(name, str) or not name.strip():
@@ -94,12 +103,18 @@ def switch(name: str, value: object) -> bool:
 
 
 def choice(name: str, value: object, known: Iterable[object]) -> Any:
-    """One of `known`. Raises `ValueError` that lists them, and names the nearest."""
+    """One of `known`, whose names may be given in capitals.
+
+    Raises `ValueError` that lists them, and names the nearest.
+    """
     allowed = tuple(known)
     for one in allowed:
         if type(value) is type(one) and value == one:
             return one
-    raise unknown(name, value, allowed)
+    found = known_name(value, [one for one in allowed if isinstance(one, str)])
+    if found is None:
+        raise unknown(name, value, allowed)
+    return found
 
 
 def is_choice(hint: Any) -> bool:

@@ -46,7 +46,7 @@ LIMIT = 60  # seconds, on a busy machine too
 COMMANDS: dict[str, tuple[str, ...]] = {
     # plan: models
     "plan --model flux-dve --method fora": ("unknown model 'flux-dve'", "did you mean 'flux-dev'?"),
-    "plan --model Flux-Dev --method fora": ("unknown model 'Flux-Dev'", "did you mean 'flux-dev'?"),
+    "plan --model Flux-Dve --method fora": ("unknown model 'Flux-Dve'", "did you mean 'flux-dev'?"),
     "plan --model '' --method fora": ("unknown model ''",),
     "plan --model a/b --method fora": ("unknown model 'a/b'", "local folders"),
     "plan --model empty --method fora": ("'empty' holds no config.json",),
@@ -63,7 +63,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
     "plan --model odd-flux --method fora": ("'num_attention_heads'", "must be a whole number, at least 1, got 'two'"),
     # plan: methods
     "plan --model flux-dev --method tocca": ("unknown method 'tocca'", "did you mean 'toca'?"),
-    "plan --model flux-dev --method ToCa": ("unknown method 'ToCa'", "did you mean 'toca'?"),
+    "plan --model flux-dev --method ToCca": ("unknown method 'ToCca'", "did you mean 'toca'?"),
     "plan --model flux-dev --method taylor": ("unknown method 'taylor'", "did you mean 'taylorseer'?"),
     "plan --model flux-dev --method ''": ("unknown method ''", "known: plain, steps"),
     "plan --model flux-dev --method toca:4:cycle=5": ("gives 'cycle' twice: 4 and 5",),

@@ -385,7 +385,7 @@ def test_a_bad_short_form_is_refused_with_what_is_allowed(text, message):
         parse(text)
 
 
-@pytest.mark.parametrize("data", [{}, {"method": None}, {"method": "TOCA"}])
+@pytest.mark.parametrize("data", [{}, {"method": None}, {"method": "TOKA"}])
 def test_json_without_a_known_method_is_refused_with_the_known_ones(data):
     with pytest.raises(ValueError, match="unknown method .*; known: " + ", ".join(METHODS)):
         from_json(data)

@@ -27,7 +27,7 @@ from dita.freed_memory import keep_freed_memory
 from dita.methods import Method, MethodLike, Plain, TaylorSeer, as_methods
 from dita.plan import Plan
 from dita.shapes import Kind
-from dita.values import shown, unknown, whole
+from dita.values import choice, shown, whole
 from dita.version import __version__
 
 COMPILES = ("none", "blocks", "model")
@@ -169,8 +169,7 @@ def bench(
     chosen, steps, repeats = as_methods(methods), whole("steps", steps), whole("repeats", repeats)
     if steps < 1 or repeats < 1:
         raise ValueError(f"steps and repeats must be at least 1, got {steps} and {repeats}")
-    if compile not in COMPILES:
-        raise unknown("compile", compile, COMPILES)
+    compile = choice("compile", compile, COMPILES)
     for method in chosen:
         method.check_family(workload.shape.family)
     budget = Budget(seconds, clock)

@@ -369,10 +369,10 @@ def chosen(text: str) -> list[type[Rival]]:
 
     Raises `ValueError` for an unknown one, and for cache-dit where it is not installed.
     """
-    if text.strip() in ("", "none"):
+    if text.strip().lower() in ("", "none"):
         return []
     found: list[type[Rival]] = []
-    for name in (part.strip() for part in text.split(",")):
+    for name in (part.strip().lower() for part in text.split(",")):
         matching = [rival for rival in RIVALS if name in (rival.library, f"{rival.library}:{rival.name}")]
         if not matching:
             known = (*LIBRARIES, *(f"{rival.library}:{rival.name}" for rival in RIVALS))

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from dita.model_names import published
 from dita.shapes import (
     NAMED_SHAPES,
     AnyShape,
@@ -23,7 +24,7 @@ from dita.shapes import (
     named_shape,
     with_text_tokens,
 )
-from dita.values import unknown
+from dita.values import known_name, unknown
 
 Inputs = dict[str, Any]
 
@@ -114,6 +115,7 @@ def workload(
 
     Raises `ValueError` for anything out of range.
     """
+    name = known_name(name, SHAPES) or published(name) or name
     if name in SMALL_SHAPES:
         shape, head_dim = SMALL_SHAPES[name]
         if batch < 1:

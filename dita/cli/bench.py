@@ -16,7 +16,7 @@ from dita.cli.given_methods import methods_of
 from dita.cli.given_networks import checked_device
 from dita.cli.options import check_numbers
 from dita.output_files import try_files, write_file
-from dita.values import unknown
+from dita.values import choice
 
 SMALL_SCALE = 0.2  # of `bench`, where a CPU runs a published model
 
@@ -61,8 +61,7 @@ def bench(
         place = checked_device(device) if device else models.default_device()
         chosen_dtype = dtype or models.default_dtype(place)
         check_numbers(scale=scale, steps=steps, repeats=repeats, batch=batch, text_tokens=text_tokens, threads=threads)
-        if chosen_dtype not in models.DTYPES:
-            raise unknown("dtype", chosen_dtype, models.DTYPES)
+        chosen_dtype = choice("dtype", chosen_dtype, models.DTYPES)
         libraries.silence()
         import torch
 

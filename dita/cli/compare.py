@@ -14,6 +14,7 @@ from rich.console import Console
 from dita.cli import libraries
 from dita.cli.errors import one_line_errors, stoppable
 from dita.cli.given_methods import methods_of, say_what_is_not_kept, store_of
+from dita.cli.given_models import MODEL, model_of
 from dita.cli.given_networks import metrics_of, networks_named, networks_of
 from dita.cli.given_prompts import prompts_of
 from dita.cli.options import (
@@ -51,7 +52,7 @@ def compare(
             help="NAME=DIR or DIR, of dita generate: compare what is there already (repeatable; one is plain=DIR)."
         ),
     ] = None,
-    model: Annotated[str, typer.Option(help="A bundled name, a local diffusers folder, or a hub id.")] = "shapes-flux",
+    model: Annotated[str, typer.Option(help=MODEL)] = "shapes-flux",
     methods: Annotated[
         str, typer.Option(help="Short forms or JSON files, with commas between; or all. Plain is always there.")
     ] = "plain,steps:0.5,fora:3,toca:4:0.9,toca:4:0.9:random",
@@ -102,6 +103,7 @@ def compare(
             return
         from dita import models, report
 
+        model = model_of(model)
         if not prompts and models.is_bundled(model):
             raise ValueError("give --prompts to make pictures, or --pictures to compare those of folders")
         every = methods.strip() == "all"

@@ -13,6 +13,7 @@ from dita.cli import libraries
 from dita.cli.errors import one_line_errors
 from dita.cli.options import refuse_without_effect
 from dita.output_files import try_folder
+from dita.values import choice
 
 
 def convert_opensora(
@@ -44,9 +45,7 @@ def convert_opensora(
         if text_encoder == "none":
             refuse_without_effect(context, ("text_encoder_dtype",), "with --text-encoder none")
         chosen = {"dtype": dtype, "text_encoder_dtype": text_encoder_dtype}
-        for name, value in chosen.items():
-            if value is not None and value not in models.DTYPES:
-                raise ValueError(f"unknown {name} {value!r}; known: {', '.join(models.DTYPES)}")
+        chosen = {name: value and choice(name, value, models.DTYPES) for name, value in chosen.items()}
         libraries.silence()
         import torch
 

@@ -9,12 +9,13 @@ from rich.console import Console
 
 from dita.cli import libraries
 from dita.cli.errors import one_line_errors
+from dita.cli.given_models import MODEL, model_of
 from dita.cli.options import check_numbers
 from dita.methods import saved_method
 
 
 def demo(
-    model: Annotated[str, typer.Option(help="A bundled name, a local diffusers folder, or a hub id.")] = "shapes-flux",
+    model: Annotated[str, typer.Option(help=MODEL)] = "shapes-flux",
     method: Annotated[
         str | None, typer.Option(help="A preset more, chosen at the start: a file (tuned/method.json) or short form.")
     ] = None,
@@ -44,6 +45,7 @@ def demo(
         from dita.freed_memory import keep_freed_memory
 
         saved = None if method is None else saved_method(method.strip())
+        model = model_of(model)
         check_address(host, port)
         check_numbers(max_steps=max_steps)
         with Console(stderr=True).status(f"loading {model}"):

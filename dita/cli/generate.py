@@ -12,11 +12,12 @@ import typer
 from dita.cli import libraries
 from dita.cli.errors import one_line_errors, stoppable
 from dita.cli.given_methods import say_what_is_not_kept, store_of
+from dita.cli.given_models import MODEL, model_of
 from dita.cli.given_networks import checked_device, workers_of
 from dita.cli.options import MAX_CACHE, STORE_DEVICE, STORE_DTYPE, check_numbers, refuse_without_effect
 from dita.methods import saved_method
 from dita.stores import Store
-from dita.values import unknown
+from dita.values import choice
 
 AUTO_BATCH = 4  # of `generate`, where memory allows
 DEFAULT_STEPS = 50  # of `generate`, for models that say nothing
@@ -26,7 +27,7 @@ SOME_FAILED = 1  # exit code of `generate`
 def generate(
     context: typer.Context,
     out: Annotated[Path, typer.Option(help="Folder of the job: new, empty, or of this very job, which goes on.")],
-    model: Annotated[str, typer.Option(help="A bundled name, a local diffusers folder, or a hub id.")] = "shapes-flux",
+    model: Annotated[str, typer.Option(help=MODEL)] = "shapes-flux",
     method: Annotated[
         str, typer.Option(help="A short form such as toca:4:0.9, or a file such as tuned/method.json.")
     ] = "plain",
@@ -72,6 +73,7 @@ def generate(
         texts = prompt_files.read(prompts) if prompts is not None else prompt_files.from_texts(prompt or [])
         indices = prompt_files.parse_seeds(seeds)
         size = _batch_size(batch_size)
+        model = model_of(model)
         saved = saved_method(method.strip())
         chosen = saved.method
         from dita import models
@@ -81,11 +83,16 @@ def generate(
         check_numbers(guidance=guidance, fps=fps)
         options = {"height": height, "width": width, "guidance_scale": guidance}
         given = from_entries(call or [], {name: value for name, value in options.items() if value is not None})
+        from dita.sharing import ENGINES
+
+        engine = choice("engine", engine, ENGINES)
         if engine == "local":
             refuse_without_effect(context, ("workers",), "without --engine ray")
         kept = store_of(store_dtype, store_device, max_cache)
         from dita.generation import job, runner
 
+        if format is not None:
+            format = choice("format", format, job.FORMATS)
         names = models.class_names(model)
         if names is not None:
             check_classes(model, names, [text.text for text in texts])
@@ -93,8 +100,8 @@ def generate(
         models.check_size(model, defaults | given)
         own_steps = defaults.pop("num_inference_steps", DEFAULT_STEPS)
         place = checked_device(device) if device else models.default_device()
-        if dtype is not None and dtype not in models.DTYPES:
-            raise unknown("dtype", dtype, models.DTYPES)
+        if dtype is not None:
+            dtype = choice("dtype", dtype, models.DTYPES)
         settings = job.Settings(
             model=model,
             method=chosen.as_json(),
@@ -123,7 +130,7 @@ def generate(
                 repair=repair,
                 made_for=saved.made_for,
             )
-        elif engine == "ray":
+        else:
             from dita.generation import ray_engine
 
             outcome = ray_engine.run(
@@ -136,8 +143,6 @@ def generate(
                 repair=repair,
                 made_for=saved.made_for,
             )
-        else:
-            raise ValueError(f"unknown engine {engine!r}; known: local, ray")
     if outcome.first_process:
         there = f", {outcome.found} were there" if outcome.found else ""
         typer.echo(f"made {outcome.made} of {len(items)}{there}: {out / 'manifest.jsonl'}")

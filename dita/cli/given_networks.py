@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from dita.values import unknown
+from dita.values import choice
 
 
 def metrics_of(metrics: str | None) -> list[Any]:
@@ -18,7 +18,7 @@ def metrics_of(metrics: str | None) -> list[Any]:
 
 def networks_named(network: list[str] | None) -> list[str]:
     """The names of `--network NAME=SOURCE`."""
-    return [entry.partition("=")[0] for entry in network or ()]
+    return [entry.partition("=")[0].lower() for entry in network or ()]
 
 
 def networks_of(
@@ -28,12 +28,10 @@ def networks_of(
     from dita.metrics.inception import RESIZES
     from dita.networks import Networks
 
-    chosen = {name: source for name, _, source in (entry.partition("=") for entry in given)}
+    chosen = {name.lower(): source for name, _, source in (entry.partition("=") for entry in given)}
     if not all(chosen.values()):
         raise ValueError(f"--network takes NAME=PATH or NAME=HUB_ID, got {', '.join(given)}")
-    mode = next((mode for mode in RESIZES if mode == resize), None)
-    if mode is None:
-        raise unknown("resize", resize, RESIZES)
+    mode = choice("resize", resize, RESIZES)
     return Networks(weights, chosen=chosen, device=checked_device(device), resize=mode, download=download)
 
 

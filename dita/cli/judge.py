@@ -13,7 +13,9 @@ from dita.cli import libraries
 from dita.cli.errors import one_line_errors
 from dita.cli.options import check_numbers, refuse_without_effect
 from dita.methods import saved_method
+from dita.model_names import canonical
 from dita.output_files import try_files, write_file
+from dita.values import nearest
 
 
 def judge(
@@ -44,6 +46,7 @@ def judge(
         from dita import judge as job
         from dita import miniature, models
 
+        model = canonical(model) or model
         libraries.silence()
         if images is not None:
             made = ("model", "method", "prompts", "steps", "seed", "batch", "dtype", "device")
@@ -51,8 +54,9 @@ def judge(
             judgements = job.judge_images(images)
         else:
             if not models.is_bundled(model):
-                known = ", ".join(miniature.MINIATURES)
-                raise ValueError(f"model {model!r} does not know the shapes world; the judge is for {known}")
+                known, near = ", ".join(miniature.MINIATURES), nearest(model, miniature.MINIATURES)
+                hint = f"; did you mean {near!r}?" if near else ""
+                raise ValueError(f"model {model!r} does not know the shapes world; the judge is for {known}{hint}")
             check_numbers(prompts=prompts, steps=steps, seed=seed, batch=batch)
             pipe, call = models.load(model, dtype, device=device)
             judgements = [

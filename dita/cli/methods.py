@@ -11,7 +11,7 @@ import typer
 
 from dita.cli.errors import one_line_errors
 from dita.methods import METHODS, pages, short
-from dita.values import unknown
+from dita.values import choice
 
 
 def methods(
@@ -22,9 +22,7 @@ def methods(
     """List the methods and their parameters, or show the page of one."""
     if name is not None:
         with one_line_errors():
-            if name not in METHODS:
-                raise unknown("method", name, METHODS)
-            typer.echo(pages.page(METHODS[name]), nl=False)
+            typer.echo(pages.page(METHODS[choice("method", name, METHODS)]), nl=False)
         return
     for cls in METHODS.values():
         form = ":".join((cls.name, *(part.upper() for part in cls.positional)))

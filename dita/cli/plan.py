@@ -17,11 +17,12 @@ from dita.cli.options import MAX_CACHE, STORE_DEVICE, STORE_DTYPE, refuse_withou
 from dita.fitting import with_store
 from dita.footprint import staged_bytes
 from dita.methods import SCORES, MadeFor, warn_of_another
+from dita.model_names import canonical, published
 from dita.output_files import try_files, write_file
 from dita.plan import Plan
 from dita.schedules import RATIO_SCHEDULES
 from dita.shapes import ACCOUNTINGS, NAMED_SHAPES, Accounting
-from dita.values import unknown
+from dita.values import choice
 
 FIGURES = (".png", ".svg", ".pdf")  # that `plan --plot` can draw
 
@@ -76,13 +77,13 @@ def plan(
         if plot is not None and plot.suffix not in FIGURES:
             raise ValueError(f"--plot draws {', '.join(FIGURES)} files, got {str(plot)!r}")
         try_files({"--plot": plot}, make_folders=False)
-        if accounting not in ACCOUNTINGS:
-            raise unknown("accounting", accounting, ACCOUNTINGS)
+        accounting = choice("accounting", accounting, ACCOUNTINGS)
         if not as_json:
             refuse_without_effect(context, ("accounting",), "without --json: both are printed")
         counted: Accounting = "pre-projection" if accounting == "pre-projection" else "post-projection"
         from dita import models
 
+        model = published(model) or canonical(model) or model
         shape = models.shape(model, batch=batch, height=height, width=width, text_tokens=text_tokens)
         kept = store_of(store_dtype, store_device, max_cache)
         result = with_store(saved.method.plan(shape, steps), kept)

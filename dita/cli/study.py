@@ -10,17 +10,19 @@ import typer
 
 from dita.cli.compare import compare
 from dita.cli.errors import one_line_errors
+from dita.cli.given_models import MODEL
 from dita.cli.given_networks import networks_of
 from dita.cli.options import OVERWRITE
+from dita.model_names import canonical
 from dita.output_files import try_folder
 from dita.studies import STUDIES
-from dita.values import unknown
+from dita.values import choice
 
 
 def study(
     context: typer.Context,
     name: Annotated[str, typer.Argument(help=f"The question: {', '.join(STUDIES)}.")],
-    model: Annotated[str, typer.Option(help="A bundled name, a local diffusers folder, or a hub id.")] = "shapes-flux",
+    model: Annotated[str, typer.Option(help=MODEL)] = "shapes-flux",
     prompts: Annotated[
         list[str] | None,
         typer.Option(help="As of dita compare: 64 of dita's own by default."),
@@ -45,12 +47,12 @@ def study(
     and fewer steps.
     """
     with one_line_errors():
-        if name not in STUDIES:
-            raise unknown("study", name, STUDIES)
+        name = choice("study", name, STUDIES)
         out = out or Path(f"study-{name}")
         try_folder("--out", out)
         from dita import models
 
+        model = canonical(model) or model
         family = models.shape(model).family
         chosen = STUDIES[name](family, cycle, ratio)
         if metrics is None:

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 
 from dita.cli.errors import one_line_errors
-from dita.values import unknown
+from dita.values import choice
 
 
 def tables(
@@ -26,10 +26,7 @@ def tables(
     from dita.tables import as_json as tables_json
 
     with one_line_errors():
-        stray = [name for name in names or () if name not in TABLES]
-        if stray:
-            raise unknown("table", stray[0], TABLES)
-    chosen = [TABLES[name] for name in names or TABLES]
+        chosen = [TABLES[choice("table", name, TABLES)] for name in names or TABLES]
     if as_json:
         typer.echo(json.dumps(tables_json(chosen), indent=1))
         return

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from dita.cli import libraries
 from dita.cli.errors import one_line_errors
+from dita.cli.given_models import MODEL, model_of
 from dita.cli.given_prompts import prompts_of
 from dita.cli.options import BUNDLED_BATCH, check_numbers
 from dita.output_files import try_folder
@@ -17,7 +18,7 @@ from dita.output_files import try_folder
 
 def tune(
     out: Annotated[Path, typer.Option(help="Folder for method.json and the report: new, or of this very tuning.")],
-    model: Annotated[str, typer.Option(help="A bundled name, a local diffusers folder, or a hub id.")] = "shapes-flux",
+    model: Annotated[str, typer.Option(help=MODEL)] = "shapes-flux",
     speed_up: Annotated[float | None, typer.Option(help="The goal: times the speed of plain; 3 by default.")] = None,
     seconds: Annotated[float | None, typer.Option(help="The goal instead: seconds of an image, at most.")] = None,
     psnr: Annotated[float | None, typer.Option(help="The goal instead: dB to the reference, at least.")] = None,
@@ -44,6 +45,7 @@ def tune(
         check_numbers(steps=steps, seed=seed, batch=batch, height=height, width=width)
         from dita import models
 
+        model = model_of(model)
         models.default_call(model)  # refuses a name that is none
         texts = prompts_of(prompts or ["40"], model)
         libraries.silence()

@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, TypeAlias, cast
+from typing import Any, Literal, TypeAlias, cast, get_args, get_origin
 
 from dita.methods.deltadit import DeltaDiT
 from dita.methods.duca import DuCa
@@ -29,7 +29,7 @@ from dita.methods.tgate import TGate
 from dita.methods.toca import FEATURE_SCORES, LIVE_SCORES, PROBED_SCORES, SCORES, Score, ToCa
 from dita.methods.tome import MERGED_MODULES, Composition, MergingRefusedWarning, ToMe
 from dita.methods.whole_call import WholeCall
-from dita.values import field_hints, is_choice, nearest, shown, typed, unknown
+from dita.values import choice, field_hints, is_choice, known_name, nearest, shown, typed
 
 __all__ = [
     "FEATURE_SCORES",
@@ -184,7 +184,7 @@ def parse(text: str) -> Method:
     """
     if not isinstance(text, str):
         raise ValueError(f"the short form of a method is a text such as 'toca:4:0.9', got {shown(text)}")
-    together = re.split(r"\+(?=[a-z])", text)
+    together = re.split(r"\+(?=[a-zA-Z])", text)
     if len(together) > 1:
         return as_method(together)
     name, values = _named_values(text)
@@ -193,16 +193,15 @@ def parse(text: str) -> Method:
 
 def named_parameters(text: str) -> dict[str, Any]:
     """The parameters that a short form gives, by name; several methods' together. Raises `ValueError` as `parse`."""
-    parts = [_named_values(part)[1] for part in re.split(r"\+(?=[a-z])", text)]
+    parts = [_named_values(part)[1] for part in re.split(r"\+(?=[a-zA-Z])", text)]
     return {key: value for values in parts for key, value in values.items()}
 
 
 def _named_values(text: str) -> tuple[str, dict[str, Any]]:
     """The method's name and the values of its parameters, in a short form of one method."""
-    name, *parts = text.strip().split(":")
-    cls = METHODS.get(name)
-    if cls is None:
-        raise unknown("method", name, METHODS)
+    given, *parts = text.strip().split(":")
+    name = choice("method", given, METHODS)
+    cls = METHODS[name]
     values: dict[str, Any] = {}
     for position, part in enumerate(parts):
         key, equals, value = part.partition("=")
@@ -211,6 +210,7 @@ def _named_values(text: str) -> tuple[str, dict[str, Any]]:
                 form = ":".join((name, *cls.positional))
                 raise ValueError(f"method {text!r} has too many values; its form is {form!r}")
             key, value = cls.positional[position], part
+        key = known_name(key, (*_SHORT_FOR, *field_hints(cls))) or key
         key = _SHORT_FOR.get(key, key)
         if key in values:
             raise ValueError(f"method {text!r} gives {key!r} twice: {short(values[key])} and {value}")
@@ -219,9 +219,7 @@ def _named_values(text: str) -> tuple[str, dict[str, Any]]:
 
 
 def _build(name: object, fields: dict[str, Any]) -> Method:
-    cls = METHODS.get(name) if isinstance(name, str) else None
-    if cls is None:
-        raise unknown("method", name, METHODS)
+    cls = METHODS[choice("method", name, METHODS)]
     hints = field_hints(cls)
     for key, value in fields.items():
         if key not in hints:
@@ -230,9 +228,17 @@ def _build(name: object, fields: dict[str, Any]) -> Method:
                 f"method {name!r} has no parameter {key!r}; it has: {', '.join(hints) or 'none'}"
                 + (f"; did you mean {near!r}?" if near else "")
             )
-        if not is_choice(hints[key]):  # which the method names itself
+        if is_choice(hints[key]):  # which the method names itself
+            fields[key] = known_name(value, _names_of(hints[key])) or value
+        else:
             fields[key] = typed(f"parameter {key!r} of method {name!r}", value, hints[key])
     return cls(**fields)
+
+
+def _names_of(hint: Any) -> list[str]:
+    """The names among the values of a choice."""
+    values = [one for kind in (hint, *get_args(hint)) if get_origin(kind) is Literal for one in get_args(kind)]
+    return [one for one in values if isinstance(one, str)]
 
 
 _SHORT_FOR = {short_name: field for field, short_name in Method.short_names.items()}

@@ -40,7 +40,7 @@ from dita.tuning.observing import Observed, observed
 from dita.tuning.results import Candidate, Finalist, Goal, Reported, Tuning, pictures_of
 from dita.tuning.search import Costs, Search
 from dita.tuning.trials import CONVERGED, REFERENCES, Bench, Model, Prompts, Sampled, Trial
-from dita.values import integer, unknown
+from dita.values import choice, integer
 
 FINALISTS = 6
 TOLERANCE = 0.98
@@ -133,8 +133,7 @@ def tune(
     and, naming the nearest, for a goal that nothing reaches.
     """
     goal = check_goal(speedup, seconds, psnr)
-    if reference not in REFERENCES:
-        raise unknown("reference", reference, REFERENCES)
+    reference = choice("reference", reference, REFERENCES)
     if not 0 < minutes < 60 * 24 * 7:
         raise ValueError(f"minutes must be above 0, and less than a week, got {minutes}")
     sets, note = split(prompts, seed)
