@@ -92,6 +92,11 @@ class FittingTable:
         return table
 
 
+def terminal_width(most: int = 100) -> int:
+    """Characters of a line of text: the terminal's, and `most` at most."""
+    return min(Console().width, most)
+
+
 def folded(label: str, width: int) -> list[str]:
     """A method's name in lines of at most `width` characters, broken after `:`, `/` and `+` where it has any."""
     lines = [""]

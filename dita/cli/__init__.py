@@ -22,7 +22,7 @@ from dita.cli import (
     tune,
 )
 from dita.cli.errors import BAD_INPUT
-from dita.cli.options import OnceCommand
+from dita.cli.options import OnceCommand, first_paragraph
 from dita.version import __version__
 
 __all__ = ["BAD_INPUT", "app"]
@@ -30,7 +30,6 @@ __all__ = ["BAD_INPUT", "app"]
 app = typer.Typer(
     help="Diffusion transformers faster without retraining.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
@@ -59,4 +58,4 @@ for command in (
     methods.methods,
     tables.tables,
 ):
-    app.command(cls=OnceCommand)(command)
+    app.command(cls=OnceCommand, short_help=first_paragraph(command))(command)

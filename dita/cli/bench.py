@@ -10,11 +10,11 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from dita.cli import libraries
+from dita.cli import completion, libraries
 from dita.cli.errors import one_line_errors
 from dita.cli.given_methods import methods_of
 from dita.cli.given_networks import checked_device
-from dita.cli.options import check_numbers
+from dita.cli.options import DTYPE, check_numbers
 from dita.output_files import try_files, write_file
 from dita.values import choice
 
@@ -23,14 +23,22 @@ SMALL_SCALE = 0.2  # of `bench`, where a CPU runs a published model
 
 def bench(
     shape: Annotated[
-        str, typer.Option(help="cpu-flux, cpu-pixart, cpu-opensora, or a published model as of dita plan --model.")
+        str,
+        typer.Option(
+            autocompletion=completion.shapes,
+            help="cpu-flux, cpu-pixart, cpu-opensora, or a published model as of dita plan --model.",
+        ),
     ] = "cpu-flux",
     scale: Annotated[
         float | None,
         typer.Option(help="Multiplies layers, heads and image tokens; 1 on CUDA and for cpu-*, else 0.2."),
     ] = None,
     methods: Annotated[
-        str | None, typer.Option(help="Short forms or JSON files, with commas between; ToCa and FORA by default.")
+        str | None,
+        typer.Option(
+            autocompletion=completion.methods,
+            help="Short forms or JSON files, with commas between; ToCa and FORA by default.",
+        ),
     ] = None,
     rivals: Annotated[
         str, typer.Option(help="diffusers, cache-dit, single ones such as diffusers:magcache, or none; with commas.")
@@ -40,7 +48,7 @@ def bench(
     controls: Annotated[bool, typer.Option(help="Also time dita attached without effect, and detached.")] = True,
     batch: Annotated[int, typer.Option(help="Pictures made at once.")] = 1,
     text_tokens: Annotated[int | None, typer.Option(help="Of a prompt with its padding.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="bfloat16 on CUDA and float32 elsewhere by default.")] = None,
+    dtype: Annotated[str | None, typer.Option(help=DTYPE)] = None,
     device: Annotated[str | None, typer.Option(help="cuda where there is one, else cpu, by default.")] = None,
     compile: Annotated[str, typer.Option(help="none, blocks or model: by torch.compile, before it is timed.")] = "none",
     threads: Annotated[int | None, typer.Option(help="Of the CPU; all cores by default.")] = None,

@@ -11,7 +11,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from dita.cli import libraries
+from dita.cli import completion, libraries
+from dita.cli.completion import METRIC_NAMES
 from dita.cli.errors import one_line_errors, stoppable
 from dita.cli.given_methods import methods_of, say_what_is_not_kept, store_of
 from dita.cli.given_models import MODEL, model_of
@@ -19,6 +20,7 @@ from dita.cli.given_networks import metrics_of, networks_named, networks_of
 from dita.cli.given_prompts import prompts_of
 from dita.cli.options import (
     BUNDLED_BATCH,
+    DTYPE,
     MAX_CACHE,
     OVERWRITE,
     STORE_DEVICE,
@@ -52,9 +54,13 @@ def compare(
             help="NAME=DIR or DIR, of dita generate: compare what is there already (repeatable; one is plain=DIR)."
         ),
     ] = None,
-    model: Annotated[str, typer.Option(help=MODEL)] = "shapes-flux",
+    model: Annotated[str, typer.Option(autocompletion=completion.models, help=MODEL)] = "shapes-flux",
     methods: Annotated[
-        str, typer.Option(help="Short forms or JSON files, with commas between; or all. Plain is always there.")
+        str,
+        typer.Option(
+            autocompletion=completion.methods,
+            help="Short forms or JSON files, with commas between; or all. Plain is always there.",
+        ),
     ] = "plain,steps:0.5,fora:3,toca:4:0.9,toca:4:0.9:random",
     steps: Annotated[int | None, typer.Option(help="Denoising steps; the model's default, or 28.")] = None,
     seed: Annotated[int, typer.Option(help="Of the first picture; the next ones count up.")] = 0,
@@ -64,7 +70,7 @@ def compare(
     height: Annotated[int | None, typer.Option(help="Pixels; the model's own size by default.")] = None,
     width: Annotated[int | None, typer.Option(help="Pixels; the model's own size by default.")] = None,
     guidance: Annotated[float | None, typer.Option(help="guidance_scale of the pipeline calls.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="bfloat16 on CUDA and float32 elsewhere by default.")] = None,
+    dtype: Annotated[str | None, typer.Option(help=DTYPE)] = None,
     device: Annotated[str | None, typer.Option(help="cuda where there is one, else cpu, by default.")] = None,
     store_dtype: Annotated[str | None, typer.Option(help=STORE_DTYPE)] = None,
     store_device: Annotated[str | None, typer.Option(help=STORE_DEVICE)] = None,
@@ -72,7 +78,11 @@ def compare(
     local_files_only: Annotated[bool, typer.Option(help="Do not use the network.")] = False,
     overwrite: Annotated[bool, typer.Option(help=OVERWRITE)] = False,
     metrics: Annotated[
-        str | None, typer.Option(help="More columns: clip,image-reward,lpips (docs/metrics.md).")
+        str | None,
+        typer.Option(
+            autocompletion=completion.metrics,
+            help=f"More columns, with commas between: {METRIC_NAMES} (docs/metrics.md).",
+        ),
     ] = None,
     reference: Annotated[Path | None, typer.Option(help="Real pictures or .npz, for fid and its kin.")] = None,
     weights: Annotated[

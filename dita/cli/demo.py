@@ -7,23 +7,27 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from dita.cli import libraries
+from dita.cli import completion, libraries
 from dita.cli.errors import one_line_errors
 from dita.cli.given_models import MODEL, model_of
-from dita.cli.options import check_numbers
+from dita.cli.options import DTYPE, check_numbers
 from dita.methods import saved_method
 
 
 def demo(
-    model: Annotated[str, typer.Option(help=MODEL)] = "shapes-flux",
+    model: Annotated[str, typer.Option(autocompletion=completion.models, help=MODEL)] = "shapes-flux",
     method: Annotated[
-        str | None, typer.Option(help="A preset more, chosen at the start: a file (tuned/method.json) or short form.")
+        str | None,
+        typer.Option(
+            autocompletion=completion.method,
+            help="A preset more, chosen at the start: a file (tuned/method.json) or short form.",
+        ),
     ] = None,
     port: Annotated[int | None, typer.Option(help="The first free one from 7860 on by default.")] = None,
     host: Annotated[str, typer.Option(help="0.0.0.0 serves other machines too.")] = "127.0.0.1",
     share: Annotated[bool, typer.Option("--share", help="Also by a public address, through Gradio's servers.")] = False,
     max_steps: Annotated[int | None, typer.Option(help="The most steps that a visitor may ask for.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="bfloat16 on CUDA and float32 elsewhere by default.")] = None,
+    dtype: Annotated[str | None, typer.Option(help=DTYPE)] = None,
     device: Annotated[str | None, typer.Option(help="cuda where there is one, else cpu, by default.")] = None,
     local_files_only: Annotated[bool, typer.Option(help="Do not use the network.")] = False,
 ) -> None:

@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from dita.cli import libraries
+from dita.cli import completion, libraries
+from dita.cli.completion import METRIC_NAMES
 from dita.cli.errors import one_line_errors
 from dita.cli.given_networks import checked_device, networks_named, networks_of, workers_of
 from dita.cli.options import check_metric_options, check_numbers, refuse_without_effect
@@ -29,7 +30,11 @@ def evaluate(
     ] = None,
     prompts: Annotated[Path | None, typer.Option(help="JSON, JSON lines or CSV: a prompt for each id.")] = None,
     metrics: Annotated[
-        str | None, typer.Option(help="With commas between (docs/metrics.md); all that is possible by default.")
+        str | None,
+        typer.Option(
+            autocompletion=completion.metrics,
+            help=f"With commas between, of {METRIC_NAMES} (docs/metrics.md); all that is possible by default.",
+        ),
     ] = None,
     weights: Annotated[Path | None, typer.Option(help="Folder that holds the networks' weights.")] = None,
     network: Annotated[

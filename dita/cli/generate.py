@@ -9,12 +9,12 @@ from typing import Annotated, Any
 
 import typer
 
-from dita.cli import libraries
+from dita.cli import completion, libraries
 from dita.cli.errors import one_line_errors, stoppable
 from dita.cli.given_methods import say_what_is_not_kept, store_of
 from dita.cli.given_models import MODEL, model_of
 from dita.cli.given_networks import checked_device, workers_of
-from dita.cli.options import MAX_CACHE, STORE_DEVICE, STORE_DTYPE, check_numbers, refuse_without_effect
+from dita.cli.options import DTYPE, MAX_CACHE, STORE_DEVICE, STORE_DTYPE, check_numbers, refuse_without_effect
 from dita.methods import saved_method
 from dita.stores import Store
 from dita.values import choice
@@ -27,9 +27,13 @@ SOME_FAILED = 1  # exit code of `generate`
 def generate(
     context: typer.Context,
     out: Annotated[Path, typer.Option(help="Folder of the job: new, empty, or of this very job, which goes on.")],
-    model: Annotated[str, typer.Option(help=MODEL)] = "shapes-flux",
+    model: Annotated[str, typer.Option(autocompletion=completion.models, help=MODEL)] = "shapes-flux",
     method: Annotated[
-        str, typer.Option(help="A short form such as toca:4:0.9, or a file such as tuned/method.json.")
+        str,
+        typer.Option(
+            autocompletion=completion.method,
+            help="A short form such as toca:4:0.9, or a file such as tuned/method.json.",
+        ),
     ] = "plain",
     prompts: Annotated[Path | None, typer.Option(help="A file: .txt, .csv, .tsv, .jsonl or .parquet.")] = None,
     prompt: Annotated[list[str] | None, typer.Option(help="A text instead of a file (repeatable).")] = None,
@@ -45,7 +49,7 @@ def generate(
         list[str] | None,
         typer.Option(help="NAME=VALUE, VALUE as JSON: more of the pipeline call (repeatable)."),
     ] = None,
-    dtype: Annotated[str | None, typer.Option(help="bfloat16 on CUDA and float32 elsewhere by default.")] = None,
+    dtype: Annotated[str | None, typer.Option(help=DTYPE)] = None,
     device: Annotated[str | None, typer.Option(help="cuda where there is one, else cpu, by default.")] = None,
     store_dtype: Annotated[str | None, typer.Option(help=STORE_DTYPE)] = None,
     store_device: Annotated[str | None, typer.Option(help=STORE_DEVICE)] = None,

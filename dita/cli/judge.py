@@ -9,9 +9,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from dita.cli import libraries
+from dita.cli import completion, libraries
 from dita.cli.errors import one_line_errors
-from dita.cli.options import check_numbers, refuse_without_effect
+from dita.cli.options import DTYPE, check_numbers, refuse_without_effect
 from dita.methods import saved_method
 from dita.model_names import canonical
 from dita.output_files import try_files, write_file
@@ -20,9 +20,15 @@ from dita.values import nearest
 
 def judge(
     context: typer.Context,
-    model: Annotated[str, typer.Option(help="A bundled model of the shapes world.")] = "shapes-flux",
+    model: Annotated[
+        str, typer.Option(autocompletion=completion.bundled_models, help="A bundled model of the shapes world.")
+    ] = "shapes-flux",
     method: Annotated[
-        str, typer.Option(help="A short form such as toca:4:0.9, or a file such as tuned/method.json.")
+        str,
+        typer.Option(
+            autocompletion=completion.method,
+            help="A short form such as toca:4:0.9, or a file such as tuned/method.json.",
+        ),
     ] = "plain",
     prompts: Annotated[int, typer.Option(help="Held-out captions, of all kinds of scene in turn.")] = 256,
     steps: Annotated[int, typer.Option(help="Denoising steps of the plain pipeline.")] = 28,
@@ -32,7 +38,7 @@ def judge(
         Path | None, typer.Option(help="Judge the pictures of this folder of dita compare, or with a manifest.json.")
     ] = None,
     json_file: Annotated[Path | None, typer.Option("--json", help="Write the verdicts to this file as JSON.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="bfloat16 on CUDA and float32 elsewhere by default.")] = None,
+    dtype: Annotated[str | None, typer.Option(help=DTYPE)] = None,
     device: Annotated[str | None, typer.Option(help="cuda where there is one, else cpu, by default.")] = None,
 ) -> None:
     """Judge whether pictures of the shapes world show what their prompts say.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import typer
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 BUNDLED_BATCH = 4  # prompts in a call for the small bundled models; 1 for others
 
+DTYPE = "float32, bfloat16 or float16; bfloat16 on CUDA and float32 elsewhere by default."
 STORE_DTYPE = "Keep features as bf16, fp16 or fp8; as computed by default (docs/memory.md)."
 STORE_DEVICE = "Keep features on the cpu, fetched ahead of their use; on the model's device by default."
 MAX_CACHE = "Keep 3.2GB of features, or 512MiB, at most: what saves the least for its bytes is computed."
@@ -35,6 +37,11 @@ class OnceCommand(TyperCommand):
                 typer.echo(f"error: {twice[0]} is given twice; it takes one value", err=True)
                 raise typer.Exit(2)
         return super().parse_args(ctx, args)
+
+
+def first_paragraph(command: Callable[..., object]) -> str:
+    """What the list of commands says of one: all of the first paragraph, which is cut otherwise."""
+    return " ".join((inspect.getdoc(command) or "").split("\n\n")[0].split())
 
 
 def was_given(context: typer.Context, name: str) -> bool:

@@ -11,6 +11,7 @@ from typing import Annotated
 
 import typer
 
+from dita.cli import completion
 from dita.cli.errors import one_line_errors
 from dita.cli.given_methods import changed, say_what_is_not_kept, store_of
 from dita.cli.options import MAX_CACHE, STORE_DEVICE, STORE_DTYPE, refuse_without_effect
@@ -22,6 +23,7 @@ from dita.output_files import try_files, write_file
 from dita.plan import Plan
 from dita.schedules import RATIO_SCHEDULES
 from dita.shapes import ACCOUNTINGS, NAMED_SHAPES, Accounting
+from dita.terminal import terminal_width
 from dita.values import choice
 
 FIGURES = (".png", ".svg", ".pdf")  # that `plan --plot` can draw
@@ -30,16 +32,25 @@ FIGURES = (".png", ".svg", ".pdf")  # that `plan --plot` can draw
 def plan(
     context: typer.Context,
     model: Annotated[
-        str, typer.Option(help=f"{', '.join(NAMED_SHAPES)}, a bundled model, or a local diffusers folder.")
+        str,
+        typer.Option(
+            autocompletion=completion.models,
+            help=f"{', '.join(NAMED_SHAPES)}, one of their hub ids, a bundled model, or a local diffusers folder.",
+        ),
     ],
     method: Annotated[
         str,
-        typer.Option(help="A short form such as toca:4:0.9:random or tome+toca, or a file such as tuned/method.json."),
+        typer.Option(
+            autocompletion=completion.method,
+            help="A short form such as toca:4:0.9:random or tome+toca, or a file such as tuned/method.json.",
+        ),
     ],
     steps: Annotated[int, typer.Option(help="Denoising steps of the plain pipeline.")] = 50,
     cycle: Annotated[int | None, typer.Option(help="N: full steps are N apart.")] = None,
     ratio: Annotated[float | None, typer.Option(help="R: share of the tokens that a cached step reuses.")] = None,
-    score: Annotated[str | None, typer.Option(help=f"Token score: {', '.join(SCORES)}.")] = None,
+    score: Annotated[
+        str | None, typer.Option(autocompletion=completion.scores, help=f"Token score: {', '.join(SCORES)}.")
+    ] = None,
     schedule: Annotated[str | None, typer.Option(help=f"Ratio schedule: {', '.join(RATIO_SCHEDULES)}.")] = None,
     warmup: Annotated[int | None, typer.Option(help="Full steps at the start.")] = None,
     fraction: Annotated[float | None, typer.Option(help="Of the steps, for --method steps.")] = None,
@@ -106,9 +117,9 @@ def _draw_plan(plan: Plan, path: Path) -> None:
 
 
 def _plan_text(plan: Plan) -> str:
-    shape = plan.shape
+    shape, width = plan.shape, terminal_width()
     tokens = [
-        textwrap.fill(f"{module:<16} {_runs(counts)}", 100, initial_indent="  ", subsequent_indent=" " * 19)
+        textwrap.fill(f"{module:<16} {_runs(counts)}", width, initial_indent="  ", subsequent_indent=" " * 19)
         for module, counts in plan.tokens().items()
     ]
     flops = {name: plan.flops(name) for name in ACCOUNTINGS}
@@ -116,45 +127,72 @@ def _plan_text(plan: Plan) -> str:
     lines = [
         f"{plan.whole_method.label()} on {shape.name}, batch {shape.batch}: {plan.requested_steps} steps",
         "",
-        f"steps (F full, {merging}f full in some layers, p partial, ~ forecast, . reuse, - skipped)",
-        *(f"  {line}" for line in plan.map()),
+        textwrap.fill(
+            f"steps (F full, {merging}f full in some layers, p partial, ~ forecast, . reuse, - skipped)", width
+        ),
+        *_map_lines(plan, width),
         "",
-        f"full steps         {', '.join(map(str, plan.full_steps))}",
+        _entry("full steps", ", ".join(map(str, plan.full_steps)), width),
         "tokens of a sample that a cached step computes, by layer",
         *(tokens or ["  none"]),
         "",
         f"TFLOPs             {plan.flops() / 1e12:.4g} of {plan.plain_flops / 1e12:.4g} plain",
-        f"FLOPs ratio        {plan.flops_ratio():.2f} (not a speed-up: that is measured in seconds, by dita compare)",
+        _entry(
+            "FLOPs ratio",
+            f"{plan.flops_ratio():.2f} (not a speed-up: that is measured in seconds, by dita compare)",
+            width,
+        ),
         *(
             f"  {name:<16} {value / 1e12:.5g} TFLOPs, ratio {plan.plain_flops / value:.2f}"
             for name, value in flops.items()
         ),
         f"token scores       {plan.score_flops / 1e12:.3g} TFLOPs more",
-        *([_merging_line(plan)] if plan.merging is not None else []),
-        *_cache_lines(plan),
+        *([_entry("tokens merged", _merging(plan), width)] if plan.merging is not None else []),
+        *_cache_lines(plan, width),
     ]
     return "\n".join(lines)
 
 
-def _cache_lines(plan: Plan) -> list[str]:
+def _entry(name: str, text: str, width: int) -> str:
+    """A line of the summary, folded where it is longer than `width`."""
+    return textwrap.fill(f"{name:<18} {text}", width, subsequent_indent=" " * 19)
+
+
+def _map_lines(plan: Plan, width: int) -> list[str]:
+    """The plan's map; of many steps in parts below each other."""
+    lines = [(line[:_MAP_MARGIN], line[_MAP_MARGIN:]) for line in plan.map()]
+    room = max((width - _MAP_MARGIN - 2) // 10 * 10, 10)
+    parts = [
+        [f"  {module}{row[start : start + room]}" for module, row in lines] for start in range(0, len(plan.steps), room)
+    ]
+    if len(parts) > 1:
+        parts = [[f"  from step {number * room}", *part] for number, part in enumerate(parts)]
+    return [line for part in parts for line in part]
+
+
+_MAP_MARGIN = 22  # characters in front of the steps in a line of `Plan.map`
+
+
+def _cache_lines(plan: Plan, width: int) -> list[str]:
     store, shape = plan.store, plan.shape
-    lines = [f"cache              {plan.cache_bytes / 1e6:,.1f} MB, at {shape.element_bytes} bytes a number"]
-    if store.dtype is not None:
-        lines[0] = f"cache              {plan.cache_bytes / 1e6:,.1f} MB, in {store.dtype}"
+    form = f"at {shape.element_bytes} bytes a number" if store.dtype is None else f"in {store.dtype}"
+    lines = [f"cache              {plan.cache_bytes / 1e6:,.1f} MB, {form}"]
     if store.device is not None:
-        lines.append(f"  in the host's memory, and {staged_bytes(plan) / 1e6:,.1f} MB on the model's device in passing")
+        staged = f"{staged_bytes(plan) / 1e6:,.1f} MB on the model's device in passing"
+        lines.append(f"  in the host's memory, and {staged}")
     if plan.dropped:
         modules = Counter(site.module for site in plan.dropped)
         counts = ", ".join(f"{count} {module}" for module, count in modules.items())
-        lines.append(f"  computed in full to fit: {len(plan.dropped)} of {len(shape.sites())} sites ({counts})")
+        dropped = f"computed in full to fit: {len(plan.dropped)} of {len(shape.sites())} sites ({counts})"
+        lines.append(textwrap.fill(dropped, width, initial_indent="  ", subsequent_indent="    "))
     return lines
 
 
-def _merging_line(plan: Plan) -> str:
+def _merging(plan: Plan) -> str:
     if not plan.merged_share:
-        return "tokens merged      none"
+        return "none"
     share, more = plan.merged_share, plan.matching_flops / 1e12
-    return f"tokens merged      {share:.1%} of the image tokens, where merged; matching takes {more:.3g} TFLOPs more"
+    return f"{share:.1%} of the image tokens, where merged; matching takes {more:.3g} TFLOPs more"
 
 
 def _runs(counts: list[int]) -> str:

@@ -8,11 +8,12 @@ from typing import Annotated
 
 import typer
 
+from dita.cli import completion
 from dita.cli.compare import compare
 from dita.cli.errors import one_line_errors
 from dita.cli.given_models import MODEL
 from dita.cli.given_networks import networks_of
-from dita.cli.options import OVERWRITE
+from dita.cli.options import DTYPE, OVERWRITE
 from dita.model_names import canonical
 from dita.output_files import try_folder
 from dita.studies import STUDIES
@@ -21,8 +22,10 @@ from dita.values import choice
 
 def study(
     context: typer.Context,
-    name: Annotated[str, typer.Argument(help=f"The question: {', '.join(STUDIES)}.")],
-    model: Annotated[str, typer.Option(help=MODEL)] = "shapes-flux",
+    name: Annotated[
+        str, typer.Argument(autocompletion=completion.studies, help=f"The question: {', '.join(STUDIES)}.")
+    ],
+    model: Annotated[str, typer.Option(autocompletion=completion.models, help=MODEL)] = "shapes-flux",
     prompts: Annotated[
         list[str] | None,
         typer.Option(help="As of dita compare: 64 of dita's own by default."),
@@ -34,10 +37,14 @@ def study(
     seed: Annotated[int, typer.Option(help="Of the first picture; the next ones count up.")] = 0,
     batch: Annotated[int | None, typer.Option(help="Prompts in a call; 4 for a bundled model, else 1.")] = None,
     metrics: Annotated[
-        str | None, typer.Option(help="More columns (docs/metrics.md); image-reward where its network is there.")
+        str | None,
+        typer.Option(
+            autocompletion=completion.metrics,
+            help="More columns, as of dita compare; image-reward where its network is there.",
+        ),
     ] = None,
     weights: Annotated[Path | None, typer.Option(help="Folder that holds the weights of their networks.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="bfloat16 on CUDA and float32 elsewhere by default.")] = None,
+    dtype: Annotated[str | None, typer.Option(help=DTYPE)] = None,
     device: Annotated[str | None, typer.Option(help="cuda where there is one, else cpu, by default.")] = None,
     overwrite: Annotated[bool, typer.Option(help=OVERWRITE)] = False,
 ) -> None:

@@ -9,12 +9,18 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
+from dita.cli import completion
 from dita.cli.errors import one_line_errors
+from dita.tables import TABLES, recompute
+from dita.tables import as_json as tables_json
 from dita.values import choice
 
 
 def tables(
-    names: Annotated[list[str] | None, typer.Argument(help="Of tables; all by default.")] = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(autocompletion=completion.tables, help=f"Of {', '.join(TABLES)}; all by default."),
+    ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON for programs, and nothing else.")] = False,
 ) -> None:
     """Print the published tables with FLOPs recomputed from dita's plans.
@@ -22,9 +28,6 @@ def tables(
     Latency and quality are as printed; FLOPs stand beside those of this project's plan for the row. Rows that disagree
     with their own definition are marked.
     """
-    from dita.tables import TABLES
-    from dita.tables import as_json as tables_json
-
     with one_line_errors():
         chosen = [TABLES[choice("table", name, TABLES)] for name in names or TABLES]
     if as_json:
@@ -36,7 +39,6 @@ def tables(
 
 
 def _print_table(console: Console, table: Any) -> None:
-    from dita.tables import recompute
     from dita.terminal import Column, FittingTable
 
     console.print(f"\n{table.title}\n{table.source}; `--model {table.shape} --steps {table.steps}`", highlight=False)

@@ -8,17 +8,17 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from dita.cli import libraries
+from dita.cli import completion, libraries
 from dita.cli.errors import one_line_errors
 from dita.cli.given_models import MODEL, model_of
 from dita.cli.given_prompts import prompts_of
-from dita.cli.options import BUNDLED_BATCH, check_numbers
+from dita.cli.options import BUNDLED_BATCH, DTYPE, check_numbers
 from dita.output_files import try_folder
 
 
 def tune(
     out: Annotated[Path, typer.Option(help="Folder for method.json and the report: new, or of this very tuning.")],
-    model: Annotated[str, typer.Option(help=MODEL)] = "shapes-flux",
+    model: Annotated[str, typer.Option(autocompletion=completion.models, help=MODEL)] = "shapes-flux",
     speed_up: Annotated[float | None, typer.Option(help="The goal: times the speed of plain; 3 by default.")] = None,
     seconds: Annotated[float | None, typer.Option(help="The goal instead: seconds of an image, at most.")] = None,
     psnr: Annotated[float | None, typer.Option(help="The goal instead: dB to the reference, at least.")] = None,
@@ -31,7 +31,7 @@ def tune(
     height: Annotated[int | None, typer.Option(help="Pixels; the model's own size by default.")] = None,
     width: Annotated[int | None, typer.Option(help="Pixels; the model's own size by default.")] = None,
     guidance: Annotated[float | None, typer.Option(help="guidance_scale of the pipeline calls.")] = None,
-    dtype: Annotated[str | None, typer.Option(help="bfloat16 on CUDA and float32 elsewhere by default.")] = None,
+    dtype: Annotated[str | None, typer.Option(help=DTYPE)] = None,
     device: Annotated[str | None, typer.Option(help="cuda where there is one, else cpu, by default.")] = None,
     local_files_only: Annotated[bool, typer.Option(help="Do not use the network.")] = False,
     overwrite: Annotated[bool, typer.Option(help="Start over where --out holds another tuning.")] = False,

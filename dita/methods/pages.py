@@ -40,6 +40,16 @@ def summary_line(cls: type[Method]) -> str:
     return " ".join((inspect.getdoc(cls) or "").split("\n\n")[0].split())
 
 
+def idea_line(cls: type[Method]) -> str:
+    """The idea of a method in a few words: how its docstring begins."""
+    return re.split(r"[:;.](?:\s|$)| \(", summary_line(cls))[0].replace("`", "")
+
+
+def form(cls: type[Method]) -> str:
+    """The short form of a method, with what it takes in capitals: `toca:CYCLE:RATIO:SCORE`."""
+    return ":".join((cls.name, *(part.upper() for part in cls.positional)))
+
+
 def families_line(cls: type[Method]) -> str:
     """The families that a method runs on, those where that is dita's own extension marked."""
     return ", ".join(family + " (extension)" * (family in cls.extends) for family in cls.families)

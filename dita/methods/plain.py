@@ -26,7 +26,7 @@ class Plain(Method):
 
 @dataclass(frozen=True)
 class FewerSteps(ChosenSteps):
-    """The honest rival of every cache: a `fraction` of the steps, spaced anew by the sampler itself.
+    """A `fraction` of the steps, spaced anew by the sampler: the honest rival of every cache.
 
     The number of steps is rounded, and at least 1.
 

@@ -26,7 +26,7 @@ _PUBLISHED = {
 
 @dataclass(frozen=True)
 class TGate(Method):
-    """Cross-attention is computed up to the gate and reused from then on (T-GATE, arXiv 2404.02747).
+    """Cross-attention is reused from the gate on (T-GATE, arXiv 2404.02747).
 
     Before the gate, self-attention is reused in most steps instead. On PixArt guidance ends at the gate, as published:
     both halves go on as one, whose stored outputs are the mean of theirs. Open-Sora keeps its guidance, as in PAB's
