@@ -277,7 +277,9 @@ class Search:
         assert isinstance(method, WholeCall) and method.full_steps is not None
         if any(known.weights and known.full_steps == method.full_steps for known in self._fitted()):
             return False
-        if not self.time_for((2 * len(method.full_steps) + 2) * trial.seconds):
+        few = self.bench.prompts.batches(self.bench.model.batch)[0]  # thousands of numbers each, for dozens of weights
+        share = len(few) / len(self.bench.prompts)
+        if not self.time_for((2 * len(method.full_steps) + 2) * trial.seconds * share):
             return False
         try:
             along = self._coordinates(method)
@@ -289,12 +291,13 @@ class Search:
             return dataclasses.replace(method, predictor="fitted", order=1, window=None, space=space, weights=given)
 
         def run(given: Rows) -> NDArray[np.float32]:
-            return self.bench.model.sample(with_rows(given), self.bench.prompts).latents
+            return self.bench.model.sample(with_rows(given), few).latents
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             start = line_rows(method.full_steps, along)
-            found = fitted(start, directions(method.full_steps, along), run, self.bench.references[self.reference])
+            wanted = self.bench.references[self.reference][: len(few)]
+            found = fitted(start, directions(method.full_steps, along), run, wanted)
         after = self.try_one(with_rows(found))
         return after is not None and after.error(self.reference) < trial.error(self.reference)
 
