@@ -1,4 +1,4 @@
-"""Pictures to measure, shared out to workers that hold the networks: this process, a launcher's, or Ray's actors.
+"""Work shared out to workers that hold networks, or a pipeline: this process, a launcher's, or Ray's actors.
 
 Shares begin where a batch begins, and what they give is put together in their order: a network sees the same batches
 whoever reads them, so that a picture's figures do not depend on the number of workers.
@@ -11,19 +11,35 @@ import pickle
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
-from dita.networks import Networks
+import torch
+
 from dita.values import choice
 from dita.workers import cluster
 from dita.workers.processes import Processes
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 T = TypeVar("T")
+
+
+class Tools(Protocol):
+    """What workers need for their work, such as `Networks`. It travels without what is loaded."""
+
+    device: torch.device
+
+    def on(self, device: str) -> Self:
+        """The same for another device."""
+
+
+H = TypeVar("H", bound=Tools)
 
 Tick = Callable[[float], None]
 """Told how many more pictures are done."""
 
-Work = Callable[[Networks, Sequence[Any], Tick], T]
+Work = Callable[[H, Sequence[Any], Tick], T]
 """What a worker does with its share. It travels: a function of a module, or a `partial` of one."""
 
 ENGINES = ("local", "ray")
@@ -34,11 +50,15 @@ SHARES_EACH = 4
 class Workers(Protocol):
     """Those who do it."""
 
+    @property
+    def count(self) -> int:
+        """How many there are, this process among them where it is one."""
+
     def device(self, device: str) -> str:
         """`cuda` as the device of this process."""
 
     def shares(
-        self, work: Work[T], networks: Networks, items: Sequence[Any], batch: int, tick: Tick | None = None
+        self, work: Work[H, T], tools: H, items: Sequence[Any], batch: int, tick: Tick | None = None
     ) -> Iterator[T]:
         """What `work` gives for contiguous shares of `items` that begin at multiples of `batch`, in their order.
 
@@ -71,24 +91,26 @@ def opened(engine: str = "local", actors: tuple[int, int] = (1, 1)) -> Iterator[
 class Alone:
     """This process by itself: one share."""
 
+    count = 1
+
     def device(self, device: str) -> str:
         """As given."""
         return device
 
     def shares(
-        self, work: Work[T], networks: Networks, items: Sequence[Any], batch: int, tick: Tick | None = None
+        self, work: Work[H, T], tools: H, items: Sequence[Any], batch: int, tick: Tick | None = None
     ) -> Iterator[T]:
         """One share."""
-        yield work(networks, items, tick or _silent)
+        yield work(tools, items, tick or _silent)
 
 
 @dataclass(frozen=True)
 class _Errand:
-    """What the first process has another one do; `networks` the first time, and when they are others."""
+    """What the first process has another one do; `tools` the first time, and when they are others."""
 
-    work: Work[Any]
+    work: Work[Any, Any]
     items: Sequence[Any]
-    networks: Networks | None
+    tools: Tools | None
 
 
 @dataclass(frozen=True)
@@ -104,7 +126,7 @@ class Launched:
 
     def __init__(self, processes: Processes) -> None:
         self._processes = processes
-        self._told: Networks | None = None
+        self._told: Tools | None = None
         self._waiting = True  # the others, for an errand
 
     def __enter__(self) -> Launched:
@@ -114,22 +136,27 @@ class Launched:
         if self._waiting:
             self._processes.dealt([None] * self._processes.count)
 
+    @property
+    def count(self) -> int:
+        """Processes, this one too."""
+        return self._processes.count
+
     def device(self, device: str) -> str:
         """`cuda` as the device of this process's number."""
         return self._processes.device(device)
 
     def shares(
-        self, work: Work[T], networks: Networks, items: Sequence[Any], batch: int, tick: Tick | None = None
+        self, work: Work[H, T], tools: H, items: Sequence[Any], batch: int, tick: Tick | None = None
     ) -> Iterator[T]:
         """One share a process, but for those that there are no batches for."""
         portions = portioned(items, batch, self._processes.count)
-        tell = networks if networks is not self._told else None
+        tell = tools if tools is not self._told else None
         errands: list[_Errand | None] = [_Errand(work, portion, tell) for portion in portions]
         errands += [_Errand(work, (), tell)] * (self._processes.count - len(portions))
-        self._waiting, self._told = False, networks
+        self._waiting, self._told = False, tools
         self._processes.dealt(errands)
         scale = len(items) / max(len(portions[0]), 1)  # the others are about as far
-        mine = _done(work, networks, portions[0], lambda count: (tick or _silent)(count * scale))
+        mine = _done(work, tools, portions[0], lambda count: (tick or _silent)(count * scale))
         answers = self._processes.collected(mine)
         self._waiting = True
         for answer in answers[: len(portions)]:
@@ -140,13 +167,13 @@ class Launched:
 
 def _serve(processes: Processes) -> None:
     """Does what the first process says, until there is no more."""
-    networks: Networks | None = None
+    tools: Tools | None = None
     errand: _Errand | None
     while (errand := processes.dealt(None)) is not None:
-        if errand.networks is not None:
-            networks = errand.networks.on(processes.device(errand.networks.device.type))
-        assert networks is not None
-        answer = _done(errand.work, networks, errand.items) if errand.items else _Answer()
+        if errand.tools is not None:
+            tools = errand.tools.on(processes.device(errand.tools.device.type))
+        assert tools is not None
+        answer = _done(errand.work, tools, errand.items) if errand.items else _Answer()
         processes.collected(_as_text(answer))
 
 
@@ -159,19 +186,29 @@ class Actors:
     def __init__(self, actors: tuple[int, int]) -> None:
         self._actors = actors
 
+    @property
+    def count(self) -> int:
+        """Actors, at most."""
+        return self._actors[1]
+
+    @property
+    def actors(self) -> tuple[int, int]:
+        """The fewest and the most."""
+        return self._actors
+
     def device(self, device: str) -> str:
         """As given; each actor sees its own GPU only."""
         return device
 
     def shares(
-        self, work: Work[T], networks: Networks, items: Sequence[Any], batch: int, tick: Tick | None = None
+        self, work: Work[H, T], tools: H, items: Sequence[Any], batch: int, tick: Tick | None = None
     ) -> Iterator[T]:
         """Some shares an actor."""
         ray = cluster.connected(self._actors)
         portions = portioned(items, batch, SHARES_EACH * self._actors[1])
         rows = [{"number": i, "errand": pickle.dumps((work, portion))} for i, portion in enumerate(portions)]
-        given: dict[str, Any] = {"fn_constructor_args": (networks.on(networks.device.type),)}
-        placed = cluster.mapping(self._actors, cuda=networks.device.type == "cuda")
+        given: dict[str, Any] = {"fn_constructor_args": (tools.on(tools.device.type),)}
+        placed = cluster.mapping(self._actors, cuda=tools.device.type == "cuda")
         answered = ray.data.from_items(rows, override_num_blocks=len(rows)).map(_Measurer, **given, **placed)
         early: dict[int, bytes] = {}
         number = 0
@@ -189,12 +226,12 @@ class Actors:
 class _Measurer:
     """A worker in a process of Ray."""
 
-    def __init__(self, networks: Networks) -> None:
-        self._networks = networks
+    def __init__(self, tools: Tools) -> None:
+        self._tools = tools
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         work, items = pickle.loads(row["errand"])
-        return {"number": row["number"], "answer": pickle.dumps(_as_text(_done(work, self._networks, items)))}
+        return {"number": row["number"], "answer": pickle.dumps(_as_text(_done(work, self._tools, items)))}
 
 
 def portioned(items: Sequence[T], batch: int, count: int) -> list[Sequence[T]]:
@@ -209,9 +246,9 @@ def portioned(items: Sequence[T], batch: int, count: int) -> list[Sequence[T]]:
     return [items[start:end] for start, end in itertools.pairwise(starts)]
 
 
-def _done(work: Work[Any], networks: Networks, items: Sequence[Any], tick: Tick | None = None) -> _Answer:
+def _done(work: Work[Any, Any], tools: Tools, items: Sequence[Any], tick: Tick | None = None) -> _Answer:
     try:
-        return _Answer(found=work(networks, items, tick or _silent))
+        return _Answer(found=work(tools, items, tick or _silent))
     except Exception as error:
         return _Answer(error=error)
 

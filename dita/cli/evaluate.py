@@ -12,7 +12,7 @@ from rich.console import Console
 from dita.cli import completion, libraries
 from dita.cli.completion import METRIC_NAMES
 from dita.cli.errors import one_line_errors
-from dita.cli.given_networks import checked_device, networks_named, networks_of, workers_of
+from dita.cli.given_networks import checked_device, networks_named, networks_of, opened_workers
 from dita.cli.options import check_metric_options, check_numbers, refuse_without_effect
 from dita.output_files import try_files, write_file
 
@@ -56,7 +56,7 @@ def evaluate(
     Pictures, prompts and plain pictures are paired by id and seed. Pictures that cannot be used are named. Under
     torchrun or accelerate launch the processes share the pictures, and the first one reports.
     """
-    with one_line_errors(), _opened(engine, workers) as team:
+    with one_line_errors(), opened_workers(engine, workers) as team:
         if team is None:  # this process has measured for the first one
             return
         from dita.metrics import catalogue, picture_sets
@@ -116,10 +116,3 @@ def evaluate(
             typer.echo(f"wrote {save_statistics}")
         if unwritten:
             raise unwritten[0]
-
-
-def _opened(engine: str, actors: str) -> Any:
-    """Who measures, as `dita.sharing.opened`."""
-    from dita import sharing
-
-    return sharing.opened(engine, workers_of(actors))

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dita.values import choice
+
+if TYPE_CHECKING:
+    from dita.sharing import Workers
 
 
 def metrics_of(metrics: str | None) -> list[Any]:
@@ -50,3 +54,10 @@ def workers_of(text: str) -> tuple[int, int]:
     if not 1 <= low <= high:
         raise ValueError(f"--workers must be a number from 1 on, or a range such as 1..8, got {text!r}")
     return low, high
+
+
+def opened_workers(engine: str, actors: str) -> AbstractContextManager[Workers | None]:
+    """Those who share the work, as `dita.sharing.opened`."""
+    from dita import sharing
+
+    return sharing.opened(engine, workers_of(actors))

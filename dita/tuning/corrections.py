@@ -86,6 +86,7 @@ def fitted(
     probe: float = 0.05,
     ridge: float = 1e-3,
     chords: int = 2,
+    run_all: Callable[[Sequence[Rows]], Sequence[NDArray[np.float32]]] | None = None,
 ) -> Rows:
     """Weights with which the final latents of `run` come nearer to `reference`: a step of Gauss and Newton.
 
@@ -93,6 +94,8 @@ def fitted(
     most `chords` more steps with the same slopes, each of one run, as long as they help. Prompts count by the logarithm
     of their error, as decibels do: each is divided by its error at the start. Those that are not `steady` are left out:
     their pictures went another way, and tell nothing of small changes.
+
+    `run_all` gives the latents of several rows, where they are made at once.
 
     Returns the weights of the nearest run; `rows` itself if no step comes nearer.
     """
@@ -105,10 +108,10 @@ def fitted(
     def scaled(latents: NDArray[np.float64]) -> NDArray[np.float64]:
         return (latents.reshape(len(latents), -1) / sizes[:, None]).ravel()
 
-    columns = []
-    for number in range(len(changes)):
-        amounts = [probe * (number == other) for other in range(len(changes))]
-        columns.append(scaled(run(changed(rows, changes, amounts))[kept].astype(np.float64) - now) / probe)
+    count = len(changes)
+    probes = [changed(rows, changes, [probe * (number == one) for one in range(count)]) for number in range(count)]
+    tried = run_all(probes) if run_all is not None else map(run, probes)
+    columns = [scaled(latents[kept].astype(np.float64) - now) / probe for latents in tried]
     jacobian = np.stack(columns, axis=1)
     inner = jacobian.T @ jacobian
     inner += ridge * np.trace(inner) / len(inner) * np.eye(len(inner))

@@ -32,9 +32,11 @@ from dita.output_files import try_folder
 from dita.plan import Plan
 from dita.samplers import why_stochastic
 from dita.shapes import Kind, Shape
+from dita.sharing import Workers
 from dita.stores import Store
 from dita.tuning import report
 from dita.tuning.candidates import group_of
+from dita.tuning.crew import Crew, Load, WorkerLostError, crew_of, loader
 from dita.tuning.journal import Journal
 from dita.tuning.observing import Observed, observed
 from dita.tuning.results import Candidate, Finalist, Goal, Reported, Tuning, pictures_of
@@ -102,6 +104,8 @@ def tune(
     store: Store | None = None,
     overwrite: bool = False,
     console: Console | None = None,
+    workers: Workers | None = None,
+    load: Load | None = None,
 ) -> Tuning:
     """Finds the method that comes nearest to the plain pictures, or to converged ones, within a budget.
 
@@ -127,6 +131,10 @@ def tune(
         store: how features are kept.
         overwrite: start over where `out` holds another tuning.
         console: where progress is shown; None is the standard error stream.
+        workers: who draw trials beside this process (`dita.sharing.opened`); this process alone by default. Errors are
+            the same; seconds are measured while nobody else draws on the device.
+        load: called with `device="cpu"`, say, gives workers the pipeline and the arguments of its calls; where `model`
+            is a pipeline, None sends it to them.
 
     Returns what was found; `out` then holds `method.json`, `report.html` and `results.json`. Raises `ValueError` for
     arguments outside their range, for a sampler that draws noise in its steps, for a folder that holds something else,
@@ -142,6 +150,7 @@ def tune(
     arguments: dict[str, Any] = {}
     if isinstance(model, (str, Path)):
         name = name or str(model)
+        load = load or loader(str(model))
         model, arguments = models.load(model)
     arguments = {**arguments, **(call or {})}
     default = arguments.pop("num_inference_steps", DEFAULT_STEPS)
@@ -165,8 +174,8 @@ def tune(
         console or Console(stderr=True),
         [note] if note else [],
     )
-    with silenced(model):
-        return job.run(overwrite)
+    with silenced(model), crew_of(workers, job.model, load) as crew:
+        return job.run(crew, overwrite)
 
 
 def check_goal(speedup: float | None, seconds: float | None, psnr: float | None) -> Goal:
@@ -197,7 +206,7 @@ class _Job:
     live: Any = None
     calibration: float | None = None
 
-    def run(self, overwrite: bool) -> Tuning:
+    def run(self, crew: Crew, overwrite: bool) -> Tuning:
         journal = Journal(self.out, self._settings(), overwrite)
         self._status("plain run")
         started = time.monotonic()
@@ -207,8 +216,8 @@ class _Job:
         bench = Bench(self.model, self.sets[0], calibrated.references, known, calibrated.call)
         try:
             for share, target in self._targets(calibrated):
-                self._search(bench, calibrated, target, share, journal)
-        except KeyboardInterrupt:
+                self._search(bench, crew, calibrated, target, share, journal)
+        except (KeyboardInterrupt, WorkerLostError):
             self._keep_best(bench, calibrated)
             raise
         finalists = self._choice(bench, calibrated)
@@ -230,7 +239,9 @@ class _Job:
             return [(1.0, self.goal.seconds)]
         return [(1 / len(LADDER), plain / ratio) for ratio in LADDER]
 
-    def _search(self, bench: Bench, calibrated: _Calibrated, target: float, share: float, journal: Journal) -> None:
+    def _search(
+        self, bench: Bench, crew: Crew, calibrated: _Calibrated, target: float, share: float, journal: Journal
+    ) -> None:
         budget = (target - calibrated.decoding) * len(bench.prompts)
         least = calibrated.costs.seconds(1, 1)
         if budget < least:
@@ -255,6 +266,7 @@ class _Job:
             budget,
             self.reference,
             deadline,
+            crew,
         )
 
         def told(trial: Trial) -> None:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,6 +18,7 @@ from dita.samplers import FAMILY_SAMPLERS
 from dita.shapes import Shape
 from dita.tuning import candidates
 from dita.tuning.corrections import Rows, directions, fitted, line_rows
+from dita.tuning.crew import Crew, Timing, tried
 from dita.tuning.gram import Floats
 from dita.tuning.observing import Observed, observed
 from dita.tuning.programme import GramGaps, best_full_steps
@@ -63,6 +65,7 @@ class Search:
     Attributes:
         budget: seconds of a run on the prompts of calibration.
         deadline: on the clock of `time.monotonic`; a trial that has begun is finished.
+        crew: who draws. As many methods are tried at once as it can; which one is taken does not depend on that.
         told: called after each trial.
         skipped: methods that raised, and what they said.
     """
@@ -76,8 +79,12 @@ class Search:
     budget: float
     reference: str
     deadline: float
+    crew: Crew
     told: Callable[[Trial], None] = lambda trial: None
     skipped: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._timing = Timing(self.bench)
 
     def run(self) -> None:
         """Tries everything that time allows; `bench.known` has the trials."""
@@ -98,29 +105,40 @@ class Search:
 
     def try_all(self, methods: Iterable[Method], *, always: bool = False) -> list[Trial]:
         """The trials of those that run on the model, until the time is up or, with `always`, of all."""
-        found = []
-        for method in methods:
+        found: list[Trial] = []
+        for together in self._at_once(methods):
             if self.ended() and not always:
                 break
-            trial = self.try_one(method)
-            if trial is not None:
-                found.append(trial)
+            found += filter(None, self._try_together(together))
         return found
 
     def try_one(self, method: Method) -> Trial | None:
         """A method's trial; None where it does not run on the model."""
-        if method in self.bench.known:
-            return self.bench.known[method]
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        return self._try_together([method])[0]
+
+    def _at_once(self, methods: Iterable[Method]) -> Iterator[list[Method]]:
+        """As many together as the crew draws at once."""
+        left = iter(methods)
+        while together := list(itertools.islice(left, self.crew.count)):
+            yield together
+
+    def _try_together(self, methods: Sequence[Method]) -> list[Trial | None]:
+        """The trials of methods that are drawn at once, None for those that do not run."""
+        wanted = []
+        for method in methods:
             try:
                 method.check_family(self.family)
-                trial = self.bench.run(method)
-            except (ValueError, MemoryError, RuntimeError) as error:
-                self.skipped[method.label()] = " ".join(str(error).split())
-                return None
-        self.told(trial)
-        return trial
+            except ValueError as error:
+                self.skipped[method.label()] = str(error)
+            else:
+                if method not in self.bench.known:
+                    wanted.append(method)
+        for method, found in tried(self.crew, self.bench, self._timing, wanted).items() if wanted else ():
+            if isinstance(found, Trial):
+                self.told(found)
+            else:
+                self.skipped[method.label()] = found
+        return [self.bench.known.get(method) for method in methods]
 
     def ranked(self, keep: Callable[[Method], bool] = lambda method: True) -> list[Trial]:
         """Trials within the budget, the nearest to the reference first."""
@@ -250,12 +268,12 @@ class Search:
         factor = getattr(method, "steps_factor", 1)
         near = relocations(full, self.steps * factor, REACH * factor)
         order = np.random.default_rng([len(full), turn, *full]).permutation(len(near))
-        for number in order:
+        for together in self._at_once(candidates.with_schedule(method, near[number]) for number in order):
             if self.ended():
                 return False
-            moved = self.try_one(candidates.with_schedule(method, near[number]))
-            if moved is not None and moved.error(self.reference) < trial.error(self.reference):
-                return True
+            for moved in self._try_together(together):
+                if moved is not None and moved.error(self.reference) < trial.error(self.reference):
+                    return True
         return False
 
     def _fit_best(self) -> None:
@@ -277,9 +295,7 @@ class Search:
         assert isinstance(method, WholeCall) and method.full_steps is not None
         if any(known.weights and known.full_steps == method.full_steps for known in self._fitted()):
             return False
-        few = self.bench.prompts.batches(self.bench.model.batch)[0]  # thousands of numbers each, for dozens of weights
-        share = len(few) / len(self.bench.prompts)
-        if not self.time_for((2 * len(method.full_steps) + 2) * trial.seconds * share):
+        if not self.time_for((2 * len(method.full_steps) + 2) * trial.seconds):
             return False
         try:
             along = self._coordinates(method)
@@ -291,13 +307,18 @@ class Search:
             return dataclasses.replace(method, predictor="fitted", order=1, window=None, space=space, weights=given)
 
         def run(given: Rows) -> NDArray[np.float32]:
-            return self.bench.model.sample(with_rows(given), few).latents
+            return self.bench.model.sample(with_rows(given), self.bench.prompts).latents
+
+        def run_all(given: Sequence[Rows]) -> list[NDArray[np.float32]]:
+            waves = [self.crew.draw(some, self.bench.prompts) for some in self._at_once(map(with_rows, given))]
+            made = [one.sampled for wave in waves for one in wave]  # None where memory was short in a crowd, say
+            return [run(rows) if one is None else one.latents for rows, one in zip(given, made, strict=True)]
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             start = line_rows(method.full_steps, along)
-            wanted = self.bench.references[self.reference][: len(few)]
-            found = fitted(start, directions(method.full_steps, along), run, wanted)
+            changes, reference = directions(method.full_steps, along), self.bench.references[self.reference]
+            found = fitted(start, changes, run, reference, run_all=run_all)
         after = self.try_one(with_rows(found))
         return after is not None and after.error(self.reference) < trial.error(self.reference)
 

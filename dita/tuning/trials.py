@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -51,16 +51,20 @@ class Sampled:
 
     Attributes:
         latents: the final ones in 32 bits, (prompts, ...); of a pipeline that hands out none, its pictures.
-        seconds: of all pipeline calls, each transformer call counted with the median of its kind: what disturbs single
-            calls is left out.
+        seconds: of all pipeline calls.
+        by_kind: seconds of one transformer call in each kind of step, the median.
         shape: of the first transformer call.
-        call: seconds of a full transformer call for each prompt; None if no step was full.
     """
 
     latents: NDArray[np.float32]
     seconds: float
+    by_kind: dict[str, float]
     shape: Shape | None
-    call: float | None = None
+
+    @property
+    def call(self) -> float | None:
+        """Seconds of a full transformer call, the median."""
+        return self.by_kind.get(Kind.FULL.value)
 
 
 @dataclass
@@ -75,22 +79,19 @@ class Model:
 
     def sample(self, method: Method, prompts: Prompts, *, steps: int | None = None) -> Sampled:
         """Runs a method on prompts, and leaves the pipeline plain."""
-        made, seconds, call, shape = [], 0.0, 0.0, None
+        made, seconds = [], 0.0
         enable(self.pipe, method, store=self.store, on_nan="warn")
         try:
             for part in prompts.batches(self.batch):
                 started = time.perf_counter()
                 out = self._call(part, steps or self.steps, "np" if takes_classes(self.pipe) else "latent")
                 made.append(torch.as_tensor(out).float().cpu().numpy())  # nothing is outstanding
-                taken = time.perf_counter() - started
-                found = summary(self.pipe, show=False)
-                shape = found.shape if shape is None else shape
-                calls = {kind.value: values for kind, values in found.seconds.items() if values}
-                seconds += steadied(taken, calls)
-                call += float(np.median(calls.get(Kind.FULL.value, [0.0])))
+                seconds += time.perf_counter() - started
+            found = summary(self.pipe, show=False)
         finally:
             disable(self.pipe)
-        return Sampled(np.concatenate(made), seconds, shape, call / len(prompts) or None)
+        by_kind = {kind.value: float(np.median(values)) for kind, values in found.seconds.items() if values}
+        return Sampled(np.concatenate(made), seconds, by_kind, found.shape)
 
     def pictures(self, prompts: Prompts, steps: int) -> list[NDArray[np.uint8]]:
         """The plain pipeline's pictures (H, W, 3), or clips (T, H, W, 3), of one call."""
@@ -115,7 +116,8 @@ class Trial:
     Attributes:
         seconds: of all its pipeline calls; a first guess, which is measured again for those that are in the end chosen.
         errors: by reference, the mean square error of each prompt's final latents.
-        call: seconds of its full transformer calls, as in `Sampled`: the measure of how busy the machine was.
+        call: seconds of one of its full transformer calls, the median, as the measure of how busy the machine was;
+            None where it is unknown.
     """
 
     method: Method
@@ -142,11 +144,6 @@ class Trial:
         return dataclasses.replace(self, seconds=self.seconds * call / self.call, call=call)
 
 
-def steadied(seconds: float, calls: Mapping[str, Sequence[float]]) -> float:
-    """Seconds of a run, as if each of its transformer calls had taken the median of its kind."""
-    return seconds + sum(len(values) * float(np.median(values)) - sum(values) for values in calls.values())
-
-
 def steady(errors: Sequence[float]) -> list[int]:
     """The numbers of the two thirds of prompts that are nearest to the reference."""
     kept = math.ceil(len(errors) * STEADY)
@@ -162,7 +159,7 @@ def squared_errors(latents: NDArray[Any], reference: NDArray[Any]) -> tuple[floa
 
 @dataclass
 class Bench:
-    """Tries methods on one set of prompts, each once.
+    """Trials of methods on one set of prompts.
 
     Attributes:
         references: the final latents of the plain pipeline and, where asked for, of many more steps and of both.
@@ -176,10 +173,8 @@ class Bench:
     known: dict[Method, Trial] = field(default_factory=dict)
     call: float | None = None
 
-    def run(self, method: Method) -> Trial:
-        """The trial of a method: known, or made now. Raises whatever the method raises on this model."""
-        if method not in self.known:
-            sampled = self.model.sample(method, self.prompts)
-            errors = {name: squared_errors(sampled.latents, to) for name, to in self.references.items()}
-            self.known[method] = Trial(method, sampled.seconds, errors, sampled.call).paced(self.call)
+    def add(self, method: Method, latents: NDArray[np.float32], seconds: float, call: float | None) -> Trial:
+        """Judges what a method made of the prompts in so many `seconds`, with `call` of them for a full call."""
+        errors = {name: squared_errors(latents, to) for name, to in self.references.items()}
+        self.known[method] = Trial(method, seconds, errors, call).paced(self.call)
         return self.known[method]
