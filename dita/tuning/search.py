@@ -295,7 +295,9 @@ class Search:
         assert isinstance(method, WholeCall) and method.full_steps is not None
         if any(known.weights and known.full_steps == method.full_steps for known in self._fitted()):
             return False
-        if not self.time_for((2 * len(method.full_steps) + 2) * trial.seconds):
+        few = self.bench.prompts.batches(self.bench.model.batch)[0]  # thousands of numbers each, for dozens of weights
+        share = len(few) / len(self.bench.prompts)
+        if not self.time_for((2 * len(method.full_steps) + 2) * trial.seconds * share):
             return False
         try:
             along = self._coordinates(method)
@@ -307,18 +309,19 @@ class Search:
             return dataclasses.replace(method, predictor="fitted", order=1, window=None, space=space, weights=given)
 
         def run(given: Rows) -> NDArray[np.float32]:
-            return self.bench.model.sample(with_rows(given), self.bench.prompts).latents
+            return self.bench.model.sample(with_rows(given), few).latents
 
         def run_all(given: Sequence[Rows]) -> list[NDArray[np.float32]]:
-            waves = [self.crew.draw(some, self.bench.prompts) for some in self._at_once(map(with_rows, given))]
+            waves = [self.crew.draw(some, few) for some in self._at_once(map(with_rows, given))]
             made = [one.sampled for wave in waves for one in wave]  # None where memory was short in a crowd, say
             return [run(rows) if one is None else one.latents for rows, one in zip(given, made, strict=True)]
 
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             start = line_rows(method.full_steps, along)
-            changes, reference = directions(method.full_steps, along), self.bench.references[self.reference]
-            found = fitted(start, changes, run, reference, run_all=run_all)
+            changes = directions(method.full_steps, along)
+            wanted = self.bench.references[self.reference][: len(few)]
+            found = fitted(start, changes, run, wanted, run_all=run_all)
         after = self.try_one(with_rows(found))
         return after is not None and after.error(self.reference) < trial.error(self.reference)
 
