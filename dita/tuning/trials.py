@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -51,20 +51,16 @@ class Sampled:
 
     Attributes:
         latents: the final ones in 32 bits, (prompts, ...); of a pipeline that hands out none, its pictures.
-        seconds: of all pipeline calls.
-        by_kind: seconds of one transformer call in each kind of step, the median.
+        seconds: of all pipeline calls, each transformer call counted with the median of its kind: what disturbs single
+            calls is left out.
         shape: of the first transformer call.
+        call: seconds of a full transformer call for each prompt; None if no step was full.
     """
 
     latents: NDArray[np.float32]
     seconds: float
-    by_kind: dict[str, float]
     shape: Shape | None
-
-    @property
-    def call(self) -> float | None:
-        """Seconds of a full transformer call, the median."""
-        return self.by_kind.get(Kind.FULL.value)
+    call: float | None = None
 
 
 @dataclass
@@ -79,19 +75,22 @@ class Model:
 
     def sample(self, method: Method, prompts: Prompts, *, steps: int | None = None) -> Sampled:
         """Runs a method on prompts, and leaves the pipeline plain."""
-        made, seconds = [], 0.0
+        made, seconds, call, shape = [], 0.0, 0.0, None
         enable(self.pipe, method, store=self.store, on_nan="warn")
         try:
             for part in prompts.batches(self.batch):
                 started = time.perf_counter()
                 out = self._call(part, steps or self.steps, "np" if takes_classes(self.pipe) else "latent")
                 made.append(torch.as_tensor(out).float().cpu().numpy())  # nothing is outstanding
-                seconds += time.perf_counter() - started
-            found = summary(self.pipe, show=False)
+                taken = time.perf_counter() - started
+                found = summary(self.pipe, show=False)
+                shape = found.shape if shape is None else shape
+                calls = {kind.value: values for kind, values in found.seconds.items() if values}
+                seconds += steadied(taken, calls)
+                call += float(np.median(calls.get(Kind.FULL.value, [0.0])))
         finally:
             disable(self.pipe)
-        by_kind = {kind.value: float(np.median(values)) for kind, values in found.seconds.items() if values}
-        return Sampled(np.concatenate(made), seconds, by_kind, found.shape)
+        return Sampled(np.concatenate(made), seconds, shape, call / len(prompts) or None)
 
     def pictures(self, prompts: Prompts, steps: int) -> list[NDArray[np.uint8]]:
         """The plain pipeline's pictures (H, W, 3), or clips (T, H, W, 3), of one call."""
@@ -116,8 +115,7 @@ class Trial:
     Attributes:
         seconds: of all its pipeline calls; a first guess, which is measured again for those that are in the end chosen.
         errors: by reference, the mean square error of each prompt's final latents.
-        call: seconds of one of its full transformer calls, the median, as the measure of how busy the machine was;
-            None where it is unknown.
+        call: seconds of its full transformer calls, as in `Sampled`: the measure of how busy the machine was.
     """
 
     method: Method
@@ -142,6 +140,11 @@ class Trial:
         if not call or not self.call:
             return self
         return dataclasses.replace(self, seconds=self.seconds * call / self.call, call=call)
+
+
+def steadied(seconds: float, calls: Mapping[str, Sequence[float]]) -> float:
+    """Seconds of a run, as if each of its transformer calls had taken the median of its kind."""
+    return seconds + sum(len(values) * float(np.median(values)) - sum(values) for values in calls.values())
 
 
 def steady(errors: Sequence[float]) -> list[int]:

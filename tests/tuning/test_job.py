@@ -20,7 +20,7 @@ from dita.tuning.journal import TRIALS
 from dita.tuning.observing import observed
 from dita.tuning.results import from_json
 from dita.tuning.search import Costs
-from dita.tuning.trials import Trial, squared_errors, steady
+from dita.tuning.trials import Trial, squared_errors, steadied, steady
 from tests import tiny_flux, tiny_pixart
 
 QUIET = Console(file=open("/dev/null", "w"))  # noqa: SIM115
@@ -56,7 +56,7 @@ def no_time(monkeypatch: pytest.MonkeyPatch) -> None:
         ran = steps or self.steps
         plan = None if made.shape is None else method.plan(made.shape, ran)
         full = ran if plan is None else plan.flops() / plan.plain_flops * plan.requested_steps
-        return type(made)(made.latents, float(full) * len(prompts), made.by_kind, made.shape)
+        return type(made)(made.latents, float(full) * len(prompts), made.shape)  # no pace
 
     monkeypatch.setattr(job.Model, "sample", sample)
     monkeypatch.setattr(job, "TOLERANCE", 0.0)
@@ -175,6 +175,12 @@ def test_errors_are_averaged_in_decibels_without_the_worst_third() -> None:
     assert Trial(Plain(), 1.0, {"plain": (1e-4, 1e-4, math.inf)}).error("plain") == math.inf
     broken = squared_errors(np.array([[np.nan], [1.0]]), np.array([[0.0], [3.0]]))
     assert broken == (math.inf, 4.0)
+
+
+def test_seconds_leave_out_what_disturbs_single_calls() -> None:
+    assert steadied(10.0, {"full": [1.0, 1.0, 4.0], "reuse": [0.5]}) == pytest.approx(7.0)
+    trial = Trial(Plain(), 6.0, {}, call=2.0)
+    assert trial.paced(1.0).seconds == 3.0 and trial.paced(None) is trial
 
 
 def test_costs_give_the_most_evaluations_for_seconds() -> None:
