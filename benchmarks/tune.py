@@ -454,7 +454,8 @@ def _best_sampler(rows: Sequence[dict[str, Any]], speedup: float) -> float:
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of tunings and results")
-    parser.add_argument("--models", nargs="+", default=list(MODELS), choices=MODELS)
+    parser.add_argument("--beside", nargs="*", type=Path, default=[], help="results.json of other models, to join")
+    parser.add_argument("--models", nargs="*", default=list(MODELS), choices=MODELS)
     parser.add_argument("--goals", nargs="+", type=float, default=list(GOALS), help="speed-ups")
     parser.add_argument("--steps", type=int, help="of the plain pipeline; the model's own by default")
     parser.add_argument("--minutes", type=float, default=4.5, help="for each tuning")
@@ -470,18 +471,32 @@ def parsed() -> argparse.Namespace:
     return options
 
 
+def result_of(found: dict[str, dict[str, Any]], goals: Sequence[float]) -> dict[str, Any]:
+    """Everything that is written, of the models that were measured."""
+    return {
+        "bars": bars(found, goals),
+        "models": {name: found[name] for name in MODELS if name in found},
+        "threads": torch.get_num_threads(),
+        "torch": str(torch.__version__),
+        "date": time.strftime("%Y-%m-%d"),
+    }
+
+
 def main() -> None:
     options = parsed()
     keep_freed_memory()
     path = options.out / "results.json"
-    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))["models"] if path.exists() else {}
-    for name in options.models:
-        options.out.mkdir(parents=True, exist_ok=True)
-        found[name] = measure(name, options, options.out)
-        result = {"bars": bars(found, options.goals), "models": found, "threads": torch.get_num_threads()}
-        write_whole(path, (json.dumps(result, indent=1) + "\n").encode())
+    found: dict[str, Any] = {}
+    for earlier in [path, *options.beside]:
+        if earlier.exists():
+            found.update(json.loads(earlier.read_text(encoding="utf-8"))["models"])
+    options.out.mkdir(parents=True, exist_ok=True)
+    for name in [*options.models, None]:
+        if name is not None:
+            found[name] = measure(name, options, options.out)
+        write_whole(path, (json.dumps(result_of(found, options.goals), indent=1) + "\n").encode())
     if options.json:
-        print(path.read_text(encoding="utf-8"))
+        print(json.dumps(result_of(found, options.goals), indent=1))
         return
     for name, one in found.items():
         print(f"\n{name}: plain {one['plain_seconds']:.3f} s, {one['plain_to_converged']:.1f} dB from converged")
@@ -489,7 +504,7 @@ def main() -> None:
             near = f"{row['plain']:5.1f} plain  {row['converged']:5.1f} converged"
             print(f"  {row['speedup']:5.2f}x  {near}  {row['label']}")
     print()
-    for one in result["bars"]:
+    for one in bars(found, options.goals):
         print(f"{'met   ' if one['met'] else 'MISSED'} {one['figure']:8.2f} (at least {one['least']:g})  {one['bar']}")
 
 

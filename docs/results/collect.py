@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 from matplotlib.figure import Figure
@@ -17,6 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from dita.compare import Comparison, MethodResult, from_json
 from dita.methods import METHODS
+from dita.methods import from_json as method_from_json
 from dita.metrics import Average
 from dita.quality_plot import pareto_front
 
@@ -191,6 +193,64 @@ def interval(average: Average, form: str) -> str:
     return f"{average.mean:{form}} ({average.low:{form}} to {average.high:{form}})"
 
 
+TUNED = """`python benchmarks/tune.py`: each bundled model is tuned for 2, 3 and 4 times the speed of its plain
+pipeline, on prompts that are not those of the table. Then everything that a user could choose instead
+runs beside the tuned plans, interleaved with the plain pipeline call by call: fewer steps, other
+samplers, every method of dita at its closest setting and, on FLUX, the caches of diffusers and of cache-
+dit. Cells: PSNR in dB to the plain pictures, the speed-up in seconds, and the method; the closest that
+has at least {reached:.0%} of the goal's speed. {circumstances}
+
+| model, goal | tuned | fewer steps | other sampler | fixed cache of dita | diffusers, cache-dit |
+| --- | --- | --- | --- | --- | --- |
+"""
+REACHED = 0.97
+"""Share of a goal's speed-up that counts as reached, as in benchmarks/tune.py."""
+KINDS = ("fewer steps", "sampler", "published", "rival")
+
+
+def tuned_tables(found: dict[str, Any]) -> str:
+    """The section "Measured" of the page on tuning, from what benchmarks/tune.py wrote."""
+    some = next(iter(found["models"].values()))
+    threads = f"{found['threads']} thread{'s' * (found['threads'] != 1)}"
+    circumstances = f"{some['held_out']} prompts; {threads} of a CPU, float32, torch {found['torch']}, {found['date']}."
+    text = TUNED.format(reached=REACHED, circumstances=circumstances)
+    for name, model in found["models"].items():
+        for goal in sorted(one["speedup"] for one in model["tunings"].values() if one["reference"] == "plain"):
+            rows = [row for row in model["rows"] if row["speedup"] >= REACHED * goal]
+            own = next((row for row in model["rows"] if row["label"] == f"tuned {goal:g}x"), None)
+            cells = [_cell(own)]
+            for kind in KINDS:
+                cells.append(_cell(max((r for r in rows if r["kind"] == kind), key=lambda r: r["plain"], default=None)))
+            text += f"| {name}, {goal:g}× | " + " | ".join(cells) + " |\n"
+    return text + _finer(found["models"].get("shapes-flux"))
+
+
+def _cell(row: dict[str, Any] | None) -> str:
+    if row is None:
+        return "none"
+    name = row["label"] if row["kind"] == "rival" or row["method"] is None else method_from_json(row["method"]).label()
+    return f"**{row['plain']:.1f}** at {row['speedup']:.2f}×, `{name}`"
+
+
+def _finer(flux: dict[str, Any] | None) -> str:
+    """Plans that come near plain and converged pictures at once, at the seconds of ten and of five evaluations."""
+    both = [row for row in flux["rows"] if row["label"].startswith("tuned both")] if flux else []
+    if not flux or not both:
+        return ""
+    text = (
+        "\nTuned with `--reference both`, at the seconds of ten and of five steps, beside samplers and fewer steps."
+        f" Converged: eight times the steps; the plain pictures of {flux['steps']} steps are"
+        f" {flux['plain_to_converged']:.1f} dB from them.\n\n"
+        "| shapes-flux | speed-up | dB to plain | dB to converged |\n| --- | ---: | ---: | ---: |\n"
+    )
+    others = [row for row in flux["rows"] if row["kind"] in ("fewer steps", "sampler")]
+    rows = both + [row for row in others if any(abs(row["speedup"] / one["speedup"] - 1) < 0.12 for one in both)]
+    for row in sorted(rows, key=lambda row: row["speedup"]):
+        name = f"tuned, `{method_from_json(row['method']).label()}`" if row["kind"] == "tuned" else f"`{row['label']}`"
+        text += f"| {name} | {row['speedup']:.2f} | {row['plain']:.1f} | {row['converged']:.1f} |\n"
+    return text
+
+
 def measured(name: str, comparisons: list[Comparison]) -> str:
     """The section of a method's page; empty where nothing measured it."""
     rows = [
@@ -214,6 +274,11 @@ def main() -> None:
         draw_sheet(found, HERE / found.model)
     selection = from_json(json.loads((HERE / STUDY / "results.json").read_text()))
     (HERE / "README.md").write_text(summary(comparisons) + study(selection) + FINDING)
+    tuning = HERE / "tune" / "results.json"
+    if tuning.exists():
+        page = HERE.parent / "tune.md"
+        before = page.read_text().partition("\n## Measured\n")[0]
+        page.write_text(before + "\n## Measured\n\n" + tuned_tables(json.loads(tuning.read_text())))
     for name in METHODS:
         page = PAGES / f"{name}.md"
         before = re.sub(r"\n## Measured here\n.*?(?=\n## |\Z)", "", page.read_text(), flags=re.S).rstrip() + "\n"
