@@ -22,7 +22,9 @@ from dita import miniature
 from dita.asking import asking, check_pipeline
 from dita.caching.origin import warn_where_another
 from dita.caching.sampled import sampled_as
+from dita.call_arguments import for_json
 from dita.generation.sampling import silenced
+from dita.interrupted import Kept
 from dita.methods import FewerSteps, MethodLike, Plain, saved_method
 from dita.metrics import Share
 from dita.metrics.images import read
@@ -31,7 +33,9 @@ from dita.miniature import classes, world
 from dita.miniature.judge import ATTRIBUTES, Verdict
 from dita.miniature.judge.tally import Tally, tally
 from dita.values import LARGEST_SEED, shown, whole
+from dita.version import __version__
 
+VERDICTS = "verdicts"
 MANIFEST, COMPARISON = "manifest.json", "results.json"
 
 LEGEND = "Shares in %, with Wilson's 95 % intervals; – where no prompt speaks of the attribute."
@@ -91,12 +95,18 @@ def judge_model(
     call: dict[str, Any] | None = None,
     name: str = "",
     console: Console | None = None,
+    keep_beside: str | os.PathLike[str] | None = None,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> Judgement:
     """Makes a picture of each of `prompts` held-out captions with `method`, and judges it.
 
     The captions are of the kinds of scene in turn (for a video pipeline, clips of all motions; for a class-conditional
     one, the names of its classes, none of which is held out); picture i starts from noise of `seed` + i. The pipeline
     is plain afterwards.
+
+    keep_beside: a file that the verdicts are for. Those of finished calls are kept beside it, with `.unfinished` behind
+    its name, and a second run with the same settings goes on from them; the caller removes them
+    (`dita.interrupted.remove`) when its file is written. `tell` is told of this in lines.
 
     Raises `ValueError` for counts below 1, and for a pipeline that takes no prompts.
     """
@@ -114,12 +124,20 @@ def judge_model(
     arguments = {key: value for key, value in (call or {}).items() if key != "num_inference_steps"}
     warn_where_another(saved, pipe, {**arguments, "num_inference_steps": steps})
     run_steps = method.grid_steps(steps) if isinstance(method, FewerSteps) else steps
+    kept = None
+    if keep_beside is not None:
+        settings = {"method": method.as_json(), "prompts": prompts, "steps": steps, "seed": seed, "batch": batch}
+        settings |= {"model": name, "call": for_json(arguments), "dtype": str(getattr(pipe, "dtype", "")), **_here()}
+        kept = Kept(Path(keep_beside), settings, tell)
+        verdicts = _read_verdicts(kept, texts, batch)
+        if verdicts:
+            tell(f"{kept.folder}: going on after {len(verdicts)} of {prompts} pictures")
     if not isinstance(method, (Plain, FewerSteps)):
         dita.enable(pipe, method, on_nan="warn")  # such a picture is judged, and wrong
     try:
         with sampled_as(pipe, method), silenced(pipe), _progress(console) as progress:
-            bar = progress.add_task(f"{name} {method.label()}", total=prompts)
-            for start in range(0, prompts, batch):
+            bar = progress.add_task(f"{name} {method.label()}", total=prompts, completed=len(verdicts))
+            for start in range(len(verdicts), prompts, batch):
                 part = texts[start : start + batch]
                 generators = [torch.Generator().manual_seed(seed + start + i) for i in range(len(part))]
                 made = pipe(
@@ -131,10 +149,27 @@ def judge_model(
                 )
                 frames = getattr(made, "frames", None)
                 verdicts += judge(made.images, part) if frames is None else judge.clips(frames, part)
+                if kept is not None:
+                    kept.keep(VERDICTS, {"verdicts": [one.as_dict() for one in verdicts]})
                 progress.advance(bar, len(part))
     finally:
         dita.disable(pipe)
     return Judgement(name, method.label(), steps, tuple(texts), tuple(groups), tuple(verdicts))
+
+
+def _read_verdicts(kept: Kept, texts: Sequence[str], batch: int) -> list[Verdict]:
+    """The verdicts of whole calls that an interrupted run came to."""
+    found = kept.read(VERDICTS)
+    if found is None:
+        return []
+    verdicts = [Verdict(**one) for one in found[0]["verdicts"]]
+    whole_calls = len(verdicts) == len(texts) or len(verdicts) % batch == 0
+    return verdicts if whole_calls and len(verdicts) <= len(texts) else []
+
+
+def _here() -> dict[str, str]:
+    """What verdicts depend on beside the arguments."""
+    return {"dita": __version__, "torch": str(torch.__version__)}
 
 
 def _prompts(pipe: Any, count: int, seed: int) -> tuple[list[str], list[str]]:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import os
 import platform
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -24,12 +26,14 @@ from dita.bench.roofline import Peak, measured_peak
 from dita.bench.sampling import Timed, sample, without_collector
 from dita.bench.workloads import Inputs, Workload, sizes
 from dita.freed_memory import keep_freed_memory
+from dita.interrupted import Kept
 from dita.methods import Method, MethodLike, Plain, TaylorSeer, as_methods
 from dita.plan import Plan
 from dita.shapes import Kind
 from dita.values import choice, shown, whole
 from dita.version import __version__
 
+ROUNDS = "rounds"
 COMPILES = ("none", "blocks", "model")
 Tell = Callable[[str], None]
 
@@ -90,7 +94,8 @@ class Row:
 
 @dataclass(frozen=True)
 class Benchmark:
-    """Everything that one benchmark measured; `rows` begin with plain, `refused` are (label, reason)."""
+    """Everything that one benchmark measured; `rows` begin with plain, `refused` are (label, reason), and
+    `earlier_rounds` of the repeats are of a benchmark that was interrupted."""
 
     sizes: dict[str, Any]
     steps: int
@@ -102,6 +107,7 @@ class Benchmark:
     rows: tuple[Row, ...]
     refused: tuple[tuple[str, str], ...]
     keeps_freed_memory: bool
+    earlier_rounds: int = 0
     threads: int = field(default_factory=torch.get_num_threads)
     machine: str = field(default_factory=lambda: platform.processor() or platform.machine())
     versions: dict[str, str] = field(default_factory=lambda: {"dita": __version__, **rival_caches.versions()})
@@ -146,6 +152,7 @@ def bench(
     clock: Clock = time.monotonic,
     tell: Tell = lambda _: None,
     keep: Callable[[Benchmark], None] | None = None,
+    keep_beside: str | os.PathLike[str] | None = None,
 ) -> Benchmark:
     """Measures `methods` and `rivals` beside the plain transformer and, unless `controls` is False, two controls that
     must cost what it costs.
@@ -155,7 +162,8 @@ def bench(
     The rivals are set to compute as many full steps as the methods do: each rival once for each such number. `compile`
     is one of `COMPILES`: the blocks, or the whole model, without graph breaks but for rivals; `backend` is that of
     torch.compile. `tell` is told of it all; `keep` is given, after every round of runs but the last, what was measured
-    until then.
+    until then. Rounds are kept beside the file `keep_beside`, with `.unfinished` behind its name, from where a second
+    benchmark of the same settings goes on; the caller removes them (`dita.interrupted.remove`) when it is written.
 
     `seconds` bounds the whole, as well as can be foreseen: rivals enter as long as all repeats of all fit; of the
     methods, those behind the first as long as one repeat does; and there are as many repeats as then fit, at least one.
@@ -230,6 +238,7 @@ def bench(
         except Refused as error:
             refuse(label, str(error))
     noise = inputs["hidden_states"]
+    earlier = 0
 
     def measured() -> Benchmark:
         return Benchmark(
@@ -243,6 +252,7 @@ def bench(
             rows=tuple(_row(entry, plain, noise, peak) for entry in entries),
             refused=tuple(refused),
             keeps_freed_memory=kept,
+            earlier_rounds=earlier,
         )
 
     with _compiling(compile, len(entries)):
@@ -250,7 +260,14 @@ def bench(
             _compile(entry.contender, compile, backend)
         entries = _warmed_up(workload, inputs, entries, budget, refuse)
         tell("warmed up")
-        for repeat in range(1, repeats + 1):
+        rounds = None
+        if keep_beside is not None:
+            settings_now = _settings(workload, steps, dtype, place, compile, entries)
+            rounds = Kept(Path(keep_beside), settings_now, tell)
+            earlier = _earlier_rounds(rounds, entries, noise, repeats)
+            if earlier:
+                tell(f"{rounds.folder}: going on after run {earlier} of {repeats}")
+        for repeat in range(earlier + 1, repeats + 1):
             if repeat > 1 and sum(entry.runs[-1].seconds for entry in entries) > budget.left:
                 tell(f"no time for run {repeat} of {repeats}")
                 break
@@ -259,9 +276,44 @@ def bench(
                 entry.runs.append(_clean(workload, entry.contender, inputs))
             last = ", ".join(f"{entry.contender.label} {entry.runs[-1].seconds:.3f} s" for entry in entries)
             tell(f"run {repeat} of {repeats}: {last}")
+            if rounds is not None:
+                rounds.keep(ROUNDS, {entry.contender.label: [_times(run) for run in entry.runs] for entry in entries})
             if keep is not None and repeat < repeats:
                 keep(measured())
     return measured()
+
+
+def _settings(
+    workload: Workload, steps: int, dtype: torch.dtype, place: torch.device, compile: str, entries: Sequence[_Entry]
+) -> dict[str, Any]:
+    """What rounds must have in common to stand in one benchmark."""
+    return {
+        "sizes": sizes(workload.shape),
+        "steps": steps,
+        "dtype": str(dtype),
+        "device": torch.cuda.get_device_name(place) if place.type == "cuda" else str(place),
+        "compile": compile,
+        "contenders": [entry.contender.label for entry in entries],
+        "threads": torch.get_num_threads(),
+        "machine": [platform.node(), platform.processor() or platform.machine()],
+        "versions": {"dita": __version__, **rival_caches.versions()},
+    }
+
+
+def _times(run: Timed) -> dict[str, Any]:
+    return {"seconds": run.seconds, "step_seconds": list(run.step_seconds), "faults": run.faults}
+
+
+def _earlier_rounds(rounds: Kept, entries: Sequence[_Entry], latents: torch.Tensor, most: int) -> int:
+    """Puts the runs of an interrupted benchmark before those to come; how many there are of each."""
+    found = rounds.read(ROUNDS)
+    if found is None:
+        return 0
+    for entry in entries:
+        for times in found[0][entry.contender.label][:most]:
+            faults = times["faults"]
+            entry.runs.append(Timed(times["seconds"], tuple(times["step_seconds"]), faults, latents))
+    return len(entries[0].runs)
 
 
 def _needed(run_seconds: float, rounds: int, tuning: int = 0) -> float:

@@ -96,6 +96,11 @@ def heading(result: Benchmark) -> str:
         f" tokens, {result.sizes['rows']} samples a call; {result.steps} steps, {result.dtype} on {result.device},"
         f" {result.threads} threads, compile {result.compile}; best {result.peak.flops / 1e9:,.0f} GFLOP/s,"
         f" {result.peak.bytes / 1e9:,.1f} GB/s"
+        + (
+            f"; {result.earlier_rounds} of {result.repeats} rounds are of a run that was interrupted"
+            if result.earlier_rounds
+            else ""
+        )
     )
 
 

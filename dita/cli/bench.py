@@ -64,7 +64,7 @@ def bench(
     """
     with one_line_errors():
         try_files({"--save": save})
-        from dita import models
+        from dita import interrupted, models
 
         place = checked_device(device) if device else models.default_device()
         chosen_dtype = dtype or models.default_dtype(place)
@@ -106,6 +106,7 @@ def bench(
                 compile=compile,
                 tell=status.update,
                 keep=keep,
+                keep_beside=save,
             )
         if as_json:
             typer.echo(json.dumps(table.as_json(result), indent=1))
@@ -119,6 +120,7 @@ def bench(
             shown.print(f"[dim]{table.LEGEND}[/dim]", highlight=False)
         if save is not None:
             _save_benchmark(save, result)
+            interrupted.remove(save)
             typer.echo(f"wrote {save}", err=as_json)
 
 

@@ -49,8 +49,8 @@ def judge(
     with one_line_errors():
         chosen = saved_method(method.strip())
         try_files({"--json": json_file})
+        from dita import interrupted, miniature, models
         from dita import judge as job
-        from dita import miniature, models
 
         model = canonical(model) or model
         libraries.silence()
@@ -67,7 +67,16 @@ def judge(
             pipe, call = models.load(model, dtype, device=device)
             judgements = [
                 job.judge_model(
-                    pipe, chosen, prompts=prompts, steps=steps, seed=seed, batch=batch, call=call, name=model
+                    pipe,
+                    chosen,
+                    prompts=prompts,
+                    steps=steps,
+                    seed=seed,
+                    batch=batch,
+                    call=call,
+                    name=model,
+                    keep_beside=json_file,
+                    tell=lambda line: typer.echo(line, err=True),
                 )
             ]
         console = Console()
@@ -79,4 +88,5 @@ def judge(
         typer.echo(f"\n{job.LEGEND}")
         if json_file is not None:
             write_file(json_file, (json.dumps([one.as_json() for one in judgements], indent=1) + "\n").encode())
+            interrupted.remove(json_file)
             typer.echo(f"\nwrote {json_file}")
