@@ -40,12 +40,12 @@ from dita.tuning.crew import Crew, Load, WorkerLostError, crew_of, loader
 from dita.tuning.journal import Journal
 from dita.tuning.observing import Observed, observed
 from dita.tuning.results import Candidate, Finalist, Goal, Reported, Tuning, pictures_of
-from dita.tuning.search import Costs, Search
+from dita.tuning.search import SLACK, Costs, Search
 from dita.tuning.trials import CONVERGED, REFERENCES, Bench, Model, Prompts, Sampled, Trial
 from dita.values import choice, integer
 
 FINALISTS = 6
-TOLERANCE = 0.98
+TOLERANCE = 0.97
 """Share of the wanted speed-up that counts as reached: the spread of medians of few pairs."""
 NEAR = 1.15
 """A candidate is measured again if it took at most so many times the goal's seconds."""
@@ -302,7 +302,7 @@ class _Job:
 
     def _fits(self, trial: Trial, bench: Bench, calibrated: _Calibrated) -> bool:
         target = self._targets(calibrated)[0][1]
-        return trial.seconds <= 1.03 * (target - calibrated.decoding) * len(bench.prompts)
+        return trial.seconds <= SLACK * (target - calibrated.decoding) * len(bench.prompts)
 
     # ------------------------------------------------------------------------------------------------ choice
 
@@ -529,7 +529,7 @@ class _Calibrated:
 
     def within(self, bench: Bench, budget: float, reference: str) -> list[Trial]:
         """Trials within `budget` seconds of a run on the prompts of calibration, the nearest first."""
-        fitting = [trial for trial in bench.known.values() if trial.seconds <= 1.03 * budget]
+        fitting = [trial for trial in bench.known.values() if trial.seconds <= SLACK * budget]
         return sorted(fitting, key=lambda trial: trial.error(reference))
 
     def speedup(self, trial: Trial, prompts: int) -> float:

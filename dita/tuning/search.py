@@ -27,6 +27,8 @@ from dita.tuning.trials import Bench, Trial
 
 FACTORS = (1, 2, 3)
 """Sampler steps for each of plain's that whole-call forecasts are tried with."""
+SLACK = 1.03
+"""Seconds that still count as within the budget, for each of the budget's: they were measured once."""
 REACH = 3
 FITTING = 0.5
 """Share of the time in which the first weights are fitted, at most."""
@@ -101,7 +103,7 @@ class Search:
 
     def fits(self, trial: Trial) -> bool:
         """Whether a trial kept the budget, measurements being what they are."""
-        return trial.seconds <= self.budget * 1.03
+        return trial.seconds <= self.budget * SLACK
 
     def try_all(self, methods: Iterable[Method], *, always: bool = False) -> list[Trial]:
         """The trials of those that run on the model, until the time is up or, with `always`, of all."""
@@ -148,7 +150,7 @@ class Search:
     # ------------------------------------------------------------------------------------------------ what is tried
 
     def _rivals(self) -> list[Method]:
-        number = math.floor((self.budget - self.costs.fixed) / self.costs.step + 1e-9)
+        number = math.floor((SLACK * self.budget - self.costs.fixed) / self.costs.step + 1e-9)
         return candidates.fewer_steps(self.family, max(1, min(number, self.steps)), self.steps)
 
     def _published(self) -> list[Method]:
@@ -157,7 +159,7 @@ class Search:
 
     def _whole_calls(self) -> None:
         for factor in FACTORS:
-            number = self.costs.evaluations(self.budget, self.steps * factor)
+            number = self.costs.evaluations(SLACK * self.budget, self.steps * factor)
             if number < 2:
                 continue
             for schedule in self._starts(min(number, self.steps)):
@@ -197,7 +199,7 @@ class Search:
     def _chosen(self) -> None:
         """Modules and tokens with chosen full steps, and fewer steps of the samplers' own grids."""
         plain = self.costs.seconds(self.steps, self.steps)
-        number = max(2, self.costs.evaluations(self.budget, self.steps))
+        number = max(2, self.costs.evaluations(SLACK * self.budget, self.steps))
         schedules = self._starts(min(number, self.steps))
         own = [FewerSteps(full_steps=schedule) for schedule in schedules]
         others = [
