@@ -15,6 +15,8 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from dita.evaluation_checkpoint import Checkpoint
+from dita.interrupted import Kept, file_facts
 from dita.measurement import (
     BATCH,
     KERNEL_DISTANCES,
@@ -85,6 +87,7 @@ def evaluate(
     workers: Workers | None = None,
     console: Console | None = None,
     tell: Callable[[Evaluation], None] | None = None,
+    keep_beside: str | Path | None = None,
 ) -> Evaluation:
     """Measures `pictures` with `metrics`.
 
@@ -101,6 +104,9 @@ def evaluate(
         workers: who share the pictures (`dita.sharing.opened`), this process alone by default; figures are the same.
         console: where progress bars go; None is the standard error stream.
         tell: told of the evaluation before statistics are written.
+        keep_beside: a file that the results are for. What was measured is kept beside it, with `.unfinished` behind its
+            name, and a second run of the same evaluation goes on from it; the caller removes it
+            (`dita.interrupted.remove`) when its file is written.
 
     Raises `ValueError` where a metric lacks what it compares with, no picture can be used, sets do not fit, or nothing
     can be written; and `OSError` where writing fails after all.
@@ -127,7 +133,15 @@ def evaluate(
             "the reference is the plain pipeline's own pictures: distances to it are drift, which is not 0 for equally"
             " good pictures and depends on their number; give real pictures as --reference for quality"
         )
-    with _progress(console or Console(stderr=True)) as progress:
+    console = console or Console(stderr=True)
+    if keep_beside is not None:
+        settings = _settings(pictures, metrics, networks, reference, reference_set, plain_set, batch)
+
+        def said(line: str) -> None:
+            console.print(line, style="dim", highlight=False, soft_wrap=True)
+
+        workers = Checkpoint(Kept(Path(keep_beside), settings, said), workers, said)
+    with _progress(console) as progress:
         total = len(pictures) + (len(plain_set) * 2 if plain_set else 0) + (len(reference_set) if reference_set else 0)
         bar = progress.add_task("", total=total)
 
@@ -172,6 +186,36 @@ def evaluate(
     if save_statistics is not None:
         _save(measured.samples["inception"], Path(save_statistics))
     return evaluation
+
+
+def _settings(
+    pictures: PictureSet,
+    metrics: Sequence[Metric],
+    networks: Networks,
+    reference: str | Path | PictureSet | None,
+    reference_set: PictureSet | None,
+    plain: PictureSet | None,
+    batch: int,
+) -> dict[str, Any]:
+    """All that the measurements of an evaluation depend on, as data for JSON."""
+    sets = {"pictures": pictures, "reference": reference_set, "plain": plain}
+    found = networks.locate(metrics)
+    return {
+        "sets": {name: None if one is None else _facts(one) for name, one in sets.items()},
+        "reference": None if isinstance(reference, PictureSet) or reference is None else file_facts(reference),
+        "metrics": [metric.name for metric in metrics],
+        "networks": {need: [one.origin, file_facts(one.source)] for need, one in sorted(found.items())},
+        "resize": networks.resize,
+        "device": networks.device.type,
+        "batch": batch,
+        "versions": _versions(),
+    }
+
+
+def _facts(pictures: PictureSet) -> list[Any]:
+    """What tells one set of pictures from another."""
+    entries = [[entry.id, entry.seed, entry.prompt, file_facts(entry.name)] for entry in pictures.entries]
+    return [file_facts(pictures.name) if Path(pictures.name).is_file() else pictures.name, entries]
 
 
 def available(

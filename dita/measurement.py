@@ -103,7 +103,7 @@ def measure(
     statistics of batches are added, in float64. Raises `ValueError` where a worker lacks files that are there.
     """
     work = partial(_measure_share, tuple(metrics), batch)
-    measured = _joined(list((workers or Alone()).shares(work, networks, pictures.entries, batch, tick)))
+    measured = joined(list((workers or Alone()).shares(work, networks, pictures.entries, batch, tick)))
     _check_all_see(measured.problems)
     problems = [*pictures.problems, *measured.problems]
     if of_kind(metrics, "text"):
@@ -137,7 +137,7 @@ def _measure_share(
     return Measured(tuple(entries), samples, scores, truncated, identities, tuple(problems), tuple(constant))
 
 
-def _joined(parts: Sequence[Measured]) -> Measured:
+def joined(parts: Sequence[Measured]) -> Measured:
     """What workers found in shares of one set, put together."""
     first = parts[0]
     if len(parts) == 1:
@@ -198,16 +198,24 @@ def measure_pairs(
     counterparts = {entry.key: entry for entry in plain.entries}
     shared = [(entry, counterparts[entry.key]) for entry in pictures.entries if entry.key in counterparts]
     work = partial(_measure_pairs_share, chosen, batch)
-    parts = list((workers or Alone()).shares(work, networks, shared, batch, tick))
-    values = {m.name: {k: v for part in parts for k, v in part.values[m.name].items()} for m in chosen}
-    misfits = frozenset(sizes for part in parts for sizes in part.misfits)
-    constant = tuple(key for part in parts for key in part.constant)
-    if misfits and not values[chosen[0].name]:
-        one, other = sorted(misfits)[0]
+    found = joined_pairs(list((workers or Alone()).shares(work, networks, shared, batch, tick)))
+    if found.misfits and not found.values[chosen[0].name]:
+        one, other = sorted(found.misfits)[0]
         raise ValueError(
             f"pictures of {pictures.name!r} are {one} pixels, those of {plain.name!r} {other}: no pair fits"
         )
-    return Pairs(values, parts[0].identities, misfits, constant)
+    return found
+
+
+def joined_pairs(parts: Sequence[Pairs]) -> Pairs:
+    """What workers found in shares of one set of pairs, put together."""
+    first = parts[0]
+    return Pairs(
+        {name: {k: v for part in parts for k, v in part.values[name].items()} for name in first.values},
+        first.identities,
+        frozenset(sizes for part in parts for sizes in part.misfits),
+        tuple(key for part in parts for key in part.constant),
+    )
 
 
 def _measure_pairs_share(

@@ -74,7 +74,7 @@ def evaluate(
             made = picture_sets.with_prompts(made, prompts)
         beside = picture_sets.open_pictures(plain) if plain is not None else None
         from dita import evaluate as job
-        from dita import evaluation_report
+        from dita import evaluation_report, interrupted
 
         libraries.silence()
         place = team.device(checked_device(device))
@@ -96,6 +96,7 @@ def evaluate(
                 try:
                     data = json.dumps(result.as_json(), indent=1, allow_nan=False)
                     write_file(as_json, f"{data}\n".encode())
+                    interrupted.remove(as_json)
                     typer.echo(f"wrote {as_json}")
                 except (OSError, ValueError) as error:  # the statistics are written all the same
                     unwritten.append(error)
@@ -111,6 +112,7 @@ def evaluate(
             workers=team,
             console=Console(stderr=True),
             tell=tell,
+            keep_beside=as_json,
         )
         if save_statistics is not None:
             typer.echo(f"wrote {save_statistics}")
