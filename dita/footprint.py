@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from enum import Enum
-from typing import TYPE_CHECKING, cast
+from itertools import pairwise
+from typing import TYPE_CHECKING
 
 from dita.shapes import FLOAT32_BYTES, STORED, Kind, Site
 
@@ -12,6 +13,8 @@ if TYPE_CHECKING:
     from dita.plan import Block, CallForecast, Plan, Span
 
 INDEX_BYTES = 8
+Entries = dict["Site | Span", int]
+"""What is stored, and how many factors beyond F_0 it has."""
 
 
 class Compiled(Enum):
@@ -37,26 +40,32 @@ def peak_bytes(plan: Plan, compiled: Compiled = Compiled.NOTHING) -> int:
     sizes |= dict.fromkeys(plan.spans, _stored(plan, shape.hidden_bytes()))
     factor = {one: _output(plan, one) if isinstance(one, Site) else size for one, size in sizes.items()}
     scores = _score_bytes(plan)
-    live_indices = _live_index_bytes(plan)
+    live_indices = _live_index_bytes(plan) if live else [0] * len(plan.steps)
     order = {(site.stack, site.layer): number for number, site in enumerate(shape.sites())}
-    peak, before = 0, cast("dict[Site | Span, int]", {})
-    for s, held in enumerate(_entries(plan)):
+    no_entries: Entries = {}
+    entries = [no_entries, *_entries(plan)]
+    peak, counted = 0, set[tuple[object, ...]]()
+    for s, (before, held) in enumerate(pairwise(entries)):
+        share = plan.row_share(s)
+        steady = _steady_bytes(plan, s, compiled) + _foreseen_bytes(plan, s)
+        more = scores[s] + int(_matching_bytes(plan, plan.matchings_kept[s]) * share)
+        same = (plan.situation(s), plan.skips.get(s), id(before), id(held), share, steady, more, live_indices[s])
+        if (*same, forms := _forms_factors(plan, s)) in counted:
+            continue
+        counted.add((*same, forms))
         features = sum(sizes[one] + count * factor[one] for one, count in held.items())
         inner, later = _after(plan, s)
-        steady = _steady_bytes(plan, s, compiled) + _foreseen_bytes(plan, s)
-        ended = int((features + inner) * plan.row_share(s)) + steady
-        more = scores[s] + int(_matching_bytes(plan, plan.matchings_kept[s]) * plan.row_share(s))
+        ended = int((features + inner) * share) + steady
         peak = max(peak, ended + more + (live_indices[s] if live else later))
-        if whole and _forms_factors(plan, s):  # the one that differs, and the last factor, are there still
+        if whole and forms:  # the one that differs, and the last factor, are there still
             again = (one for one, count in held.items() if one in before and _is_new(plan, s, one))
             features += sum((before[one] + 1 - held[one]) * factor[one] for one in again)
         for inner, indices, block in () if live else _inside(plan, s, whole):
             unstored = [one for one in held if one not in before] if block else []
             to_come = sum(sizes[one] for one in unstored if block and order[_stored_by(one)] >= order[block])
-            fullest = int((features - to_come + inner) * plan.row_share(s)) + steady
+            fullest = int((features - to_come + inner) * share) + steady
             indices = later if shape.branches > 1 else indices  # the first call has selected for all
             peak = max(peak, (fullest + (shape.branches - 1) * ended) // shape.branches + indices)
-        before = held
     return peak
 
 
@@ -112,16 +121,24 @@ def _of_tokens(plan: Plan, site: Site, tokens: int) -> int:
     return _inner(plan, site) // plan.shape.tokens(site.module) * tokens
 
 
-def _entries(plan: Plan) -> Iterator[dict[Site | Span, int]]:
-    """At the end of each step: what is stored, and how many factors beyond F_0 it has."""
-    factors: dict[Site | Span, int] = {}
+def _entries(plan: Plan) -> list[Entries]:
+    """At the end of each step: what is stored, and how many factors beyond F_0 it has. Equal ones are one object."""
+    factors: Entries = {}
+    per_step: list[Entries] = []
+    following: dict[tuple[object, ...], Entries] = {}
+    first: dict[tuple[tuple[Site | Span, int], ...], Entries] = {(): factors}
     for s, step in enumerate(plan.steps):
-        held: list[Site | Span] = [
-            site for site, action in step.items() if action.kind in STORED or plan.holds(s, site)
-        ]
-        held += [span for span in plan.spans if plan.skips.get(s) == span or plan.holds_span(s, span)]
-        factors = {one: _factors(plan, s, one, factors.get(one)) for one in held}
-        yield factors
+        spans = tuple(span for span in plan.spans if plan.skips.get(s) == span or plan.holds_span(s, span))
+        same = (plan.situation(s), plan.skips.get(s), spans, plan.used_later(s), _forms_factors(plan, s), id(factors))
+        if same not in following:
+            held: list[Site | Span] = [
+                site for site, action in step.items() if action.kind in STORED or plan.holds(s, site)
+            ]
+            made = {one: _factors(plan, s, one, factors.get(one)) for one in (*held, *spans)}
+            following[same] = first.setdefault(tuple(made.items()), made)
+        factors = following[same]
+        per_step.append(factors)
+    return per_step
 
 
 def _is_new(plan: Plan, step: int, one: Site | Span) -> bool:
@@ -221,9 +238,13 @@ def _score_bytes(plan: Plan) -> list[int]:
     }
     scored: dict[Block, bool] = {}
     held = []
+    found: dict[tuple[object, ...], dict[Block, bool]] = {}
     for s, step in enumerate(plan.steps):
-        full = {block: source for block, source in sources.items() if step[source].kind is Kind.FULL}
-        scored |= {block: plan.scores_at(s, *block, score) for block in full}
+        situation = plan.situation(s)
+        if situation not in found:
+            full = (block for block, source in sources.items() if step[source].kind is Kind.FULL)
+            found[situation] = {block: plan.scores_at(s, *block, score) for block in full}
+        scored |= found[situation]
         numbers = sum(shape.tokens(sources[block].module) for block, holds in scored.items() if holds)
         held.append(4 * numbers * shape.rows)
     return held

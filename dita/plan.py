@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from functools import cached_property
@@ -40,6 +41,8 @@ class Action(NamedTuple):
 Step = Mapping[Site, Action]
 Block = tuple[str, int]
 """(stack, layer)."""
+Coming = dict[Site, tuple[int, ...]]
+"""Tokens that sites compute in the cached steps that are to come, until the next full one of each."""
 
 
 @dataclass(frozen=True)
@@ -177,6 +180,16 @@ def letters(kinds: Iterable[Kind], most: int = LONGEST_LETTERS) -> str:
     return word if len(word) <= most else word[: most - 3] + "..."
 
 
+def shared(steps: Iterable[Step]) -> tuple[Step, ...]:
+    """The same steps, equal ones as one object: what is computed of a step is computed once for all of them."""
+    objects: dict[int, Step] = {}
+    first: dict[tuple[tuple[Site, Action], ...], Step] = {}
+    for step in (given := tuple(steps)):
+        if id(step) not in objects:
+            objects[id(step)] = first.setdefault(tuple(step.items()), step)
+    return tuple(objects[id(step)] for step in given)
+
+
 def step_kind(step: Step) -> Kind:
     """FULL if all sites are, PARTIAL if any computes tokens, SKIP if no block runs, CALL if there is no call at all,
     else FORECAST before REUSE."""
@@ -192,7 +205,7 @@ class Plan:
     """All actions of one sampling run, built before it starts.
 
     Attributes:
-        steps: what every site does in each step.
+        steps: what every site does in each step; equal ones are one object.
         requested_steps: steps that the plain pipeline would take; `steps` may hold fewer.
         skips: step -> the span that it passes by; the sites there have the action SKIP.
         forecast: how stored outputs are continued; None where they are used as they are.
@@ -217,6 +230,14 @@ class Plan:
     foresees: bool = False
     call_forecast: CallForecast | None = None
 
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "steps", shared(self.steps))
+
+    @cached_property
+    def distinct(self) -> tuple[Step, ...]:
+        """The steps that differ, in the order in which they first come."""
+        return tuple({id(step): step for step in self.steps}.values())
+
     def __repr__(self) -> str:
         """In one line: method, model, steps, and what the plan takes of FLOPs and memory."""
         taken, asked = len(self.steps), self.requested_steps
@@ -239,7 +260,8 @@ class Plan:
 
     @cached_property
     def kinds(self) -> tuple[Kind, ...]:
-        return tuple(step_kind(step) for step in self.steps)
+        kinds = {id(step): step_kind(step) for step in self.distinct}
+        return tuple(kinds[id(step)] for step in self.steps)
 
     @property
     def full_steps(self) -> tuple[int, ...]:
@@ -257,6 +279,10 @@ class Plan:
         """Whether what is stored at `site` is needed after `step`, before or for the next full step there."""
         return site in self._coming[step] or (self._differs(step) and self._used_until.get(site, -1) > step)
 
+    def used_later(self, step: int) -> int:
+        """How many sites use what they have stored after `step`, where later factors are differences to it, else 0."""
+        return sum(count for last, count in self._last_uses.items() if last > step) if self._differs(step) else 0
+
     def holds_span(self, step: int, span: Span) -> bool:
         """Whether what is stored of `span` is needed after `step`."""
         soon = self.skips.get(step + 1) == span
@@ -269,7 +295,14 @@ class Plan:
     @cached_property
     def _used_until(self) -> dict[Site, int]:
         """The last step that uses what a site has stored."""
-        return {site: s for s, step in enumerate(self.steps) for site, action in step.items() if action.kind in STORED}
+        last = {id(step): s for s, step in enumerate(self.steps)}
+        ordered = sorted(self.distinct, key=lambda step: last[id(step)])
+        return {site: last[id(step)] for step in ordered for site, action in step.items() if action.kind in STORED}
+
+    @cached_property
+    def _last_uses(self) -> Counter[int]:
+        """Counts sites by the last step that uses what they have stored."""
+        return Counter(self._used_until.values())
 
     @cached_property
     def attention_alone(self) -> frozenset[Site]:
@@ -278,7 +311,7 @@ class Plan:
         whole = {
             site: self.shape.tokens(site.module) for site in self.shape.sites() if self.shape.shares_projection(site)
         }
-        taken = {site: {step[site][:2] for step in self.steps if step[site].kind in STORED} for site in whole}
+        taken = {site: {step[site][:2] for step in self.distinct if step[site].kind in STORED} for site in whole}
         return frozenset(site for site, tokens in whole.items() if taken[site] == {(Kind.PARTIAL, tokens)})
 
     @cached_property
@@ -289,7 +322,7 @@ class Plan:
     def varying(self) -> frozenset[tuple[str, str]]:
         """Modules, as (stack, module), whose number of tokens is not the same in all partial steps and layers."""
         counts: dict[tuple[str, str], set[int]] = {}
-        for step in self.steps:
+        for step in self.distinct:
             for site, action in step.items():
                 if action.kind is Kind.PARTIAL:
                     counts.setdefault((site.stack, site.module), set()).add(action.tokens)
@@ -303,28 +336,52 @@ class Plan:
         return self._coming[step].get(site, ())
 
     @cached_property
-    def _coming(self) -> tuple[dict[Site, tuple[int, ...]], ...]:
-        coming: dict[Site, tuple[int, ...]] = {}
-        alone, per_step = self.attention_alone, []
+    def _coming(self) -> tuple[Coming, ...]:
+        """Per step: `cycle_tokens` by site. Equal ones are one object."""
+        coming: Coming = {}
+        per_step: list[Coming] = []
+        before: dict[tuple[int, int], Coming] = {}
+        first: dict[tuple[tuple[Site, tuple[int, ...]], ...], Coming] = {(): coming}
         for step in reversed(self.steps):
             per_step.append(coming)
-            coming = {
-                site: later if action.kind is Kind.SKIP else (0 if site in alone else action.tokens, *later)
-                for site, action in step.items()
-                if (later := coming.get(site, ())) or action.kind in STORED
-                if action.kind is not Kind.FULL
-            }
+            key = id(step), id(coming)
+            if key not in before:
+                made = self._coming_before(step, coming)
+                before[key] = first.setdefault(tuple(made.items()), made)
+            coming = before[key]
         return tuple(reversed(per_step))
+
+    def _coming_before(self, step: Step, coming: Coming) -> Coming:
+        """What is to come in front of `step`, where `coming` is what is to come after it."""
+        alone = self.attention_alone
+        return {
+            site: later if action.kind is Kind.SKIP else (0 if site in alone else action.tokens, *later)
+            for site, action in step.items()
+            if (later := coming.get(site, ())) or action.kind in STORED
+            if action.kind is not Kind.FULL
+        }
+
+    def situation(self, step: int) -> tuple[object, ...]:
+        """What a step's scores and stored features follow from: equal where it does the same, before the same."""
+        return id(self.steps[step]), id(self._coming[step]), self._scored_later[step]
 
     def scores_at(self, step: int, stack: str, layer: int, score: str) -> bool:
         """Whether a block, whose scored module is full at `step`, must score its tokens there."""
         source = Site(stack, layer, self.shape.score_source(stack, score))
         if self.steps[step][source].kind is not Kind.FULL:
             return False
-        sites = (site for site in self.shape.sites() if (site.stack, site.layer) == (stack, layer))
+        sites = self._sites_of[stack, layer]
         live = self.method.selects_live(self.shape)
         choosing = (site for site in sites if live or self.steps[step][site].kind is Kind.FULL)
         return self.scores_later(step, stack, layer) or any(any(self.cycle_tokens(step, site)) for site in choosing)
+
+    @cached_property
+    def _sites_of(self) -> dict[Block, tuple[Site, ...]]:
+        """The sites of every block."""
+        sites: dict[Block, tuple[Site, ...]] = {}
+        for site in self.shape.sites():
+            sites[site.stack, site.layer] = (*sites.get((site.stack, site.layer), ()), site)
+        return sites
 
     def scores_later(self, step: int, stack: str, layer: int) -> bool:
         """Whether a site of a block selects tokens at a later step, before the block's scored module is full again.
@@ -334,24 +391,32 @@ class Plan:
         return step < len(self.steps) and (stack, layer) in self._scored_later[step]
 
     @cached_property
-    def _scored_later(self) -> tuple[frozenset[tuple[str, int]], ...]:
+    def _scored_later(self) -> tuple[frozenset[Block], ...]:
         score = getattr(self.method, "score", None)
-        later: set[tuple[str, int]] = set()
-        per_step: list[frozenset[tuple[str, int]]] = []
-        for step, actions in reversed(list(enumerate(self.steps))) if score is not None else ():
-            per_step.append(frozenset(later))
-            coming = self._coming[step]
-            for site, action in actions.items():
-                if action.kind is Kind.FULL and any(coming.get(site, ())):
-                    later.add((site.stack, site.layer))
-            for site, action in actions.items():
-                if action.kind is Kind.FULL and site.module == self.shape.score_source(site.stack, str(score)):
-                    later.discard((site.stack, site.layer))
-        return tuple(reversed(per_step)) or (frozenset(),) * len(self.steps)
+        if score is None:
+            return (frozenset(),) * len(self.steps)
+        later: frozenset[Block] = frozenset()
+        per_step: list[frozenset[Block]] = []
+        before: dict[tuple[int, int, frozenset[Block]], frozenset[Block]] = {}
+        for actions, coming in zip(reversed(self.steps), reversed(self._coming), strict=True):
+            per_step.append(later)
+            key = id(actions), id(coming), later
+            if key not in before:
+                full = [site for site, action in actions.items() if action.kind is Kind.FULL]
+                selecting = {(site.stack, site.layer) for site in full if any(coming.get(site, ()))}
+                scored = {
+                    (site.stack, site.layer)
+                    for site in full
+                    if site.module == self.shape.score_source(site.stack, str(score))
+                }
+                before[key] = (later | selecting) - scored
+            later = before[key]
+        return tuple(reversed(per_step))
 
     def flops(self, accounting: Accounting = "post-projection") -> float:
         """FLOPs of the run's transformer calls, scores not included. `pre-projection` is the ToCa repository's way."""
-        return sum(self.step_flops(step, accounting) * self.row_share(s) for s, step in enumerate(self.steps))
+        flops = {id(step): self.step_flops(step, accounting) for step in self.distinct}
+        return sum(flops[id(step)] * self.row_share(s) for s, step in enumerate(self.steps))
 
     def row_share(self, step: int) -> float:
         """The share of a call's samples that is computed: a half where guidance has ended."""
@@ -391,7 +456,7 @@ class Plan:
         """How many shifts, scales and gates the blocks need in cached steps; those of a site in partial and in reuse
         steps count apart."""
         needed: set[tuple[Site, Kind]] = set()
-        for step in (self.steps[s] for s in self.cached_steps):
+        for step in (step for step in self.distinct if step_kind(step) is not Kind.FULL):
             cached = {(site.stack, site.layer) for site, action in step.items() if action.kind in STORED}
             needed |= {(site, action.kind) for site, action in step.items() if (site.stack, site.layer) in cached}
         return sum(self.shape.modulation_chunks(site, kind) for site, kind in needed)
@@ -401,7 +466,7 @@ class Plan:
         """The blocks whose cross-attention computes some tokens in cached steps, for which it needs the text."""
         return frozenset(
             (site.stack, site.layer)
-            for step in self.steps
+            for step in self.distinct
             for site, action in step.items()
             if site.module == "cross_attn" and action.kind is Kind.PARTIAL
         )
@@ -462,11 +527,13 @@ class Plan:
     def merged_share(self) -> float:
         """Image tokens that are merged away, over all image tokens, where tokens are merged."""
         merged = total = 0
-        for step in self.steps:
+        times = Counter(map(id, self.steps))
+        for step in self.distinct:
             for site, action in step.items():
                 if action.merged and self.merging is not None:
                     cells = self.shape.cells(site.stack, self.merging.stride)
-                    merged, total = merged + action.merged, total + cells.tokens * cells.sequences
+                    merged += action.merged * times[id(step)]
+                    total += cells.tokens * cells.sequences * times[id(step)]
         return merged / total if total else 0.0
 
     @property
@@ -485,21 +552,31 @@ class Plan:
         if score is None:
             return 0.0
         total = 0.0
-        rescored = self.method.rescores(self.shape)
-        for s, step in enumerate(self.steps):
-            total += self.feature_score_flops(s)
-            scoring = {
-                (stack, layer)
-                for stack in self.shape.stacks
-                for layer in range(self.shape.depth(stack))
-                if self._coming[s] and self.scores_at(s, stack, layer, score)
-            }
-            for site, action in step.items():
-                if (site.stack, site.layer) in scoring:
-                    total += self.shape.score_flops(site, score)
-                elif rescored and action.kind is Kind.PARTIAL:
-                    total += self.shape.score_flops(site, score, action.tokens)
+        terms: dict[tuple[object, ...], list[float]] = {}
+        for s in range(len(self.steps)):
+            situation = self.situation(s)
+            if situation not in terms:
+                terms[situation] = self._score_flops_at(s, score)
+            for term in terms[situation]:  # one by one: sums of floats depend on their order
+                total += term
         return total
+
+    def _score_flops_at(self, step: int, score: str) -> list[float]:
+        """FLOPs that scores take in a step, part by part."""
+        terms = [self.feature_score_flops(step)]
+        rescored = self.method.rescores(self.shape)
+        scoring = {
+            (stack, layer)
+            for stack in self.shape.stacks
+            for layer in range(self.shape.depth(stack))
+            if self._coming[step] and self.scores_at(step, stack, layer, score)
+        }
+        for site, action in self.steps[step].items():
+            if (site.stack, site.layer) in scoring:
+                terms.append(self.shape.score_flops(site, score))
+            elif rescored and action.kind is Kind.PARTIAL:
+                terms.append(self.shape.score_flops(site, score, action.tokens))
+        return terms
 
     def feature_score_flops(self, step: int) -> float:
         """FLOPs of scores that are taken of the modules' output in a step."""
@@ -560,13 +637,14 @@ class Plan:
         modules = dict.fromkeys((site.stack, site.module) for site in self.shape.sites())
         order = list(LETTERS)
         for stack, module in modules:
-            row = ""
-            for step in self.steps:
+            drawn: dict[int, str] = {}
+            for step in self.distinct:
                 actions = [a for site, a in step.items() if (site.stack, site.module) == (stack, module)]
                 kinds = {action.kind for action in actions}
                 merged = any(action.merged for action in actions)
                 letter = "M" if merged else LETTERS[min(kinds, key=order.index)]
-                row += letter if len(kinds) == 1 else letter.lower()
+                drawn[id(step)] = letter if len(kinds) == 1 else letter.lower()
+            row = "".join(drawn[id(step)] for step in self.steps)
             label = module if stack == module else f"{stack}.{module}"
             lines.append(f"{label:<16} x{self.shape.depth(stack):<3} {row}")
         return lines

@@ -36,6 +36,13 @@ def layer_position(family: str, stack: str, layer: int, depth: int, strict: bool
     return layer * (reference - 1) / ((depth - 1) or 1) / _DIVISOR
 
 
+def varies_by_step(schedule: RatioSchedule, family: str, steps: int) -> bool:
+    """Whether `fresh_share` is another one from step to step."""
+    settings = FAMILIES[family]
+    profile = {"toca": settings.toca_profile(steps), "linear-layerwise": settings.linear_layerwise}.get(schedule)
+    return profile.step[1] != 0 if profile is not None else schedule not in ("constant", "layerwise")
+
+
 def fresh_share(
     schedule: RatioSchedule,
     fresh_ratio: float,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from enum import Enum
+from functools import cache
 from typing import ClassVar, Literal, NamedTuple, Protocol
 
 from dita.merges import Cells, joined
@@ -52,6 +53,12 @@ PIVOTS = 8
 KEPT_TEXT = 1 / 50
 """Text tokens for each image token from which on projections of the text are kept: of fewer, they cost little."""
 FLOAT32_BYTES = 4
+
+
+@cache
+def _sites(layers: int, stacks: tuple[str, ...], modules: tuple[str, ...]) -> tuple[Site, ...]:
+    """The sites of `layers` layers, each of a block in every stack, in the order of execution."""
+    return tuple(Site(stack, layer, module) for layer in range(layers) for stack in stacks for module in modules)
 
 
 def feature_score_flops(score: str, tokens: int, width: int) -> int:
@@ -225,8 +232,8 @@ class FluxShape:
         return self.double_layers if stack == "double" else self.single_layers
 
     def sites(self) -> tuple[Site, ...]:
-        double = [Site("double", i, m) for i in range(self.double_layers) for m in ("attn", "mlp", "text_mlp")]
-        return (*double, *(Site("single", i, "single") for i in range(self.single_layers)))
+        double = _sites(self.double_layers, ("double",), ("attn", "mlp", "text_mlp"))
+        return double + _sites(self.single_layers, ("single",), ("single",))
 
     def tokens(self, module: str) -> int:
         if module == "mlp":
@@ -376,7 +383,7 @@ class PixArtShape:
         return self.layers
 
     def sites(self) -> tuple[Site, ...]:
-        return tuple(Site("block", i, m) for i in range(self.layers) for m in ("attn", "cross_attn", "mlp"))
+        return _sites(self.layers, ("block",), ("attn", "cross_attn", "mlp"))
 
     def tokens(self, module: str) -> int:
         return self.image_tokens
@@ -486,7 +493,7 @@ class DiTShape:
         return self.layers
 
     def sites(self) -> tuple[Site, ...]:
-        return tuple(Site("block", i, m) for i in range(self.layers) for m in ("attn", "mlp"))
+        return _sites(self.layers, ("block",), ("attn", "mlp"))
 
     def tokens(self, module: str) -> int:
         return self.image_tokens
@@ -602,12 +609,7 @@ class OpenSoraShape:
         return self.layers
 
     def sites(self) -> tuple[Site, ...]:
-        return tuple(
-            Site(stack, i, m)
-            for i in range(self.layers)
-            for stack in self.stacks
-            for m in ("attn", "cross_attn", "mlp")
-        )
+        return _sites(self.layers, self.stacks, ("attn", "cross_attn", "mlp"))
 
     def tokens(self, module: str) -> int:
         return self.image_tokens

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dita.footprint import Compiled, peak_bytes
-from dita.methods import FORA, FewerSteps, NothingToSkipWarning, Plain, ToCa
+from dita.methods import FORA, DuCa, FewerSteps, Method, NothingToSkipWarning, Plain, TaylorSeer, ToCa, parse
 from dita.plan import Action, Plan, full_step, step_kind
 from dita.shapes import FluxShape, Kind, Site, named_shape
 
@@ -210,3 +210,50 @@ def test_json_has_the_facts_that_programs_read():
 def test_json_of_fewer_steps_says_how_many_were_asked_for_and_which_run():
     data = FewerSteps(0.5).plan(FLUX, 50).as_json()
     assert (data["steps"], len(data["full_steps"])) == (50, 25)
+
+
+# --- what planning costs
+
+
+def costs_asked(monkeypatch: pytest.MonkeyPatch, method: Method, steps: int) -> int:
+    """How often FLOPs and bytes of a site are worked out for a plan and for what `dita plan` prints of it."""
+    asked: list[str] = []
+
+    def counted(patch: pytest.MonkeyPatch, name: str) -> None:
+        work_out = getattr(FluxShape, name)
+        patch.setattr(FluxShape, name, lambda *args: asked.append(name) or work_out(*args))
+
+    with monkeypatch.context() as patch:
+        for name in ("flops", "score_flops", "feature_bytes"):
+            counted(patch, name)
+        plan = method.plan(SMALL, steps)
+        plan.as_json()
+        plan.map()
+    return len(asked)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [ToCa(4, 0.9), ToCa(4, 0.9, "norm"), DuCa(4, 0.9), FORA(3), TaylorSeer(3, 2), parse("deltadit:3"), parse("pab:2")],
+    ids=Method.label,
+)
+def test_costs_are_worked_out_once_for_steps_that_are_equal(monkeypatch, method: Method):
+    assert costs_asked(monkeypatch, method, 2000) < 2 * costs_asked(monkeypatch, method, 50)
+
+
+@pytest.mark.parametrize("method", ["toca:4:0.9", "duca:4:0.9", "pab:2", "tome:0.5:force=true+toca:4:0.9"])
+def test_equal_steps_are_one_object(method: str):
+    plan = parse(method).plan(FLUX, 100)
+    assert len(plan.distinct) == len({tuple(step.items()) for step in plan.steps}) < 8
+    assert {id(step) for step in plan.steps} == {id(step) for step in plan.distinct}
+
+
+def test_steps_that_are_made_apart_are_shared():
+    plan = Plan(Plain(), SMALL, (full_step(SMALL), full_step(SMALL)), 2)
+    assert plan.steps[0] is plan.steps[1]
+
+
+def test_a_step_before_another_one_is_counted_apart():
+    """What is stored at a full step depends on what follows: the last one stores nothing."""
+    plan = FORA(2).plan(SMALL, 5)
+    assert plan.steps[0] is plan.steps[4] and plan.situation(0) == plan.situation(2) != plan.situation(4)

@@ -19,7 +19,7 @@ from dita.methods.method import (
 )
 from dita.methods.taylorseer import check_basis, formed
 from dita.plan import Action, Basis, Forecast, Plan, Step, full_step
-from dita.schedules import RATIO_SCHEDULES, RatioSchedule, fresh_share, fresh_tokens, layer_position
+from dita.schedules import RATIO_SCHEDULES, RatioSchedule, fresh_share, fresh_tokens, layer_position, varies_by_step
 from dita.shapes import Kind, Shape, Site
 
 Score = Literal[
@@ -178,15 +178,19 @@ class ToCa(ChosenSteps):
         """The plan with full steps that are `chosen` or, where that is None, those of the cycle."""
         phases = self._phases(shape, steps, chosen)
         places = None if chosen is None else _places(self.positions(shape, steps, self.cycle, chosen))
-        full = full_step(shape)
+        full, varies = full_step(shape), varies_by_step(self.schedule, shape.family, steps)
         taken: list[Step] = []
+        same: dict[object, Step] = {}
         for s in range(steps):
             now = {module: of_module[s] for module, of_module in phases.items()}
             if set(now.values()) == {Phase.FULL}:
                 taken.append(full)
                 continue
-            cached = self._cached_step(shape, s, steps, None if places is None else places[s])
-            taken.append({site: full[site] if _is_full(site, now[site.module]) else cached[site] for site in full})
+            key = (*now.values(), s if varies else None)
+            if key not in same:
+                cached = self._cached_step(shape, s, steps, None if places is None else places[s])
+                same[key] = {site: full[site] if _is_full(site, now[site.module]) else cached[site] for site in full}
+            taken.append(same[key])
         warmup = self._warmup(shape.family)
         forecast = None
         if self.forecast:
