@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 from pathlib import Path
 
@@ -59,3 +60,25 @@ def test_files_that_the_guides_name_are_there(name: str) -> None:
     for path in re.findall(r"`((?:docs|tests|dita|benchmarks)/[\w./-]+)`", (ROOT / name).read_text()):
         if "NAME" not in path:
             assert (ROOT / path).exists(), path
+
+
+def test_the_package_imports_nothing_of_what_trained_the_bundled_models() -> None:
+    """`training/` is for clones: the wheel leaves it out."""
+    assert (ROOT / "training" / "train.py").is_file()
+    assert 'packages = ["dita"]' in (ROOT / "pyproject.toml").read_text()
+    importing = [path for path in (ROOT / "dita").rglob("*.py") if imports_of(path) & {"training"}]
+    assert not importing
+
+
+@pytest.mark.parametrize("command", ["training.train", "training.curves"])
+def test_docs_name_commands_that_are_there(command: str) -> None:
+    assert (ROOT / f"{command.replace('.', '/')}.py").is_file()
+    pages = [path.read_text() for path in (ROOT / "docs").glob("*.md")]
+    assert any(f"python -m {command} " in page for page in pages)
+
+
+def imports_of(path: Path) -> set[str]:
+    """The top packages that a module imports, in functions too."""
+    nodes = list(ast.walk(ast.parse(path.read_text())))
+    plain = {name.name for node in nodes if isinstance(node, ast.Import) for name in node.names}
+    return {name.split(".")[0] for name in plain | {str(n.module) for n in nodes if isinstance(n, ast.ImportFrom)}}

@@ -89,9 +89,10 @@ def folder(name: str) -> Path:
     needed = "config.json" if name in EVALUATORS else "model_index.json"
     if not (place / needed).is_file():
         page = "judge" if name in EVALUATORS else "miniature"
-        command = f"python -m dita.miniature.train {place.name.removeprefix('shapes-')}"
+        command = f"python -m training.train {place.name.removeprefix('shapes-')}"
         raise FileNotFoundError(
-            f"{place} holds no model: install dita with its data, or train it: {command} (docs/{page}.md)"
+            f"{place} holds no model: install dita with its data, or train it in a clone of its repository: {command}"
+            f" (docs/{page}.md)"
         )
     return place
 

@@ -9,8 +9,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from dita.miniature import autoencoder, recipe, train
-from dita.miniature.loop import Trainer
+from training import autoencoder, recipe, train
+from training.loop import Trainer
 
 MICRO_VAE = {"block_out_channels": [8, 8]}
 

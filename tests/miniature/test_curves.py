@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image
 
-from dita.miniature import curves
+from training import curves
 
 
 def test_logs_become_one_picture(tmp_path):

@@ -12,12 +12,13 @@ import dita
 from dita import judge, miniature, models
 from dita.asking import asking
 from dita.methods import Plain
-from dita.miniature import autoencoder, classes, dit, recipe, world
-from dita.miniature.denoising import NoiseLoss
-from dita.miniature.layout import layout
-from dita.miniature.loop import Schedule, Trainer
-from dita.miniature.pools import Pool
+from dita.miniature import classes, world
 from tests.miniature.micro import same_bits_after_a_break, shrink, trained_by_command, write_autoencoder
+from training import autoencoder, dit, recipe
+from training.denoising import NoiseLoss
+from training.layout import layout
+from training.loop import Schedule, Trainer
+from training.pools import Pool
 
 
 @pytest.fixture

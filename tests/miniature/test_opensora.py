@@ -12,11 +12,12 @@ import dita
 from dita import judge, miniature, models
 from dita.compare import compare, from_json
 from dita.methods import Plain
-from dita.miniature import autoencoder, opensora, recipe, text, video_autoencoder, world
-from dita.miniature.layout import COLOURS, FIGURES
-from dita.miniature.loop import Schedule, Trainer
+from dita.miniature import world
 from dita.pipelines.opensora import AutoencoderKLOpenSora, OpenSoraPipeline
 from tests.miniature.micro import same_bits_after_a_break, shrink, trained_by_command, write_autoencoder
+from training import autoencoder, opensora, recipe, text, video_autoencoder
+from training.layout import COLOURS, FIGURES
+from training.loop import Schedule, Trainer
 
 
 def shrink_video(monkeypatch: pytest.MonkeyPatch) -> None:

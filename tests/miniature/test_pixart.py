@@ -10,12 +10,13 @@ from diffusers import DPMSolverMultistepScheduler, PixArtAlphaPipeline
 
 import dita
 from dita import miniature, models
-from dita.miniature import autoencoder, noise, pixart, recipe, text, train_models, world
-from dita.miniature.denoising import NoiseLoss
-from dita.miniature.layout import layout
-from dita.miniature.loop import Schedule, Trainer
-from dita.miniature.pools import Pool
+from dita.miniature import world
 from tests.miniature.micro import same_bits_after_a_break, shrink, trained_by_command, write_autoencoder
+from training import autoencoder, noise, pixart, recipe, text, train_models
+from training.denoising import NoiseLoss
+from training.layout import layout
+from training.loop import Schedule, Trainer
+from training.pools import Pool
 
 
 @pytest.fixture
@@ -172,7 +173,7 @@ def test_a_run_keeps_the_autoencoder_of_its_first_call(micro: None, tmp_path: Pa
 
 def test_without_its_folder_the_model_says_how_to_train_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(miniature, "__file__", str(tmp_path / "__init__.py"))
-    with pytest.raises(FileNotFoundError, match=r"python -m dita\.miniature\.train pixart \(docs/miniature\.md\)"):
+    with pytest.raises(FileNotFoundError, match=r"python -m training\.train pixart \(docs/miniature\.md\)"):
         miniature.load("shapes-pixart")
 
 

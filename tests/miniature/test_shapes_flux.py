@@ -11,7 +11,8 @@ import torch
 from diffusers import FluxPipeline
 
 from dita import miniature
-from dita.miniature import autoencoder, world
+from dita.miniature import world
+from training import autoencoder
 
 
 @pytest.fixture(autouse=True)

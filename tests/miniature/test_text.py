@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from dita.miniature import flow, recipe, text, world
-from dita.miniature.labels import ABSENT, CLASSES, SIZES, labels, names
-from dita.miniature.loop import Group, Schedule
+from dita.miniature import world
+from training import flow, recipe, text
+from training.labels import ABSENT, CLASSES, SIZES, labels, names
+from training.loop import Group, Schedule
 
 
 def test_every_scene_has_a_class_for_every_attribute() -> None:

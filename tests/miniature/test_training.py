@@ -6,13 +6,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from dita.miniature import autoencoder, flow, noise, recipe, stages, text, world
-from dita.miniature.attention import PlainAttention
-from dita.miniature.layout import COLOURS, FIGURES, Reader, layout
-from dita.miniature.loop import Schedule, Trainer
-from dita.miniature.pools import Pool
+from dita.miniature import world
 from dita.miniature.tokenizers import clip_tokenizer, t5_tokenizer
 from tests.miniature.micro import same_bits_after_a_break
+from training import autoencoder, flow, noise, recipe, stages, text
+from training.attention import PlainAttention
+from training.layout import COLOURS, FIGURES, Reader, layout
+from training.loop import Schedule, Trainer
+from training.pools import Pool
 
 
 @pytest.fixture

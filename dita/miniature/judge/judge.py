@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from dita.miniature import world
@@ -118,17 +116,3 @@ def load_eyes(folder: Path) -> Eyes:
     eyes = Eyes(Widths(**{**config["widths"], "blocks": tuple(config["widths"]["blocks"])}))
     eyes.load_state_dict({name: weight.float() for name, weight in load_file(folder / "model.safetensors").items()})
     return eyes
-
-
-def write_folder(eyes: Eyes, folder: Path, facts: Mapping[str, Any]) -> None:
-    """Writes sizes, weights (fp16) and `facts` (recipe.json); the folder is replaced as a whole."""
-    fresh = folder.with_name(folder.name + ".part")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    tensors = {name: weight.half().contiguous() for name, weight in eyes.state_dict().items()}
-    save_file(tensors, fresh / "model.safetensors", metadata={"format": "pt"})
-    config = {"widths": eyes.widths.as_json(), "layers": LAYERS, "colours": COLOURS}
-    for name, content in (("config.json", config), ("recipe.json", facts)):
-        (fresh / name).write_text(json.dumps(content, indent=2) + "\n")
-    shutil.rmtree(folder, ignore_errors=True)
-    fresh.rename(folder)

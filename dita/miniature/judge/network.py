@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -16,7 +15,6 @@ from dita.miniature.judge.marks import (
     COLOURS,
     GRID,
     LAYERS,
-    LayerTarget,
 )
 
 SIDE = 4 * GRID
@@ -136,29 +134,3 @@ class Eyes(nn.Module):
     def forward(self, pictures: Tensor) -> Answer:
         features = self.trunk(pictures)
         return answer(self.cell(features), self.whole(functional.adaptive_avg_pool2d(features, 4).flatten(1)))
-
-
-def loss(said: Answer, targets: Mapping[str, LayerTarget], background: Tensor) -> Tensor:
-    """The sum of all parts: presence, then kind, colour and geometry near the marks, and the background."""
-    total = torch.stack([_layer_loss(said.layers[layer], target) for layer, target in targets.items()]).sum()
-    return total + _background_loss(said.background, background)
-
-
-def _layer_loss(said: LayerAnswer, true: LayerTarget) -> Tensor:
-    """Penalty-reduced focal loss for the presence (Law and Deng, CornerNet, arXiv 1808.01244, equation 1)."""
-    centre = (true.presence > 0.999).float()
-    count = centre.sum().clamp(min=1)
-    chance = said.presence.sigmoid()
-    hit = functional.logsigmoid(said.presence) * (1 - chance).square() * centre
-    miss = functional.logsigmoid(-said.presence) * chance.square() * (1 - true.presence) ** 4 * (1 - centre)
-    presence = -(hit + miss).sum() / count
-    near = true.presence * (true.presence > 0.3)
-    weight = near / near.sum().clamp(min=1)
-    kind = functional.cross_entropy(said.kind, true.kind, reduction="none")
-    colour = functional.cross_entropy(said.colour, true.colour, reduction="none")
-    geometry = functional.smooth_l1_loss(said.geometry, true.geometry, reduction="none", beta=0.1).sum(dim=1)
-    return presence + ((kind + 0.5 * colour + geometry) * weight).sum()
-
-
-def _background_loss(said: Sequence[Tensor], true: Tensor) -> Tensor:
-    return torch.stack([functional.cross_entropy(part, true[:, i]) for i, part in enumerate(said)]).sum()

@@ -10,10 +10,13 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from dita.miniature.autoencoder import to_tensor
-
 Pictures = Sequence[Image.Image] | NDArray[np.uint8]
 """PIL pictures, or uint8 (N, H, W, 3)."""
+
+
+def to_tensor(pictures: NDArray[np.uint8]) -> Tensor:
+    """uint8 (N, H, W, 3) to float (N, 3, H, W) in [-1, 1]."""
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def tensor(pictures: Pictures, side: int = 64) -> Tensor:

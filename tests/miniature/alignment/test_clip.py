@@ -7,8 +7,8 @@ from transformers import CLIPModel
 
 from dita import miniature
 from dita.miniature import world
-from dita.miniature.alignment import clip as small
-from dita.miniature.loop import generator
+from training.alignment import clip as small
+from training.loop import generator
 
 
 def test_the_loss_of_an_untrained_clip_is_that_of_guessing_and_repeats():

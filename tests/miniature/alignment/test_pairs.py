@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from dita.miniature import world
-from dita.miniature.alignment import damage
-from dita.miniature.alignment.perturbation import perturbed
+from training.alignment import damage
+from training.alignment.perturbation import perturbed
 
 
 def differences(scene, other):

@@ -8,14 +8,15 @@ from safetensors import safe_open
 
 from dita import miniature
 from dita.miniature import world
-from dita.miniature.alignment import clip as small_clip
 from dita.miniature.alignment import reward as small
-from dita.miniature.loop import generator
+from training.alignment import clip as small_clip
+from training.alignment import reward as learning
+from training.loop import generator
 
 
 @pytest.fixture(scope="module")
 def untrained():
-    return small.build(0).eval()
+    return learning.build(0).eval()
 
 
 def test_every_word_of_a_caption_is_a_token_and_none_is_unknown():
@@ -45,7 +46,7 @@ def _without_layer(name):
 
 def test_a_start_from_clip_sees_nearly_what_clip_sees():
     clip = small_clip.Learner(small_clip.build(1))
-    learner = small.Learner(small.build(0))
+    learner = learning.Learner(learning.build(0))
     learner.start_from_clip(clip.state_dict())
     pictures = small_clip.normalised(torch.from_numpy(world.pictures(4, 0)[0]).permute(0, 3, 1, 2) / 127.5 - 1)
     with torch.no_grad():
@@ -55,7 +56,7 @@ def test_a_start_from_clip_sees_nearly_what_clip_sees():
 
 
 def test_the_loss_of_an_untrained_model_repeats_and_reaches_every_weight():
-    learner = small.Learner(small.build(0))
+    learner = learning.Learner(learning.build(0))
     first = learner.loss(generator(0, 0), 0.0, count=4)
     assert torch.equal(first, learner.loss(generator(0, 0), 0.0, count=4))
     first.backward()
@@ -63,17 +64,17 @@ def test_the_loss_of_an_untrained_model_repeats_and_reaches_every_weight():
 
 
 def test_fitting_the_scale_keeps_the_order():
-    reward = small.build(0).eval()
+    reward = learning.build(0).eval()
     pictures, prompts = world.pictures(20, 0)
     before = small.rewards(reward, pictures, prompts)
-    small.fit_scale(reward, count=64)
+    learning.fit_scale(reward, count=64)
     after = small.rewards(reward, pictures, prompts)
     assert torch.equal(before.argsort(), after.argsort())
     assert 0.3 < float(after.std()) < 3 and abs(float(after.mean())) < 1.5
 
 
 def test_a_folder_comes_back_under_official_names(tmp_path, untrained):
-    small.write_folder(untrained, tmp_path / "reward", {"seed": 0})
+    learning.write_folder(untrained, tmp_path / "reward", {"seed": 0})
     again = small.load(tmp_path / "reward")
     pictures, prompts = world.pictures(3, 0)
     assert torch.allclose(
@@ -87,7 +88,7 @@ def test_a_folder_comes_back_under_official_names(tmp_path, untrained):
 
 
 def test_a_folder_with_another_vocabulary_is_refused(tmp_path, untrained):
-    small.write_folder(untrained, tmp_path / "reward", {})
+    learning.write_folder(untrained, tmp_path / "reward", {})
     (tmp_path / "reward" / "vocab.txt").write_text("[PAD]\n")
     with pytest.raises(ValueError, match="another vocabulary"):
         small.load(tmp_path / "reward")
@@ -98,4 +99,4 @@ def test_the_trained_model_ranks_held_out_pairs():
         trained = miniature.load_reward()
     except FileNotFoundError:
         pytest.skip("shapes-reward is not trained to its bar yet (docs/judge.md)")
-    assert small.ranking(trained, count=300, seed=51)["all"] >= 0.93
+    assert learning.ranking(trained, count=300, seed=51)["all"] >= 0.93

@@ -6,8 +6,8 @@ import torch
 
 from dita import miniature
 from dita.miniature import world
-from dita.miniature.alignment.damage import blur, noise
-from dita.miniature.judge.damages import DAMAGES
+from training.alignment.damage import blur, noise
+from training.judge.damages import DAMAGES
 
 
 @pytest.fixture(scope="module")

@@ -9,10 +9,11 @@ from PIL import Image
 
 from dita import miniature
 from dita.miniature import world
-from dita.miniature.judge import evaluation
-from dita.miniature.judge.damages import DAMAGES
-from dita.miniature.judge.judge import load_eyes, write_folder
+from dita.miniature.judge.judge import load_eyes
 from dita.miniature.judge.network import Eyes, Widths
+from training.judge import evaluation
+from training.judge.damages import DAMAGES
+from training.judge.training import write_folder
 
 BARS = {"shape": 0.98, "colour": 0.98, "count": 0.98, "relation": 0.98, "sign": 0.95}
 TINY = Widths(8, 8, 8, (1, 1, 1))

@@ -14,13 +14,12 @@ from dita.miniature.judge.marks import (
     LAYERS,
     OTHER,
     Mark,
-    background_target,
-    layer_target,
     marks,
 )
 from dita.miniature.judge.network import Answer, LayerAnswer
 from dita.miniature.judge.reading import readings
 from dita.miniature.judge.verdict import verdict
+from training.judge.targets import background_target, layer_target
 
 
 def ideal(pictures, backgrounds):

@@ -5,13 +5,13 @@ import pytest
 import torch
 
 from dita.miniature import world
-from dita.miniature.judge import oddities
-from dita.miniature.judge.damages import DAMAGES
-from dita.miniature.judge.disturbances import blurred, disturbed
 from dita.miniature.judge.marks import BACKGROUND_KINDS, LAYERS, OTHER
-from dita.miniature.judge.samples import _KINDS, _SAMPLERS, draw, sample
 from dita.miniature.world.glyphs import ALPHABET
 from dita.miniature.world.tables import COLOURS
+from training.judge import oddities
+from training.judge.damages import DAMAGES
+from training.judge.disturbances import blurred, disturbed
+from training.judge.samples import _KINDS, _SAMPLERS, draw, sample
 
 
 def overlap(glyph):

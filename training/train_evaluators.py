@@ -1,4 +1,4 @@
-"""The commands that train the networks behind the evaluators: python -m dita.miniature.train judge, clip or reward."""
+"""The commands that train the networks behind the evaluators: python -m training.train judge, clip or reward."""
 
 from __future__ import annotations
 
@@ -11,15 +11,13 @@ import transformers
 import typer
 from torch import nn
 
-from dita.miniature import export, facts
-from dita.miniature.alignment import clip as small_clip
-from dita.miniature.alignment import reward as small_reward
-from dita.miniature.judge import evaluation, training
-from dita.miniature.judge.judge import Judge, write_folder
-from dita.miniature.loop import Schedule, Trainer
-from dita.miniature.stages import ExportOnly, Threads, averaged, prepare, train
-
-HERE = Path(__file__).parent
+from dita.miniature.judge.judge import Judge
+from training import SHIPPED, export, facts
+from training.alignment import clip as small_clip
+from training.alignment import reward as small_reward
+from training.judge import evaluation, training
+from training.loop import Schedule, Trainer
+from training.stages import ExportOnly, Threads, averaged, prepare, train
 
 Steps = Annotated[int, typer.Option(help="Training steps.")]
 Seed = Annotated[int, typer.Option(help="Seed of weights and drawings.")]
@@ -32,7 +30,7 @@ def judge(
     seed: Seed = 0,
     threads: Threads = 0,
     run: Run = Path("runs/shapes-judge"),
-    out: Out = HERE / "shapes-judge",
+    out: Out = SHIPPED / "shapes-judge",
     export_only: ExportOnly = False,
 ) -> None:
     """Trains the judge's eyes and writes shapes-judge, which holds shapes-features too.
@@ -50,7 +48,7 @@ def judge(
         "held_out_accuracy": _rounded(evaluation.accuracy(judge, 4096)),
         "damage_caught": _rounded(evaluation.strictness(judge, 256)),
     }
-    write_folder(eyes, out, _facts(trainer, training.BATCH, eyes) | results)
+    training.write_folder(eyes, out, _facts(trainer, training.BATCH, eyes) | results)
     _say(out, results)
 
 
@@ -59,7 +57,7 @@ def clip(
     seed: Seed = 0,
     threads: Threads = 0,
     run: Run = Path("runs/shapes-clip"),
-    out: Out = HERE / "shapes-clip",
+    out: Out = SHIPPED / "shapes-clip",
     export_only: ExportOnly = False,
 ) -> None:
     """Trains shapes-clip. A second call with the same --run goes on where the first was stopped."""
@@ -86,7 +84,7 @@ def reward(
         "runs/shapes-clip"
     ),
     run: Run = Path("runs/shapes-reward"),
-    out: Out = HERE / "shapes-reward",
+    out: Out = SHIPPED / "shapes-reward",
     export_only: ExportOnly = False,
 ) -> None:
     """Trains shapes-reward: from the vision tower of shapes-clip, first to see, then to rank.

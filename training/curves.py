@@ -1,4 +1,4 @@
-"""Loss curves of trainings as pictures: python -m dita.miniature.curves LOG.csv ... OUT.png."""
+"""Loss curves of trainings as pictures: python -m training.curves LOG.csv ... OUT.png."""
 
 from __future__ import annotations
 

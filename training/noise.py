@@ -6,7 +6,7 @@ import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
-from dita.miniature import recipe
+from training import recipe
 
 
 def noise_levels(count: int, how: recipe.LatentRecipe, random: torch.Generator) -> Tensor:

@@ -8,8 +8,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from dita.miniature import world
-from dita.miniature.judge.marks import GRID, LAYERS, background_target, layer_target, marks
-from dita.miniature.judge.network import BACKGROUND_PARTS, CELL_PARTS, Answer, answer, expect_nothing, loss
+from dita.miniature.judge.marks import GRID, LAYERS, marks
+from dita.miniature.judge.network import BACKGROUND_PARTS, CELL_PARTS, Answer, answer, expect_nothing
+from training.judge.targets import background_target, layer_target, loss
 
 
 class SeeingHead(nn.Module):

@@ -12,7 +12,7 @@ import typer
 from PIL import Image
 from torch import nn
 
-from dita.miniature.loop import Trainer, write_whole
+from training.loop import Trainer, write_whole
 
 Module = TypeVar("Module", bound=nn.Module)
 

@@ -9,12 +9,13 @@ import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DiTPipeline, DiTTransformer2DModel
 from torch import Tensor, nn
 
-from dita.miniature import classes, pools, recipe, world
-from dita.miniature.denoising import Denoiser
-from dita.miniature.groups import by_kind
-from dita.miniature.layout import Reader
-from dita.miniature.loop import Group
-from dita.miniature.pools import Pool
+from dita.miniature import classes, world
+from training import pools, recipe
+from training.denoising import Denoiser
+from training.groups import by_kind
+from training.layout import Reader
+from training.loop import Group
+from training.pools import Pool
 
 NO_CLASS = 1000
 """The class that stands for none: DiTPipeline has this number in its code, so the model has 1000 classes, as ImageNet,

@@ -1,4 +1,4 @@
-"""Command line: python -m dita.miniature.train flux."""
+"""Command line: python -m training.train flux."""
 
 from __future__ import annotations
 
@@ -12,22 +12,11 @@ import typer
 from diffusers import AutoencoderKL
 from PIL import Image
 
-from dita.miniature import (
-    autoencoder,
-    export,
-    facts,
-    flow,
-    recipe,
-    stages,
-    text,
-    train_evaluators,
-    train_models,
-    world,
-)
-from dita.miniature.loop import Schedule, Trainer
+from dita.miniature import world
+from training import SHIPPED, autoencoder, export, facts, flow, recipe, stages, text, train_evaluators, train_models
+from training.loop import Schedule, Trainer
 
 app = typer.Typer(add_completion=False, help="Train the miniature models that dita ships.")
-SHIPPED = Path(__file__).parent / "shapes-flux"
 
 
 @app.callback()
@@ -50,7 +39,7 @@ def flux(
     compiled: Annotated[bool, typer.Option("--compile", help="Compile the transformer.")] = False,
     sample_every: stages.SampleEvery = 1000,
     run: stages.Run = Path("runs/shapes-flux"),
-    out: stages.Out = SHIPPED,
+    out: stages.Out = SHIPPED / "shapes-flux",
     export_only: stages.ExportOnly = False,
 ) -> None:
     """Trains shapes-flux (autoencoder, then transformer and text encoders) and writes its diffusers folder.

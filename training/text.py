@@ -13,9 +13,10 @@ import torch
 from torch import Tensor, nn
 from transformers import CLIPTextModel, T5Config, T5EncoderModel
 
-from dita.miniature import recipe, world
-from dita.miniature.labels import SIZES, labels
+from dita.miniature import world
 from dita.miniature.tokenizers import CLIP_LENGTH, clip_tokenizer, t5_tokenizer
+from training import recipe
+from training.labels import SIZES, labels
 
 PAD = 0
 """T5's padding token."""

@@ -1,4 +1,4 @@
-"""The commands that train the miniatures beside FLUX: python -m dita.miniature.train pixart, dit or opensora."""
+"""The commands that train the miniatures beside FLUX: python -m training.train pixart, dit or opensora."""
 
 from __future__ import annotations
 
@@ -14,14 +14,15 @@ from PIL import Image
 from torch import nn
 
 from dita import miniature
-from dita.miniature import autoencoder, classes, export, facts, recipe, text, video_autoencoder, world
-from dita.miniature import dit as small_dit
-from dita.miniature import opensora as small_opensora
-from dita.miniature import pixart as small_pixart
-from dita.miniature.denoising import NoiseLoss
-from dita.miniature.loop import Schedule, Trainer, write_whole
-from dita.miniature.pools import Pool
-from dita.miniature.stages import (
+from dita.miniature import classes, world
+from training import SHIPPED, autoencoder, export, facts, recipe, text, video_autoencoder
+from training import dit as small_dit
+from training import opensora as small_opensora
+from training import pixart as small_pixart
+from training.denoising import NoiseLoss
+from training.loop import Schedule, Trainer, write_whole
+from training.pools import Pool
+from training.stages import (
     Batch,
     Device,
     ExportOnly,
@@ -37,7 +38,6 @@ from dita.miniature.stages import (
     train,
 )
 
-HERE = Path(__file__).parent
 Recipe = TypeVar("Recipe", bound=recipe.LatentRecipe)
 
 Steps = Annotated[int, typer.Option(help="Steps of the transformer's training.")]
@@ -50,14 +50,14 @@ def pixart(
     minutes: Minutes = None,
     batch: Batch = 16,
     rate: Rate = 1e-3,
-    vae: Vae = HERE / "shapes-flux",
+    vae: Vae = SHIPPED / "shapes-flux",
     pool: PoolSize = 32768,
     seed: Seed = 0,
     device: Device = "cpu",
     threads: Threads = 0,
     sample_every: SampleEvery = 1000,
     run: Run = Path("runs/shapes-pixart"),
-    out: Out = HERE / "shapes-pixart",
+    out: Out = SHIPPED / "shapes-pixart",
     export_only: ExportOnly = False,
 ) -> None:
     """Trains shapes-pixart (text encoder, then both) on the autoencoder of shapes-flux; writes its diffusers folder.
@@ -96,14 +96,14 @@ def dit(
     minutes: Minutes = None,
     batch: Batch = 16,
     rate: Rate = 1e-3,
-    vae: Vae = HERE / "shapes-flux",
+    vae: Vae = SHIPPED / "shapes-flux",
     pool: PoolSize = 32768,
     seed: Seed = 0,
     device: Device = "cpu",
     threads: Threads = 0,
     sample_every: SampleEvery = 1000,
     run: Run = Path("runs/shapes-dit"),
-    out: Out = HERE / "shapes-dit",
+    out: Out = SHIPPED / "shapes-dit",
     export_only: ExportOnly = False,
 ) -> None:
     """Trains shapes-dit on the autoencoder of shapes-flux and writes its diffusers folder.
@@ -140,7 +140,7 @@ def opensora(
     minutes: Minutes = None,
     batch: Annotated[int, typer.Option(help="Clips a step.")] = 8,
     rate: Rate = 1e-3,
-    vae: Vae = HERE / "shapes-flux",
+    vae: Vae = SHIPPED / "shapes-flux",
     vae_steps: Annotated[int, typer.Option(help="Steps of the temporal autoencoder's training.")] = 3000,
     vae_minutes: Annotated[float | None, typer.Option(help="End it after so many minutes.")] = None,
     pool: Annotated[int, typer.Option(help="Clips to encode.")] = 8192,
@@ -149,7 +149,7 @@ def opensora(
     threads: Threads = 0,
     sample_every: SampleEvery = 1000,
     run: Run = Path("runs/shapes-opensora"),
-    out: Out = HERE / "shapes-opensora",
+    out: Out = SHIPPED / "shapes-opensora",
     export_only: ExportOnly = False,
 ) -> None:
     """Trains shapes-opensora (temporal autoencoder, text encoder, then transformer and text encoder) on clips.

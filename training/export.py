@@ -12,8 +12,8 @@ from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, FluxPipeli
 from PIL import Image
 
 from dita.asking import asking
-from dita.miniature import flow, recipe
 from dita.miniature.tokenizers import clip_tokenizer, t5_tokenizer
+from training import flow, recipe
 
 
 def pipeline(flux: flow.Flux, vae: AutoencoderKL) -> FluxPipeline:

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 
 from torch import nn
 
-from dita.miniature import recipe
-from dita.miniature.loop import Group
+from training import recipe
+from training.loop import Group
 
 
 def by_kind(

@@ -10,15 +10,16 @@ from diffusers import AutoencoderKL, FluxTransformer2DModel
 from torch import Tensor, nn
 from transformers import CLIPTextConfig, CLIPTextModel, T5EncoderModel
 
-from dita.miniature import pools, recipe, world
-from dita.miniature.attention import PlainAttention
-from dita.miniature.groups import by_kind
-from dita.miniature.layout import Reader
-from dita.miniature.loop import Group
-from dita.miniature.noise import noise_levels
-from dita.miniature.pools import Pool
-from dita.miniature.text import build_t5, tokens
+from dita.miniature import world
 from dita.miniature.tokenizers import CLIP_LENGTH, clip_tokenizer
+from training import pools, recipe
+from training.attention import PlainAttention
+from training.groups import by_kind
+from training.layout import Reader
+from training.loop import Group
+from training.noise import noise_levels
+from training.pools import Pool
+from training.text import build_t5, tokens
 
 
 class Flux(nn.Module):

@@ -8,9 +8,9 @@ from dataclasses import replace
 import numpy as np
 
 from dita.miniature import world
-from dita.miniature.judge import oddities
 from dita.miniature.judge.marks import glyph_places
 from dita.miniature.world.tables import BACKGROUND_COLOURS, COLOURS, Picture
+from training.judge import oddities
 
 
 def _lost(rng: np.random.Generator, scene: world.Scene) -> Picture:

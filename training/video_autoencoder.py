@@ -10,10 +10,12 @@ from diffusers import AutoencoderKL
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from torch import Tensor, nn
 
-from dita.miniature import autoencoder, recipe, world
-from dita.miniature.autoencoder import crops
-from dita.miniature.loop import Schedule, Trainer, write_whole
+from dita.miniature import world
+from dita.miniature.judge.pictures import to_tensor
 from dita.pipelines.opensora import AutoencoderKLOpenSora
+from training import autoencoder, recipe
+from training.autoencoder import crops
+from training.loop import Schedule, Trainer, write_whole
 
 MEASURED = 512
 """Clips whose latents are measured for their means and deviations."""
@@ -118,7 +120,7 @@ def normalised(vae: AutoencoderKLOpenSora, latents: Tensor) -> Tensor:
 def psnr(vae: AutoencoderKLOpenSora, clips: list[world.Clip]) -> float:
     """Fidelity of decode(encode(clips)) in dB, against the range 0 to 255."""
     drawn = np.stack([world.draw_clip(clip, recipe.FRAMES, recipe.PICTURE) for clip in clips])
-    video = autoencoder.to_tensor(drawn.reshape(-1, *drawn.shape[2:]))
+    video = to_tensor(drawn.reshape(-1, *drawn.shape[2:]))
     video = video.unflatten(0, (len(clips), recipe.FRAMES)).transpose(1, 2).to(next(vae.parameters()).device)
     seen = vae(video).sample.clamp(-1, 1)
     return 10 * float(torch.log10(4 / (seen - video).square().mean()))

@@ -10,9 +10,10 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor
 
-from dita.miniature import autoencoder, world
-from dita.miniature.layout import Layout, layout
-from dita.miniature.loop import write_whole
+from dita.miniature import world
+from training import autoencoder
+from training.layout import Layout, layout
+from training.loop import write_whole
 
 LAYOUT = ("figure", "colour", "place")
 

@@ -9,14 +9,7 @@ import torch
 from torch import Tensor, nn
 from transformers import T5EncoderModel
 
-from dita.miniature import pools, recipe, text, video_autoencoder, world
-from dita.miniature.attention import PlainAttention
-from dita.miniature.groups import by_kind
-from dita.miniature.labels import CLASSES, names
-from dita.miniature.layout import Layout, Reader, layout
-from dita.miniature.loop import Group
-from dita.miniature.noise import noise_levels
-from dita.miniature.pools import Pool
+from dita.miniature import world
 from dita.miniature.tokenizers import t5_tokenizer
 from dita.pipelines.opensora import (
     AutoencoderKLOpenSora,
@@ -24,6 +17,14 @@ from dita.pipelines.opensora import (
     OpenSoraTransformer3DModel,
     flow_scheduler,
 )
+from training import pools, recipe, text, video_autoencoder
+from training.attention import PlainAttention
+from training.groups import by_kind
+from training.labels import CLASSES, names
+from training.layout import Layout, Reader, layout
+from training.loop import Group
+from training.noise import noise_levels
+from training.pools import Pool
 
 FPS = 24.0
 """Frames a second that the model is told: the pipeline's default."""

@@ -9,14 +9,15 @@ from diffusers import AutoencoderKL, DPMSolverMultistepScheduler, PixArtAlphaPip
 from torch import Tensor, nn
 from transformers import T5EncoderModel
 
-from dita.miniature import pools, recipe, world
-from dita.miniature.denoising import Denoiser
-from dita.miniature.groups import by_kind
-from dita.miniature.layout import Reader
-from dita.miniature.loop import Group
-from dita.miniature.pools import Pool
-from dita.miniature.text import build_t5, mask_of, words
+from dita.miniature import world
 from dita.miniature.tokenizers import t5_tokenizer
+from training import pools, recipe
+from training.denoising import Denoiser
+from training.groups import by_kind
+from training.layout import Reader
+from training.loop import Group
+from training.pools import Pool
+from training.text import build_t5, mask_of, words
 
 
 class PixArt(Denoiser):

@@ -11,8 +11,10 @@ import torch
 from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
-from dita.miniature import recipe, world
-from dita.miniature.loop import Schedule, Trainer
+from dita.miniature import world
+from dita.miniature.judge.pictures import to_tensor
+from training import recipe
+from training.loop import Schedule, Trainer
 
 DTYPE_ARGUMENT = "torch_dtype" if diffusers.__version__.startswith("0.41.") else "dtype"
 """What diffusers calls the precision to load in."""
@@ -25,11 +27,6 @@ def build(seed: int = 0) -> AutoencoderKL:
     """An untrained autoencoder with the recipe's sizes."""
     torch.manual_seed(seed)
     return AutoencoderKL(**recipe.VAE).to(memory_format=torch.channels_last)
-
-
-def to_tensor(pictures: world.Picture) -> Tensor:
-    """uint8 (N, H, W, 3) to float (N, 3, H, W) in [-1, 1]."""
-    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 def world_seed(random: torch.Generator) -> int:

@@ -13,13 +13,13 @@ import torch
 import transformers
 from torch import nn
 
-from dita.miniature.loop import Trainer
+from training.loop import Trainer
 
 
 def of_call(seed: int) -> dict[str, Any]:
     """The command, as it is to be repeated, the day and the seed."""
     return {
-        "command": "python -m dita.miniature.train " + " ".join(a for a in sys.argv[1:] if a != "--export-only"),
+        "command": "python -m training.train " + " ".join(a for a in sys.argv[1:] if a != "--export-only"),
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "seed": seed,
     }

@@ -8,11 +8,11 @@ import numpy as np
 import torch
 
 from dita.miniature import world
-from dita.miniature.autoencoder import to_tensor
-from dita.miniature.judge.damages import DAMAGES
-from dita.miniature.judge.disturbances import blurred
+from dita.miniature.judge.pictures import to_tensor
 from dita.miniature.world.sampling import pick, uniform
 from dita.miniature.world.tables import Picture
+from training.judge.damages import DAMAGES
+from training.judge.disturbances import blurred
 
 BLOCK = 8
 """Side of the blocks that are lost or exchanged, in pixels."""

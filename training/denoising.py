@@ -8,11 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from dita.miniature import recipe
-from dita.miniature.attention import PlainAttention
-from dita.miniature.layout import Reader
-from dita.miniature.noise import NoiseSchedule, noise_levels
-from dita.miniature.pools import Pool
+from training import recipe
+from training.attention import PlainAttention
+from training.layout import Reader
+from training.noise import NoiseSchedule, noise_levels
+from training.pools import Pool
 
 
 class Denoiser(nn.Module):

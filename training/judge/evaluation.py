@@ -7,10 +7,10 @@ from collections.abc import Callable
 import numpy as np
 
 from dita.miniature import world
-from dita.miniature.judge.damages import DAMAGES
 from dita.miniature.judge.judge import Judge
 from dita.miniature.judge.tally import tally
 from dita.miniature.world.tables import Picture
+from training.judge.damages import DAMAGES
 
 
 def accuracy(

@@ -8,12 +8,12 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from dita.miniature import world
-from dita.miniature.judge import oddities
 from dita.miniature.judge.marks import OTHER, Mark, glyph_places, marks, object_mark
 from dita.miniature.world.sampling import pick, pick_by_rate, sample_background, sample_kind, uniform
 from dita.miniature.world.shapes import REACH, SHAPES, Distance
 from dita.miniature.world.split import looks
 from dita.miniature.world.tables import BACKGROUND_COLOURS, COLOURS, MARGIN, Picture
+from training.judge import oddities
 
 RADII = (0.09, 0.34)
 """Range of the radii of freely placed objects."""

@@ -1,0 +1,1 @@
+"""How the judge learns to see: its samples, what it should say of them, and how well it does."""
