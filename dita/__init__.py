@@ -100,7 +100,7 @@ _LATER = {
 }
 
 
-_MODULES = ("families", "methods", "metrics", "models", "pipelines", "plots", "shapes")
+_MODULES = ("families", "methods", "metrics", "models", "pipelines", "plots", "shapes", "sharing")
 """Of which programs use more than what is in `__all__`."""
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # programs decide what is shown

@@ -169,8 +169,8 @@ class Actors:
         cuda = seat.device.type == "cuda"
         self._least = actors[0]
         made = self._ray.remote(max_restarts=-1, max_task_retries=3, num_cpus=1, num_gpus=1 if cuda else 0)(_Actor)
-        carried = self._ray.put(pickle.dumps(seat.on(seat.device.type)))
-        self._all = [made.remote(carried) for _ in range(actors[1])]
+        self._carried = self._ray.put(pickle.dumps(seat.on(seat.device.type)))  # an actor that starts again needs it
+        self._all = [made.remote(self._carried) for _ in range(actors[1])]
         self._starting = {actor.ready.remote(): actor for actor in self._all}
         self._ready: list[Any] = []
         self._join()

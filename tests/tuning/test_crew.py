@@ -86,10 +86,7 @@ class Pretended:
 
     def draw(self, methods, prompts):
         made = [crew.drawn(self._model, method, prompts) for method in methods]
-        return [
-            Drawn(Sampled(one.sampled.latents, 1e6, {"full": 1e5}, one.sampled.shape), crowded=self._crowded)
-            for one in made
-        ]
+        return [Drawn(Sampled(one.sampled.latents, 1e6, one.sampled.shape, 1e5), crowded=self._crowded) for one in made]
 
 
 def test_seconds_of_a_crowd_are_measured_again_alone_and_once_for_all_that_take_as_long(monkeypatch):
@@ -216,3 +213,25 @@ def test_what_was_found_is_kept_where_it_ends_early(tmp_path, how, all_reached):
     assert len(kept) >= 3 and (tmp_path / "tuned/method.json").is_file()
     tune_shared(tmp_path / "tuned", None, minutes=0.02)
     assert journal_of(tmp_path / "tuned").items() >= kept.items()
+
+
+@pytest.mark.slow
+def test_two_actors_of_ray_judge_as_one_process_does():
+    ray = pytest.importorskip("ray")
+    pytest.importorskip("ray.data")
+    ray.init(num_cpus=3, include_dashboard=False, log_to_driver=False, logging_level="error")
+    try:
+        model = a_model()
+        bench = a_bench(model)
+        with sharing.opened("ray", (2, 2)) as team, crew.crew_of(team, model, loaded) as both:
+            assert both.count == 2
+            timing, found = Timing(bench), {}
+            for i in range(0, len(METHODS), 2):
+                found |= tried(both, bench, timing, METHODS[i : i + 2])
+            assert all(one.crowded for one in both.draw(METHODS[:2], CALIBRATION))
+            ray.kill(both._all[0], no_restart=False)
+            again = both.draw(METHODS[:2], CALIBRATION)  # it is started again
+        assert all(one.sampled is not None for one in again)
+    finally:
+        ray.shutdown()
+    assert judged(found) == one_by_one()
