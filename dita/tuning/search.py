@@ -60,6 +60,11 @@ class Costs:
         return max(0, min(steps, math.floor(free / (self.step - self.cached) + 1e-9)))
 
 
+def _is_unfitted(method: Method) -> bool:
+    """Whether a method is a whole-call forecast whose weights are those of a predictor."""
+    return isinstance(method, WholeCall) and not method.weights
+
+
 @dataclass
 class Search:
     """Looks for the methods that come nearest to the reference within so many seconds.
@@ -165,7 +170,7 @@ class Search:
             for schedule in self._starts(min(number, self.steps)):
                 on_grid = candidates.stretched(schedule, self.steps, self.steps * factor)
                 self.try_all([WholeCall(steps_factor=factor, full_steps=on_grid)])
-        best = next(iter(self.ranked(lambda method: isinstance(method, WholeCall))), None)
+        best = next(iter(self.ranked(_is_unfitted)), None)
         if best is not None:
             method = best.method
             self.try_all(
@@ -248,8 +253,8 @@ class Search:
                 return
 
     def _tops(self) -> list[Trial]:
-        """The best trial of each kind with chosen full steps that is near the best of all."""
-        ranked = self.ranked()
+        """The best trial of each kind with chosen full steps that is near the best of all, but for fitted weights."""
+        ranked = self.ranked(lambda method: not getattr(method, "weights", ()))
         if not ranked:
             return []
         least = ranked[0].error(self.reference)
@@ -259,8 +264,6 @@ class Search:
             if getattr(method, "full_steps", None) is None or trial.error(self.reference) > CLOSE * least:
                 continue
             kind = (type(method), getattr(method, "steps_factor", 1), getattr(method, "sampler", None))
-            if getattr(method, "weights", ()):
-                continue
             found.setdefault(kind, trial)
         return list(found.values())[:4]
 

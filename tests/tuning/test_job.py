@@ -89,6 +89,18 @@ def test_a_tuning_writes_a_method_that_runs_and_a_report_that_reads_back(tmp_pat
 
 
 @pytest.mark.slow
+def test_a_tuning_goes_on_where_fitted_weights_were_the_best(tmp_path, no_time) -> None:
+    tuned(tmp_path / "tuned", minutes=0.02)
+    best = WholeCall(predictor="fitted", full_steps=(0, 1, 4, 7), weights=[[-0.5, 1.5]] * 4)
+    line = {"method": best.as_json(), "seconds": 1e-6, "call": None, "errors": {"plain": [1e-12] * 2}}
+    with (tmp_path / "tuned" / TRIALS).open("a") as file:
+        file.write(json.dumps(line) + "\n")
+    found = tuned(tmp_path / "tuned", minutes=0.1)
+    assert any(one.method["method"] == "call" and not one.method.get("weights") for one in found.candidates)
+    assert any(one.method.get("weights") for one in found.candidates)
+
+
+@pytest.mark.slow
 def test_both_references_are_the_mean_of_the_squared_errors_to_them(tmp_path, no_time) -> None:
     found = tuned(tmp_path / "tuned", reference="both", minutes=0.02)
     assert all(set(one.decibels) == {"plain", "converged", "both"} for one in found.candidates)
