@@ -15,7 +15,8 @@ from dita import cli, miniature, models
 from dita.caching.adapters import UnsupportedModelError
 from dita.cli.given_prompts import prompts_of
 from dita.generation import runner
-from dita.methods import FORA, METHODS, FewerSteps, MadeFor, Plain, pages, write_method
+from dita.methods import FORA, METHODS, FewerSteps, MadeFor, Plain, write_method
+from dita.methods.parameters import parameter
 from dita.miniature import world
 from dita.realistic_prompts import texts
 from dita.tables import TABLES
@@ -382,7 +383,7 @@ def test_tables_stand_beside_recomputed_flops_and_say_what_is_wrong():
 def test_every_parameter_has_a_meaning():
     for name, cls in METHODS.items():
         for field in dataclasses.fields(cls):
-            assert field.name in pages.field_meanings(cls) or field.name in pages.MEANINGS, f"{name} {field.name}"
+            assert parameter(cls, field.name).meaning, f"{name} {field.name}"
 
 
 def test_version_and_help():

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
-import types
 from dataclasses import dataclass
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
 from dita.methods import Method, short
-from dita.methods.pages import MEANINGS, field_meanings
+from dita.methods.parameters import Parameter, parameters_of
 
 Kind = Literal["whole", "number", "choice", "switch", "wholes", "names"]
 PROBED = 64  # whole numbers up to this are tried
@@ -50,12 +48,7 @@ _CONTROLS: dict[type[Method], tuple[Control, ...]] = {}
 
 
 def _found(cls: type[Method]) -> tuple[Control, ...]:
-    hints = get_type_hints(cls, include_extras=True)
-    meanings = MEANINGS | field_meanings(cls)
-    return tuple(
-        _control(cls, field.name, hints[field.name], field.default, meanings.get(field.name, ""))
-        for field in dataclasses.fields(cls)
-    )
+    return tuple(_control(cls, one) for one in parameters_of(cls))
 
 
 def parts(method: Method) -> tuple[Method, ...]:
@@ -69,33 +62,25 @@ def value(method: Method, control: Control) -> Any:
     return _written(control.name, getattr(method, control.name))
 
 
-def _control(cls: type[Method], name: str, hint: Any, default: Any, meaning: str) -> Control:
-    options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
-    optional = type(None) in options
-    hint = next(option for option in options if option is not type(None))
-    kind: Kind = "number"
-    choices: tuple[Any, ...] = ()
+def _control(cls: type[Method], one: Parameter) -> Control:
+    kind: Kind = "names" if one.kind == "data" else one.kind
+    choices = one.choices
     low: float | None = None
     high: float | None = None
-    if get_origin(hint) is Literal:
-        kind, choices = "choice", get_args(hint)
-    elif get_origin(hint) is tuple:
-        kind = "wholes" if int in get_args(hint) else "names"
-    elif hint is bool:
-        kind = "switch"
-    elif hint is int:
-        kind = "whole"
-        taken = [n for n in range(PROBED + 1) if _takes(cls, name, n)]
+    if kind == "whole":
+        taken = [n for n in range(PROBED + 1) if _takes(cls, one.name, n)]
         if 1 < len(taken) <= FEW:
             kind, choices = "choice", tuple(taken)
+        elif one.range is not None:
+            low, high = one.range.least, one.range.most
         elif taken:
             low, high = taken[0], None if taken[-1] == PROBED else taken[-1]
-    else:
-        shares = [share for share in SHARES if _takes(cls, name, share)]
-        bounded = not _takes(cls, name, 1.5)
-        low = None if not shares or _takes(cls, name, -1.0) else shares[0]
+    elif kind == "number":
+        shares = [share for share in SHARES if _takes(cls, one.name, share)]
+        bounded = not _takes(cls, one.name, 1.5)
+        low = None if not shares or _takes(cls, one.name, -1.0) else shares[0]
         high = shares[-1] if shares and bounded else None
-    return Control(name, kind, _written(name, default), optional, choices, low, high, meaning)
+    return Control(one.name, kind, _written(one.name, one.default), one.optional, choices, low, high, one.meaning)
 
 
 def _takes(cls: type[Method], name: str, value: float) -> bool:

@@ -6,7 +6,7 @@ import json
 import os
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal, TypeAlias, cast, get_args, get_origin
+from typing import Any, TypeAlias, cast
 
 from dita.methods.deltadit import DeltaDiT
 from dita.methods.duca import DuCa
@@ -23,13 +23,14 @@ from dita.methods.method_file import (
     write_method,
 )
 from dita.methods.pab import PAB
+from dita.methods.parameters import parameters_of, read
 from dita.methods.plain import FewerSteps, Plain
 from dita.methods.taylorseer import LoweredOrderWarning, TaylorSeer
 from dita.methods.tgate import TGate
 from dita.methods.toca import FEATURE_SCORES, LIVE_SCORES, PROBED_SCORES, SCORES, Score, ToCa
 from dita.methods.tome import MERGED_MODULES, Composition, MergingRefusedWarning, ToMe
 from dita.methods.whole_call import WholeCall
-from dita.values import choice, field_hints, is_choice, known_name, nearest, shown, typed
+from dita.values import choice, field_hints, known_name, nearest, shown
 
 __all__ = [
     "FEATURE_SCORES",
@@ -220,25 +221,16 @@ def _named_values(text: str) -> tuple[str, dict[str, Any]]:
 
 def _build(name: object, fields: dict[str, Any]) -> Method:
     cls = METHODS[choice("method", name, METHODS)]
-    hints = field_hints(cls)
+    known = [one.name for one in parameters_of(cls)]
     for key, value in fields.items():
-        if key not in hints:
-            near = nearest(key, hints)
+        if key not in known:
+            near = nearest(key, known)
             raise ValueError(
-                f"method {name!r} has no parameter {key!r}; it has: {', '.join(hints) or 'none'}"
+                f"method {name!r} has no parameter {key!r}; it has: {', '.join(known) or 'none'}"
                 + (f"; did you mean {near!r}?" if near else "")
             )
-        if is_choice(hints[key]):  # which the method names itself
-            fields[key] = known_name(value, _names_of(hints[key])) or value
-        else:
-            fields[key] = typed(f"parameter {key!r} of method {name!r}", value, hints[key])
+        fields[key] = read(cls, key, value)
     return cls(**fields)
-
-
-def _names_of(hint: Any) -> list[str]:
-    """The names among the values of a choice."""
-    values = [one for kind in (hint, *get_args(hint)) if get_origin(kind) is Literal for one in get_args(kind)]
-    return [one for one in values if isinstance(one, str)]
 
 
 _SHORT_FOR = {short_name: field for field, short_name in Method.short_names.items()}

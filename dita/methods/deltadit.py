@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from dita.families import FAMILIES, Phase
 from dita.methods.full_steps import ChosenSteps, chosen_positions
-from dita.methods.method import check_count, checked_run, warn_of_a_plan_that_saves_nothing
+from dita.methods.method import checked_run, warn_of_a_plan_that_saves_nothing
+from dita.methods.parameters import Count, Cycle, Range, StepNumber
 from dita.plan import Action, Plan, Span, Step, blocks_of, full_step, stored_step
 from dita.shapes import Kind, Shape
 
@@ -39,23 +40,16 @@ class DeltaDiT(ChosenSteps):
     positional: ClassVar[tuple[str, ...]] = ("cycle",)
     paper: ClassVar[str] = "Chen et al., Delta-DiT, arXiv 2406.01125"
 
-    cycle: int = 2
-    layers: int | None = None
-    boundary: float = 0.5
-    window: int | None = None
+    cycle: Cycle = 2
+    layers: Count | None = None
+    boundary: Annotated[float, Range(0, 1, why="a share of the steps")] = 0.5
+    window: StepNumber | None = None
     strict: bool = False
     full_steps: tuple[int, ...] | None = field(default=None, kw_only=True)
     full_of: int | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_count("cycle", self.cycle, "1 is the plain pipeline")
-        if self.layers is not None:
-            check_count("layers", self.layers)
-        if not 0 <= self.boundary <= 1:
-            raise ValueError(f"boundary must be in [0, 1], a share of the steps, got {self.boundary}")
-        if self.window is not None:
-            check_count("window", self.window, "a step number", least=0)
         self.check_full_steps()
 
     def plan(self, shape: Shape, steps: int, timesteps: Sequence[float] | None = None) -> Plan:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, get_args
 
 from dita.families import FAMILIES, Phase
-from dita.methods.method import check_choice
+from dita.methods.parameters import Cycle
 from dita.methods.toca import Score, ToCa
 from dita.plan import Action, Plan, Span, Step, blocks_of
 from dita.shapes import Kind, Shape
@@ -28,7 +28,7 @@ class DuCa(ToCa):
         ratio: R, the caching ratio of the conservative steps, in [0, 1], before `schedule`.
         score: as ToCa's. The default, `kv-norm`, prefers small values, and needs no attention map.
         aggressive: `skip` all blocks, or `reuse` the stored output of every module with today's gates.
-        spatial_bonus, spatial_grid: as ToCa's, but 0.8 on DiT.
+        spatial_bonus: as ToCa's, but None is 0.8 on DiT.
         strict: reproduce the quirks of the reference code: ToCa's; on FLUX a skipping step leaves out the last block,
             for it stores what enters that; on PixArt `kv-norm` is averaged over the halves of a guided call.
     """
@@ -37,13 +37,9 @@ class DuCa(ToCa):
     positional: ClassVar[tuple[str, ...]] = ("cycle", "ratio", "score")
     paper: ClassVar[str] = "Zou et al., Accelerating Diffusion Transformers with Dual Feature Caching, arXiv 2412.18911"
 
-    cycle: int = 5
+    cycle: Cycle = 5
     score: Score = "kv-norm"
     aggressive: Aggressive = "skip"
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_choice("aggressive", self.aggressive, AGGRESSIVE)
 
     def spatial(self, family: str) -> tuple[float, int]:
         bonus, cell = super().spatial(family)

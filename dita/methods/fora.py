@@ -9,14 +9,12 @@ from typing import ClassVar
 from dita.families import FAMILIES, Phase
 from dita.methods.full_steps import ChosenSteps, chosen_positions
 from dita.methods.method import (
-    MODULES,
     Modules,
     cached_step,
-    check_choice,
-    check_count,
     checked_run,
     warn_of_a_plan_that_saves_nothing,
 )
+from dita.methods.parameters import Cycle
 from dita.plan import Plan, full_step
 from dita.shapes import Kind, Shape
 
@@ -38,15 +36,13 @@ class FORA(ChosenSteps):
     positional: ClassVar[tuple[str, ...]] = ("cycle",)
     paper: ClassVar[str] = "Selvaraju et al., FORA: Fast-Forward Caching in Diffusion Transformers, arXiv 2407.01425"
 
-    cycle: int = 3
+    cycle: Cycle = 3
     modules: Modules = "all"
     full_steps: tuple[int, ...] | None = field(default=None, kw_only=True)
     full_of: int | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_count("cycle", self.cycle, "1 is the plain pipeline")
-        check_choice("modules", self.modules, MODULES)
         self.check_full_steps()
 
     def plan(self, shape: Shape, steps: int, timesteps: Sequence[float] | None = None) -> Plan:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -12,9 +11,10 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, TypeVar, get_args
 
 from dita.families import FAMILIES
 from dita.merges import joined
+from dita.methods.parameters import check_parameters
 from dita.plan import Plan, Step, attention_stored, stored_step
 from dita.shapes import Kind, Shape
-from dita.values import LARGEST_SEED, check_fields, shown, unknown, whole
+from dita.values import check_fields, shown, unknown, whole
 
 if TYPE_CHECKING:
     from dita.methods.tome import ToMe
@@ -64,8 +64,12 @@ class Method:
         return f"{type(self).__name__}({', '.join(given)})"
 
     def __post_init__(self) -> None:
-        """Checks the type of every field. Raises `ValueError`, as do the checks of the range in each method."""
+        """Checks the type of every field, and its range where it has one. Raises `ValueError`.
+
+        So do the checks in each method of what depends on several fields.
+        """
         check_fields(self)
+        check_parameters(self)
 
     def plan(self, shape: Shape, steps: int, timesteps: Sequence[float] | None = None) -> Plan:
         """All actions of a run of `steps` denoising steps of the plain pipeline.
@@ -189,17 +193,6 @@ def listed_steps(steps: Sequence[int]) -> str:
 def check_count(field_name: str, value: object, why: str = "", least: int = 1) -> None:
     """Raises `ValueError` unless `value` is a whole number, at least `least`."""
     whole(field_name, value, least, why=why)
-
-
-def check_seed(value: object) -> None:
-    """Raises `ValueError` for a seed below 0, or of more than 64 bits."""
-    whole("seed", value, 0, LARGEST_SEED)
-
-
-def check_weight(field_name: str, value: float) -> None:
-    """Raises `ValueError` unless `value` is finite and at least 0."""
-    if not (value >= 0 and math.isfinite(value)):
-        raise ValueError(f"{field_name} must be a finite number, at least 0, got {value}")
 
 
 Modules = Literal["all", "attention"]

@@ -6,10 +6,11 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from dita.families import usual_timesteps
-from dita.methods.method import Method, check_choice, check_count, checked_run
+from dita.methods.method import Method, checked_run
+from dita.methods.parameters import OneOf, Range
 from dita.plan import Action, Plan, attention_stored
 from dita.shapes import Kind, Shape, Site
 
@@ -18,6 +19,9 @@ RANGES = {1: (2, 4, 6), 2: (3, 5, 7), 3: (5, 7, 9)}
 MLP_TIMESTEPS = (864, 788, 676)
 MLP_STEPS = 2
 MLP_LAYERS = 5
+
+
+Broadcast = Annotated[int, Range(1, why="a range of 1 computes every step")]
 
 
 @dataclass(frozen=True)
@@ -29,11 +33,14 @@ class PAB(Method):
 
     Fields:
         level: 1, 2 or 3: ranges of (2, 4, 6), (3, 5, 7) or (5, 7, 9) steps.
-        spatial, temporal, cross: ranges of their own, at least 1; None is the level's. A step is computed if its range
-            divides its number. Pictures have no temporal attention, and FLUX's is all spatial: text and image together.
+        spatial: the range of spatial attention, at least 1; None is the level's. A step is computed if the range
+            divides its number. FLUX's attention is all spatial: text and image together.
+        temporal: the range of temporal attention, which pictures do not have; None is the level's.
+        cross: the range of cross-attention, which FLUX and DiT do not have; None is the level's.
         mlp: reuse the MLPs of the first 5 layers too: those of the steps at timesteps 864, 788 and 676, in the two
             steps that follow. Not on FLUX, whose blocks reuse the attention wherever they reuse an MLP.
-        low, high: timesteps between which outputs are reused, in [0, 1000].
+        low: the timestep below which, at the end of the run, everything is computed, in [0, 1000].
+        high: the timestep above which, at its start, everything is computed, in [0, 1000].
         strict: reproduce the reference on Open-Sora: stored outputs keep the gate of the step that computed them
             (today's is right, and costs nothing); `mlp` finds its timesteps by their number in bfloat16, so that
             another number of steps or size turns it off in silence (by default the nearest steps are taken).
@@ -44,10 +51,10 @@ class PAB(Method):
     paper: ClassVar[str] = "Zhao et al., Real-Time Video Generation with Pyramid Attention Broadcast, ICLR 2025"
     extends: ClassVar[tuple[str, ...]] = ("flux", "pixart", "dit")
 
-    level: int = 2
-    spatial: int | None = None
-    temporal: int | None = None
-    cross: int | None = None
+    level: Annotated[int, OneOf(tuple(RANGES))] = 2
+    spatial: Broadcast | None = None
+    temporal: Broadcast | None = None
+    cross: Broadcast | None = None
     mlp: bool = False
     low: int = 450
     high: int = 930
@@ -55,10 +62,6 @@ class PAB(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice("level", self.level, tuple(RANGES))
-        for name in ("spatial", "temporal", "cross"):
-            if getattr(self, name) is not None:
-                check_count(name, getattr(self, name), "a range of 1 computes every step")
         if not 0 <= self.low < self.high <= 1000:
             raise ValueError(f"low and high must be timesteps, 0 <= low < high <= 1000, got {self.low} and {self.high}")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import inspect
 import json
 import re
@@ -10,16 +9,11 @@ import warnings
 from pathlib import Path
 
 from dita.methods.method import Method
+from dita.methods.parameters import parameters_of
 from dita.shapes import named_shape
 
 PLACES = (Path(__file__).parent / "pages", Path(__file__).parents[2] / "docs" / "methods")
 """Where pages lie: in an installed package, and in a checkout."""
-
-MEANINGS = {
-    "cycle": "N, full steps are N apart (at least 1; 1 is the plain pipeline)",
-    "fraction": "share of the steps that are taken, in (0, 1]",
-}
-"""Of parameters whose method does not document them in a `Fields:` section."""
 
 MODELS = {"flux": ("flux-dev", 50), "pixart": ("pixart-alpha-256", 20), "dit": ("dit-xl-2-256", 50)}
 MODELS |= {"opensora": ("opensora-1.2-480p-2s", 30)}
@@ -55,25 +49,13 @@ def families_line(cls: type[Method]) -> str:
     return ", ".join(family + " (extension)" * (family in cls.extends) for family in cls.families)
 
 
-def field_meanings(cls: type[Method]) -> dict[str, str]:
-    """The `Fields:` sections of the docstrings of a method and of what it extends, by field."""
-    meanings: dict[str, str] = {}
-    for base in reversed(cls.__mro__):  # fields that a method has from another one are documented there
-        section = inspect.cleandoc(base.__doc__ or "").partition("Fields:\n")[2]
-        for names, meaning in re.findall(r"^ {4}(\w[\w, ]*): (.*(?:\n {5,}.*)*)", section, flags=re.M):
-            for name in names.split(", "):
-                meanings[name] = " ".join(meaning.split())
-    return meanings
-
-
 def parameters(cls: type[Method]) -> str:
     """The section of a page that lists the parameters, in Markdown."""
-    meanings = MEANINGS | field_meanings(cls)
     rows = []
-    for field in dataclasses.fields(cls):
-        default = "" if field.default is None else f"`{json.dumps(field.default)}`"
-        rows.append(f"| `{field.name}` | {default} | {meanings[field.name]} |")
-    table = ["| parameter | default | meaning |", "| --- | --- | --- |", *rows]
+    for one in parameters_of(cls):
+        default = "" if one.default is None else f"`{json.dumps(one.default)}`"
+        rows.append(f"| `{one.name}` | {default} | {one.takes} | {one.meaning} |")
+    table = ["| parameter | default | takes | meaning |", "| --- | --- | --- | --- |", *rows]
     short = ":".join((cls.name, *(part.upper() for part in cls.positional)))
     return "\n".join([f"Short form: `{short}`.", *(["", *table] if rows else [])])
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from dita.methods.full_steps import ChosenSteps
 from dita.methods.method import Method, checked_run
+from dita.methods.parameters import Range
 from dita.plan import Plan, full_step
 from dita.samplers import FAMILY_SAMPLERS, Sampler
 from dita.shapes import Shape
@@ -42,15 +43,13 @@ class FewerSteps(ChosenSteps):
     name: ClassVar[str] = "steps"
     positional: ClassVar[tuple[str, ...]] = ("fraction", "sampler")
 
-    fraction: float = 0.5
+    fraction: Annotated[float, Range(0, 1, above=True)] = 0.5
     sampler: Sampler | None = None
     full_steps: tuple[int, ...] | None = field(default=None, kw_only=True)
     full_of: int | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0 < self.fraction <= 1:
-            raise ValueError(f"fraction must be in (0, 1], got {self.fraction}")
         self.check_full_steps()
 
     def check_family(self, family: str) -> None:

@@ -5,21 +5,18 @@ from __future__ import annotations
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 from dita.families import FAMILIES, Phase
 from dita.methods.full_steps import ChosenSteps, chosen_positions, first_difference
 from dita.methods.method import (
-    MODULES,
     Modules,
     cached_step,
-    check_choice,
-    check_count,
-    check_weight,
     checked_run,
     warn_of_a_plan_that_saves_nothing,
 )
-from dita.plan import BASES, Basis, Forecast, Plan, Span, Step, blocks_of, full_step
+from dita.methods.parameters import Cycle, Range, Scale, Warmup
+from dita.plan import Basis, Forecast, Plan, Span, Step, blocks_of, full_step
 from dita.shapes import Kind, Shape
 
 
@@ -56,12 +53,12 @@ class TaylorSeer(ChosenSteps):
     paper: ClassVar[str] = "Liu et al., From Reusing to Forecasting, ICCV 2025, arXiv 2503.06923"
     extends: ClassVar[tuple[str, ...]] = ("pixart", "opensora")
 
-    cycle: int = 5
-    order: int = 2
+    cycle: Cycle = 5
+    order: Annotated[int, Range(0, why="0 is reuse")] = 2
     basis: Basis = "taylor"
-    scale: float = 0.5
+    scale: Scale = 0.5
     lite: bool = False
-    warmup: int | None = None
+    warmup: Warmup | None = None
     ramp: bool = False
     modules: Modules = "all"
     full_steps: tuple[int, ...] | None = field(default=None, kw_only=True)
@@ -69,12 +66,6 @@ class TaylorSeer(ChosenSteps):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_count("cycle", self.cycle, "1 is the plain pipeline")
-        check_count("order", self.order, "0 is reuse", least=0)
-        check_basis(self.basis, self.scale)
-        if self.warmup is not None:
-            check_count("warmup", self.warmup, "the first step is always full")
-        check_choice("modules", self.modules, MODULES)
         self.check_full_steps()
         if self.lite and self.modules != "all":
             raise ValueError(
@@ -104,14 +95,6 @@ class TaylorSeer(ChosenSteps):
         plan = Plan(self, shape, taken, steps, skips=skips, forecast=forecast)
         warn_of_a_plan_that_saves_nothing(plan, self.cycle, warmup)
         return plan
-
-
-def check_basis(basis: Basis, scale: float) -> None:
-    """Raises `ValueError` for an unknown basis, or a scale outside (0, 1]."""
-    check_choice("basis", basis, BASES)
-    check_weight("scale", scale)
-    if not 0 < scale <= 1:
-        raise ValueError(f"scale must be in (0, 1], got {scale}")
 
 
 def formed(forecast: Forecast, steps: Sequence[Step], label: str) -> Forecast:

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, NamedTuple
 
-from dita.methods.method import Method, check_count, checked_run
+from dita.methods.method import Method, checked_run
+from dita.methods.parameters import Count, StepNumber
 from dita.plan import Action, Plan, full_step
 from dita.shapes import Kind, Shape
 
@@ -38,7 +39,7 @@ class TGate(Method):
         warmup: w, the step before which self-attention is always computed; None is 2 on PixArt, 0 on Open-Sora.
         interval: p, before the gate self-attention is computed in the steps that p divides; None is 3 on PixArt, 2 on
             Open-Sora.
-        after: f, the same from the gate on; 1 computes it always.
+        after: f, from the gate on self-attention is computed in the steps that f divides; 1 computes it always.
         cross_interval: Open-Sora: cross-attention is computed again in the steps that it divides; None is never. 12 is
             the setting of the published FLOPs, which the released code does not reach.
         strict: reproduce the reference on Open-Sora, whose stored self-attention keeps the gate of the step that
@@ -51,20 +52,12 @@ class TGate(Method):
     families: ClassVar[tuple[str, ...]] = ("pixart", "opensora")
     why_not: ClassVar[str] = "it gates cross-attention, and that family has none"
 
-    gate: int | None = None
-    warmup: int | None = None
-    interval: int | None = None
-    after: int | None = None
-    cross_interval: int | None = None
+    gate: Count | None = None
+    warmup: StepNumber | None = None
+    interval: Count | None = None
+    after: Count | None = None
+    cross_interval: Count | None = None
     strict: bool = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("gate", "interval", "after", "cross_interval"):
-            if getattr(self, name) is not None:
-                check_count(name, getattr(self, name))
-        if self.warmup is not None:
-            check_count("warmup", self.warmup, "a step number", least=0)
 
     def keeps_gates(self, shape: Shape) -> bool:
         return self.strict and shape.family == "opensora"

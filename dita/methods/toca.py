@@ -5,21 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import ClassVar, Literal, get_args
+from typing import Annotated, ClassVar, Literal, get_args
 
 from dita.families import FAMILIES, Phase
 from dita.methods.full_steps import ChosenSteps, chosen_positions, first_difference
 from dita.methods.method import (
-    check_choice,
-    check_count,
-    check_seed,
-    check_weight,
     checked_run,
     warn_of_a_plan_that_saves_nothing,
 )
-from dita.methods.taylorseer import check_basis, formed
+from dita.methods.parameters import Count, Cycle, Order, Range, Scale, Seed, Warmup, Weight
+from dita.methods.taylorseer import formed
 from dita.plan import Action, Basis, Forecast, Plan, Step, full_step
-from dita.schedules import RATIO_SCHEDULES, RatioSchedule, fresh_share, fresh_tokens, layer_position, varies_by_step
+from dita.schedules import RatioSchedule, fresh_share, fresh_tokens, layer_position, varies_by_step
 from dita.shapes import Kind, Shape, Site
 
 Score = Literal[
@@ -68,16 +65,18 @@ class ToCa(ChosenSteps):
         schedule: how the share of computed tokens varies over steps, layers and modules; `toca`
             is the paper's for each family, on DiT that for 50 DDIM steps or, beyond 100 steps, for 250 DDPM steps.
         age_weight: lambda_3 (section 3.2, s3): added to a score for each `cycle` steps that the token was not computed.
-        spatial_bonus, spatial_grid: s4: in each cell of grid x grid image tokens, of each frame, the best one's score
-            is multiplied by 1 + bonus. None is the paper's setting: none on FLUX and Open-Sora, 0.4 and 4 on PixArt,
-            0.6 and 2 on DiT. 0 turns it off.
+        spatial_bonus: s4: in each cell of image tokens, of each frame, the best one's score is multiplied by 1 + bonus.
+            None is the paper's: none on FLUX and Open-Sora, 0.4 on PixArt, 0.6 on DiT. 0 turns it off.
+        spatial_grid: side of the cells of `spatial_bonus`, in image tokens. None is the paper's: 4 on PixArt, 2 on the
+            others.
         warmup: full steps at the start; None is the reference's: 3 on FLUX (1 where no token is ever computed, R = 1)
             and on Open-Sora, else 1.
         cross_cycle: N of cross-attention; None is the reference's: twice `cycle` on Open-Sora, else `cycle`. Where
             `full_steps` are chosen, None is all of them; a number leaves out those that come too soon for it.
         forecast: order of the forecast that stands in for what is not computed, as TaylorSeer's: 0 is the paper's plain
             reuse. Tokens that are computed correct their own forecasts to come.
-        basis, scale: of the forecast, `taylor` or `hermite`, as TaylorSeer's.
+        basis: of the forecast: `taylor` is x^i, `hermite` the scaled Hermite polynomials, as TaylorSeer's.
+        scale: of `hermite`, in (0, 1]: c of c^i H_i(c x).
         seed: of the random and uniform scores.
         strict: reproduce the quirks of the reference code, for parity: the layer divisor 27 at every depth; on PixArt
             and DiT steps that are full in the first layer only; on PixArt tokens scored anew in cached steps; where
@@ -88,42 +87,25 @@ class ToCa(ChosenSteps):
     positional: ClassVar[tuple[str, ...]] = ("cycle", "ratio", "score")
     paper: ClassVar[str] = "Zou et al., Accelerating Diffusion Transformers with Token-wise Feature Caching, ICLR 2025"
 
-    cycle: int = 4
-    ratio: float = 0.9
+    cycle: Cycle = 4
+    ratio: Annotated[float, Range(0, 1, why="0.9 computes 10 % of the tokens")] = 0.9
     score: Score = "attention-sampled"
     schedule: RatioSchedule = "toca"
-    age_weight: float = 0.25
-    spatial_bonus: float | None = None
-    spatial_grid: int | None = None
-    warmup: int | None = None
-    cross_cycle: int | None = None
-    forecast: int = 0
+    age_weight: Weight = 0.25
+    spatial_bonus: Weight | None = None
+    spatial_grid: Count | None = None
+    warmup: Warmup | None = None
+    cross_cycle: Count | None = None
+    forecast: Order = 0
     basis: Basis = "taylor"
-    scale: float = 0.5
-    seed: int = 0
+    scale: Scale = 0.5
+    seed: Seed = 0
     strict: bool = False
     full_steps: tuple[int, ...] | None = field(default=None, kw_only=True)
     full_of: int | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_count("cycle", self.cycle, "1 is the plain pipeline")
-        if not 0 <= self.ratio <= 1:
-            raise ValueError(f"ratio must be in [0, 1] (0.9 computes 10 % of the tokens), got {self.ratio}")
-        check_choice("score", self.score, SCORES)
-        check_choice("schedule", self.schedule, RATIO_SCHEDULES)
-        check_weight("age_weight", self.age_weight)
-        if self.spatial_bonus is not None:
-            check_weight("spatial_bonus", self.spatial_bonus)
-        if self.spatial_grid is not None:
-            check_count("spatial_grid", self.spatial_grid)
-        if self.warmup is not None:
-            check_count("warmup", self.warmup, "the first step is always full")
-        if self.cross_cycle is not None:
-            check_count("cross_cycle", self.cross_cycle)
-        check_count("forecast", self.forecast, "an order; 0 is reuse", least=0)
-        check_seed(self.seed)
-        check_basis(self.basis, self.scale)
         self.check_full_steps()
 
     @property

@@ -7,11 +7,12 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from dita.families import FAMILIES
 from dita.merges import MACHINES, MachineName, joined, matching_seconds, merging_seconds
-from dita.methods.method import Method, check_choice, check_count, check_seed
+from dita.methods.method import Method, check_choice, check_count
+from dita.methods.parameters import Range, Seed
 from dita.methods.plain import Plain
 from dita.plan import Plan, Step
 from dita.shapes import Kind, Shape, Site
@@ -57,11 +58,11 @@ class ToMe(Method):
     ratio: float = 0.5
     stride: tuple[int, ...] = (2, 2)
     modules: tuple[str, ...] = ("attn",)
-    reuse_steps: int = 1
-    reuse_layers: int = 1
+    reuse_steps: Annotated[int, Range(1, why="1 matches in every step")] = 1
+    reuse_layers: Annotated[int, Range(1, why="1 matches in every block")] = 1
     proportional: bool = False
     random: bool = True
-    seed: int = 0
+    seed: Seed = 0
     force: bool = False
     machine: MachineName | None = None
 
@@ -81,9 +82,6 @@ class ToMe(Method):
             raise ValueError(f"modules must be at least one of {', '.join(MERGED_MODULES)}, got {self.modules!r}")
         for module in self.modules:
             check_choice("module to merge", module, MERGED_MODULES)
-        check_count("reuse_steps", self.reuse_steps, "1 matches in every step")
-        check_count("reuse_layers", self.reuse_layers, "1 matches in every block")
-        check_seed(self.seed)
 
     @property
     def caching(self) -> Method:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 from dita.families import Phase
 from dita.methods.full_steps import ChosenSteps, chosen_positions
 from dita.methods.method import (
     Method,
-    check_choice,
     check_count,
     checked_run,
     warn_of_a_plan_that_saves_nothing,
 )
-from dita.plan import ALONG, PREDICTORS, SPACES, Along, CallForecast, Plan, Predictor, Space, full_step, stored_step
+from dita.methods.parameters import Cycle, OneOf, Range, Scale, Warmup
+from dita.plan import Along, CallForecast, Plan, Predictor, Space, full_step, stored_step
 from dita.shapes import Kind, Shape
 from dita.values import shown
 
@@ -53,15 +53,15 @@ class WholeCall(ChosenSteps):
     paper: ClassVar[str] = "dita's own; predictors of arXiv 2503.06923, 2508.16984 and 2603.01623"
     extends: ClassVar[tuple[str, ...]] = Method.families
 
-    cycle: int = 3
-    order: int = 1
+    cycle: Cycle = 3
+    order: Annotated[int, Range(0, why="0 is reuse")] = 1
     predictor: Predictor = "lagrange"
     space: Space = "auto"
     along: Along = "auto"
-    steps_factor: int = 1
-    warmup: int | None = None
-    scale: float = 0.5
-    window: int | None = None
+    steps_factor: Annotated[int, OneOf(FACTORS)] = 1
+    warmup: Warmup | None = None
+    scale: Scale = 0.5
+    window: int | None = None  # at least `order` + 1, but of `chebyshev`
     weights: tuple[tuple[float, ...], ...] = ()
     full_steps: tuple[int, ...] | None = field(default=None, kw_only=True)
     full_of: int | None = field(default=None, kw_only=True)
@@ -69,18 +69,8 @@ class WholeCall(ChosenSteps):
     def __post_init__(self) -> None:
         super().__post_init__()
         object.__setattr__(self, "weights", _rows(self.weights))
-        check_count("cycle", self.cycle, "1 is the plain pipeline")
-        check_count("order", self.order, "0 is reuse", least=0)
         if self.order > LARGEST_ORDER and self.predictor != "chebyshev":
             raise ValueError(f"order must be at most {LARGEST_ORDER}, got {self.order}: higher ones swing")
-        check_choice("predictor", self.predictor, PREDICTORS)
-        check_choice("space", self.space, SPACES)
-        check_choice("along", self.along, ALONG)
-        check_choice("steps_factor", self.steps_factor, FACTORS)
-        if self.warmup is not None:
-            check_count("warmup", self.warmup, "the first step is always full")
-        if not 0 < self.scale <= 1:
-            raise ValueError(f"scale must be in (0, 1], got {self.scale}")
         self.check_full_steps()
         if self.predictor == "hermite" and self.along not in ("auto", "step"):
             raise ValueError(f"predictor 'hermite' goes along 'step' only, got {self.along!r}")
