@@ -135,8 +135,8 @@ def typed(name: str, value: object, hint: Any, *, finite: bool = True) -> Any:
         return typed(name, value, kinds[0], finite=finite) if len(kinds) == 1 else value
     if get_origin(hint) is Literal:
         return choice(name, value, get_args(hint))
-    if get_origin(hint) is tuple and get_args(hint) in ((int, ...), (str, ...)):
-        return _several(name, value, get_args(hint)[0])
+    if get_origin(hint) is tuple and get_args(hint) in ((int, ...), (float, ...), (str, ...)):
+        return _several(name, value, get_args(hint)[0], finite)
     if hint is bool:
         return switch(name, value)
     if hint is int:
@@ -167,8 +167,8 @@ def field_hints(cls: type[Any]) -> dict[str, Any]:
 _HINTS: dict[type[Any], dict[str, Any]] = {}
 
 
-def _several(name: str, value: object, kind: type) -> tuple[Any, ...]:
-    """Whole numbers (`2x2` or `0/3/7` in short) or names (`attn/mlp` in short)."""
+def _several(name: str, value: object, kind: type, finite: bool) -> tuple[Any, ...]:
+    """Whole numbers (`2x2` or `0/3/7` in short), numbers (`0.9/0.8`) or names (`attn/mlp` in short)."""
     parts = re.split("[x/]" if kind is int else "/", value) if isinstance(value, str) else value
     if isinstance(parts, (list, tuple)) and kind is str and all(isinstance(part, str) for part in parts):
         return tuple(parts)
@@ -176,9 +176,18 @@ def _several(name: str, value: object, kind: type) -> tuple[Any, ...]:
         numbers = [int(part) if isinstance(part, str) and re.fullmatch(r"-?\d+", part) else part for part in parts]
         with contextlib.suppress(ValueError):
             return tuple(whole(name, one) for one in numbers)
+    if isinstance(parts, (list, tuple)) and kind is float:
+        with contextlib.suppress(ValueError):
+            return tuple(number(name, _read(part), finite=finite) for part in parts)
     listed = "0/3/7" if "steps" in name else "2x2"
-    example = f"whole numbers such as {listed}" if kind is int else "names such as attn/mlp"
+    examples = {int: f"whole numbers such as {listed}", float: "numbers such as 0.9/0.8"}
+    example = examples.get(kind, "names such as attn/mlp")
     raise ValueError(f"{name} must be {example}, got {shown(value)}")
+
+
+def _read(part: object) -> object:
+    """A number that is written out; anything else as it is."""
+    return float(part) if isinstance(part, str) else part
 
 
 def _scalar(value: object) -> Any:

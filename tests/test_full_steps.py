@@ -297,3 +297,116 @@ def test_full_steps_are_given_by_name(method: Method) -> None:
     assert type(method)(*positional) == method
     with pytest.raises(TypeError):
         type(method)(*positional, (0, 3))
+
+
+# --- token ratios of each cached step
+
+each_token_method = pytest.mark.parametrize("method", [ToCa(schedule="constant"), DuCa(schedule="constant")])
+
+
+def mlp_tokens(plan: Plan) -> list[int | None]:
+    """Tokens that an MLP computes in each step, None where it is full."""
+    actions = [next(action for site, action in step.items() if site.module == "mlp") for step in plan.steps]
+    return [None if action.kind is Kind.FULL else action.tokens for action in actions]
+
+
+@each_family
+@pytest.mark.parametrize("cross_cycle", [None, 7])
+@pytest.mark.parametrize("schedule", ["toca", "constant", "linear-mode"])
+@pytest.mark.parametrize("cls", [ToCa, DuCa])
+def test_the_same_ratio_in_each_step_gives_the_plan_of_the_ratio(cls, schedule, cross_cycle, family: str) -> None:
+    one = cls(ratio=0.7, schedule=schedule, cross_cycle=cross_cycle, full_steps=CHOSEN)
+    each = dataclasses.replace(one, ratios=(0.7,) * 18)
+    plan, expected = each.plan(SHAPES[family], 28), one.plan(SHAPES[family], 28)
+    assert plan.steps == expected.steps and plan.skips == expected.skips
+    assert (plan.flops(), plan.cache_bytes, plan.map()) == (expected.flops(), expected.cache_bytes, expected.map())
+    assert plan.as_json()["method"]["ratios"] == [0.7] * 18
+
+
+@each_family
+@each_token_method
+def test_every_cached_step_has_its_own_ratio(method: ToCa, family: str) -> None:
+    shape, full, given = SHAPES[family], (0, 3, 6), (1.0, 0.9, 0.5, 0.25, 0.0, 0.75)
+    chosen = dataclasses.replace(method, ratio=0.1, full_steps=full, ratios=given)
+    tokens = mlp_tokens(chosen.plan(shape, 9))
+    of_step = dict(zip((1, 2, 4, 5, 7, 8), given, strict=True))
+    computing = chosen.token_steps(family, 9)
+    assert computing == (tuple(of_step) if method.name == "toca" else (2, 5, 8) if family == "flux" else computing)
+    total = shape.tokens("mlp")
+    for step, count in enumerate(tokens):
+        if step in full:
+            assert count is None
+        elif step in computing:
+            assert count == pytest.approx((1 - of_step[step]) * total, abs=1)
+        else:
+            assert count == 0
+    assert chosen.plan(shape, 9).flops() < dataclasses.replace(chosen, ratios=(0.0,) * 6).plan(shape, 9).flops()
+
+
+def test_ratios_that_compute_nothing_are_reuse() -> None:
+    for family, shape in SHAPES.items():
+        reused = ToCa(full_steps=CHOSEN, ratios=(1.0,) * 18).plan(shape, 28)
+        assert reused.steps == ToCa(full_steps=CHOSEN, ratio=1.0).plan(shape, 28).steps, family
+        assert reused.token_share() == 0 and reused.score_flops == 0
+
+
+@each_family
+def test_ratios_are_carried_over_with_the_full_steps(family: str) -> None:
+    of_ten = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3)
+    chosen = ToCa(schedule="constant", full_steps=(0, 5), full_of=10, ratios=of_ten)
+    total = SHAPES[family].tokens("mlp")
+    with pytest.warns(CarriedOverWarning):
+        tokens = mlp_tokens(chosen.plan(SHAPES[family], 20, [1000 - 50 * step for step in range(20)]))
+    assert [step for step, count in enumerate(tokens) if count is None] == [0, 10]
+    shares = [None if count is None else round(1 - count / total, 1) for count in tokens]
+    # Step s of 20 is at the level of step s / 2 of 10; those in between go with the lower number
+    expected = [0.3 if s == 19 else of_ten[s // 2 - (1 if s < 10 else 2)] if s >= 2 else 1.0 for s in range(20)]
+    expected[11] = 0.6  # between a full step and step 6
+    assert shares == [None if s in (0, 10) else expected[s] for s in range(20)]
+    with pytest.warns(CarriedOverWarning):
+        usual = chosen.plan(SHAPES[family], 15)
+    assert {count for count in mlp_tokens(usual) if count is not None} <= {
+        count for count in mlp_tokens(chosen.plan(SHAPES[family], 10)) if count is not None
+    }
+
+
+def test_carried_over_ratios_are_not_those_of_aggressive_steps() -> None:
+    for family, shape in SHAPES.items():
+        chosen = DuCa(schedule="constant", full_steps=(0, 4), full_of=8)
+        computing = chosen.token_steps(family, 8)
+        cached = [step for step in range(8) if step not in (0, 4)]
+        chosen = dataclasses.replace(chosen, ratios=tuple(0.5 if step in computing else 0.0 for step in cached))
+        with pytest.warns(CarriedOverWarning):
+            tokens = mlp_tokens(chosen.plan(shape, 13))
+        total = shape.tokens("mlp")
+        assert {count for count in tokens if count is not None} == {0, total // 2}, family
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"ratios": (0.9,)}, "ratios are those of the steps between full_steps: give both"),
+        ({"full_steps": (0, 3), "ratios": ()}, "ratios must be one for each cached step, such as 0.9/0.8, got none"),
+        ({"full_steps": (0, 3), "ratios": 0.9}, "ratios must be numbers such as 0.9/0.8, got 0.9"),
+        ({"full_steps": (0, 3), "ratios": (0.9, True)}, r"ratios must be numbers such as 0.9/0.8, got \(0.9, True\)"),
+        ({"full_steps": (0, 3), "ratios": (0.9, 1.5)}, r"ratios\[1\] must be in \[0, 1\] .*, got 1.5"),
+        ({"full_steps": (0, 3), "ratios": (float("nan"),)}, r"ratios\[0\] must be in \[0, 1\] .*, got nan"),
+        (
+            {"full_steps": (0, 3), "full_of": 8, "ratios": (0.9,) * 5},
+            "ratios must be one for each of the 6 cached steps of 8 steps with 2 full_steps, got 5",
+        ),
+    ],
+)
+@each_token_method
+def test_ratios_that_no_run_has_are_refused(method: ToCa, given, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        dataclasses.replace(method, **given)
+
+
+@each_family
+@each_token_method
+def test_ratios_for_another_run_are_refused_where_they_do_not_say_for_which(method: ToCa, family: str) -> None:
+    chosen = dataclasses.replace(method, full_steps=(0, 3), ratios=(0.9,) * 6)
+    chosen.plan(SHAPES[family], 8)
+    with pytest.raises(ValueError, match="each of the 7 cached steps of 9 steps with 2 full_steps, got 6"):
+        chosen.plan(SHAPES[family], 9)

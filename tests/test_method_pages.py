@@ -47,6 +47,7 @@ def test_a_field_is_explained_as_what_it_is() -> None:
     )
     assert parameter(toca, "scale").takes == "(0, 1]" and parameter(toca, "cycle").takes == "whole, at least 1"
     assert parameter(toca, "warmup").takes == "whole, at least 1; or unset"
+    assert parameter(toca, "ratios").takes == "numbers in [0, 1]; or unset"
     assert parameter(METHODS["pab"], "level").choices == (1, 2, 3)
 
 
@@ -57,10 +58,16 @@ RANGED = [(cls, one) for cls in METHODS.values() for one in parameters_of(cls) i
 def test_a_range_is_what_the_method_takes_and_its_error_names_the_field(cls, one) -> None:
     bounds = one.range
     outside = [bounds.least - 1, *([bounds.least] if bounds.above else []), *([bounds.most + 1] if bounds.most else [])]
+    listed = one.kind == "numbers"
     for value in outside:
-        with pytest.raises(ValueError, match=rf"{one.name} must be .*, got {value}"):
-            cls(**{one.name: value})
+        named = rf"{one.name}\[1\]" if listed else one.name
+        with pytest.raises(ValueError, match=rf"{named} must be .*, got {value}"):
+            cls(**{one.name: (bounds.least, value) if listed else value})
     inside = bounds.most or 3
+    if listed:
+        between = cls(**{one.name: (inside, bounds.least)}, full_steps=(0, 3))
+        assert getattr(between, one.name) == (inside, bounds.least)
+        return
     assert getattr(cls(**{one.name: inside}), one.name) == inside
 
 

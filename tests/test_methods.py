@@ -291,6 +291,8 @@ def test_a_method_comes_back_from_its_label(method):
         ("fora:full_steps=0/3/7:full_of=9", FORA(full_steps=(0, 3, 7), full_of=9)),
         ("taylorseer:order=1:full=0", TaylorSeer(order=1, full_steps=(0,))),
         ("toca:full=0/3:cycle=2", ToCa(2, full_steps=(0, 3))),
+        ("toca:full=0/3:ratios=0.9/1/0.25", ToCa(full_steps=(0, 3), ratios=(0.9, 1.0, 0.25))),
+        ("duca:full=0:ratios=0.9", DuCa(full_steps=(0,), ratios=(0.9,))),
     ],
 )
 def test_the_short_form_reads_as_the_method(text, method):
@@ -306,6 +308,8 @@ def test_the_short_form_reads_as_the_method(text, method):
         (ToCa(cycle=5), "toca:5"),
         (ToCa(cycle=5, spatial_bonus=0.4), "toca:5:spatial_bonus=0.4"),
         (DuCa(ratio=0.8, full_steps=(0, 3, 7), full_of=28), "duca:5:0.8:full=0/3/7:of=28"),
+        (ToCa(full_steps=(0, 2), full_of=4, ratios=(0.9, 1.0)), "toca:full=0/2:of=4:ratios=0.9/1.0"),
+        (ToCa(full_steps=(0, 2), ratios=(0, 1)), "toca:full=0/2:ratios=0.0/1.0"),
     ],
 )
 def test_a_label_says_what_differs_from_the_defaults(method, label):
@@ -376,6 +380,10 @@ def test_a_run_without_steps_is_refused(method):
         ("fora:full=true", "'full_steps' of method 'fora' must be whole numbers such as 0/3/7, got 'true'"),
         ("fora:full=0/3:full_steps=0/2", "gives 'full_steps' twice"),
         ("pab:full=0/3", "'pab' has no parameter 'full_steps'; it has: level"),
+        ("toca:full=0/3:ratios=0.9/high", "'ratios' of method 'toca' must be numbers such as 0.9/0.8, got '0.9/high'"),
+        ("toca:full=0/3:ratios=", "'ratios' of method 'toca' must be numbers such as 0.9/0.8, got ''"),
+        ("duca:full=0/3:ratios=0.9/nan", "'ratios' of method 'duca' must be numbers such as 0.9/0.8, got '0.9/nan'"),
+        ("fora:full=0/3:ratios=0.9", "'fora' has no parameter 'ratios'; it has: cycle"),
         ("toca:4:0.9:5", "unknown score 5; known: attention-sampled"),
         ("toca:4:0.9:saliency", "unknown score 'saliency'; known: attention-sampled"),
     ],

@@ -84,7 +84,7 @@ def test_every_field_of_every_method_is_checked(cls: type, field: str) -> None:
         wrong = tuple(value for value in wrong if value is not None)
     assert wrong
     for value in wrong:
-        with pytest.raises(ValueError, match=field if not listed else "stride|module|full_steps|weights"):
+        with pytest.raises(ValueError, match=field if not listed else "stride|module|full_steps|ratios|weights"):
             cls(**{field: value})
 
 

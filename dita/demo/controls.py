@@ -8,7 +8,7 @@ from typing import Any, Literal
 from dita.methods import Method, short
 from dita.methods.parameters import Parameter, parameters_of
 
-Kind = Literal["whole", "number", "choice", "switch", "wholes", "names"]
+Kind = Literal["whole", "number", "choice", "switch", "wholes", "numbers", "names"]
 PROBED = 64  # whole numbers up to this are tried
 FEW = 6  # a whole number that takes so few values, or fewer, is a choice
 SHARES = tuple(n / 20 for n in range(21))
@@ -20,7 +20,7 @@ class Control:
 
     Attributes:
         kind: `whole` and `number` are numbers; `choice` is one of `choices`; `wholes` are whole numbers as in 2x2 or
-            0/3/7, and `names` as in attn/mlp.
+            0/3/7, `numbers` as in 0.9/0.8, and `names` as in attn/mlp.
         default: in the form of `kind`; lists as they are written in short.
         optional: whether it may be unset, which None stands for.
         low, high: the least and largest value, None where there is no bound.

@@ -65,7 +65,7 @@ def grid_methods(base: Method, cycles: Sequence[int], ratios: Sequence[float]) -
     for name, values in (("cycle", cycles), ("ratio", ratios)):
         if name in fields and not values:
             raise Refused(f"Choose at least one {'N' if name == 'cycle' else 'R'}.")
-    unchosen = {name: None for name in ("full_steps", "full_of") if name in fields}
+    unchosen = {name: None for name in ("full_steps", "full_of", "ratios") if name in fields}
     changes = [
         {"cycle": cycle, "ratio": ratio}
         for cycle in (cycles if "cycle" in fields else (None,))

@@ -147,7 +147,8 @@ def component(control: Control, now: Any, key: str) -> Any:
         unset = [("not set", "")] if control.optional else []
         shared["value"] = "" if now is None else now
         return gr.Dropdown([*unset, *((str(one), one) for one in control.choices)], filterable=False, **shared)
-    if control.kind in ("wholes", "names") or control.optional:  # Gradio's numbers cannot be empty: null becomes 0
+    listed = control.kind in ("wholes", "numbers", "names")
+    if listed or control.optional:  # Gradio's numbers cannot be empty: null becomes 0
         shared["value"] = "" if now is None else str(now)
         return gr.Textbox(max_lines=1, placeholder="not set" if control.optional else None, **shared)
     whole = control.kind == "whole"

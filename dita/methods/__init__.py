@@ -215,7 +215,7 @@ def _named_values(text: str) -> tuple[str, dict[str, Any]]:
         key = _SHORT_FOR.get(key, key)
         if key in values:
             raise ValueError(f"method {text!r} gives {key!r} twice: {short(values[key])} and {value}")
-        values[key] = value if key == "full_steps" else _literal(value)
+        values[key] = value if key in _AS_TEXT else _literal(value)
     return name, values
 
 
@@ -233,6 +233,7 @@ def _build(name: object, fields: dict[str, Any]) -> Method:
     return cls(**fields)
 
 
+_AS_TEXT = ("full_steps", "ratios")  # lists, also of a single number
 _SHORT_FOR = {short_name: field for field, short_name in Method.short_names.items()}
 
 

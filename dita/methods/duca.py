@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, get_args
 
 from dita.families import FAMILIES, Phase
+from dita.methods.full_steps import chosen_positions
 from dita.methods.parameters import Cycle
 from dita.methods.toca import Score, ToCa
 from dita.plan import Action, Plan, Span, Step, blocks_of
@@ -53,8 +55,8 @@ class DuCa(ToCa):
         averaged = shape.family == "pixart" and self.score == "kv-norm" and shape.rows > shape.batch
         return averaged or super().shares_halves(shape)
 
-    def planned(self, shape: Shape, steps: int, chosen: tuple[int, ...] | None) -> Plan:
-        plan = super().planned(shape, steps, chosen)
+    def planned(self, shape: Shape, steps: int, chosen: tuple[int, ...] | None, fresh: Sequence[float]) -> Plan:
+        plan = super().planned(shape, steps, chosen, fresh)
         blocks = blocks_of(shape)
         source = blocks[-2] if self.strict and shape.family == "flux" else None
         span = Span(blocks[0], blocks[-1], source=source)
@@ -67,6 +69,12 @@ class DuCa(ToCa):
             if self.aggressive == "skip":
                 skips[s] = replace(span, first=blocks[1]) if phase is Phase.FIRST_LAYER else span
         return replace(plan, steps=tuple(taken), skips=skips)
+
+    def token_steps(self, family: str, steps: int) -> tuple[int, ...]:
+        positions = chosen_positions(self.full_steps or (0,), steps, FAMILIES[family].counts_down)
+        return tuple(
+            step for step in super().token_steps(family, steps) if not self._is_aggressive(family, positions[step][1])
+        )
 
     def _is_aggressive(self, family: str, position: int) -> bool:
         return position % 2 == (1 if FAMILIES[family].counter else 0)

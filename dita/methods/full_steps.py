@@ -71,18 +71,25 @@ class ChosenSteps(Method):
             )
         return self.full_steps
 
+    def nearest_steps(
+        self, among: Sequence[int], shape: Shape | None, steps: int, timesteps: Sequence[float] | None = None
+    ) -> list[int]:
+        """For each step of a run, the one of `among` that it takes the place of; these count in the run of `full_of`.
+
+        It is the one at the nearest noise level, as in `chosen_steps`, and in the same run the step itself or, where
+        that is not among them, the nearest.
+        """
+        midway = timesteps is not None and _begins_midway(timesteps)
+        if self.full_of is None or (self.full_of == steps and not midway):
+            return [among[_nearest(among, step)] for step in range(steps)]
+        levels, wanted = _levels(self.full_of, among, shape, steps, timesteps, midway)
+        return [among[_nearest(wanted, level)] for level in levels]
+
     def _carried_over(
         self, of: int, shape: Shape | None, steps: int, timesteps: Sequence[float] | None, midway: bool
     ) -> tuple[int, ...]:
-        full = self.full_steps or ()
-        levels = usual_timesteps(shape, steps) if timesteps is None else list(timesteps)
-        if timesteps is None or midway:
-            usual = usual_timesteps(shape, of)
-            wanted = [usual[step] for step in full]
-        else:
-            wanted = [_between(levels, step / of) for step in full]
-        found = {0, *(min(range(steps), key=lambda s, t=level: abs(levels[s] - t)) for level in wanted)}  # type: ignore[misc]
-        carried = tuple(sorted(found))
+        levels, wanted = _levels(of, self.full_steps or (), shape, steps, timesteps, midway)
+        carried = tuple(sorted({0, *(_nearest(levels, level) for level in wanted)}))
         warnings.warn(
             f"{self.label()}: its full steps, chosen for {of} steps, are carried over to these {steps} by noise level:"
             f" {listed_steps(carried)}",
@@ -127,6 +134,27 @@ def _check_order(steps: tuple[int, ...]) -> None:
 def _begins_midway(timesteps: Sequence[float]) -> bool:
     """Whether a run begins below pure noise, as that from a picture does."""
     return bool(timesteps) and timesteps[0] < 1000 * (1 - _MIDWAY / len(timesteps))
+
+
+def _levels(
+    of: int,
+    wanted: Sequence[int],
+    shape: Shape | None,
+    steps: int,
+    timesteps: Sequence[float] | None,
+    midway: bool,
+) -> tuple[Sequence[float], list[float]]:
+    """Noise levels of the steps of a run, and those that steps `wanted` of a run of `of` are at."""
+    levels = usual_timesteps(shape, steps) if timesteps is None else list(timesteps)
+    if timesteps is None or midway:
+        usual = usual_timesteps(shape, of)
+        return levels, [usual[step] for step in wanted]
+    return levels, [_between(levels, step / of) for step in wanted]
+
+
+def _nearest(levels: Sequence[float], level: float) -> int:
+    """The number of the level that is nearest to `level`."""
+    return min(range(len(levels)), key=lambda number: abs(levels[number] - level))
 
 
 def _between(levels: Sequence[float], share: float) -> float:

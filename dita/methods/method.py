@@ -159,11 +159,11 @@ def _cut(value: Any) -> str:
 
 
 def short(value: Any, field_name: str = "") -> str:
-    """A parameter as `parse` reads it: whole numbers as in 2x2, step numbers as in 0/3/7, names as in attn/mlp."""
+    """A parameter as `parse` reads it: 2x2 of a size, 0/3/7 of steps, 0.9/0.8 of ratios, attn/mlp of names."""
     if field_name == "full_steps" and value is not None:
         return listed_steps(value)
     if isinstance(value, tuple):
-        return joined(value) if all(isinstance(item, int) for item in value) else "/".join(value)
+        return joined(value) if all(isinstance(item, int) for item in value) else "/".join(map(str, value))
     return json.dumps(value).strip('"')
 
 

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, get_args, get_origin
 
 from dita.values import LARGEST_SEED, choice, field_hints, is_choice, known_name, typed, whole
 
-Kind = Literal["whole", "number", "choice", "switch", "wholes", "names", "data"]
+Kind = Literal["whole", "number", "choice", "switch", "wholes", "numbers", "names", "data"]
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,8 @@ class Parameter:
 
     Attributes:
         kind: `whole` and `number` are numbers; `choice` is one of `choices`; `switch` is true or false; `wholes` are
-            whole numbers as in 2x2 or 0/3/7, `names` as in attn/mlp; `data` comes in JSON alone.
+            whole numbers as in 2x2 or 0/3/7, `numbers` as in 0.9/0.8, `names` as in attn/mlp; `data` comes in JSON
+            alone.
         optional: whether it may be None.
         range: the numbers that it takes, where the method declares them.
         meaning: in a sentence or more; "" where the method does not document it.
@@ -95,7 +96,8 @@ class Parameter:
         if self.kind == "choice":
             said = ", ".join(f"`{one}`" for one in self.choices)
         elif self.range is not None and self.range.most != LARGEST_SEED:
-            said = f"{'whole, ' if self.kind == 'whole' else ''}{self.range}"
+            kind = {"whole": "whole, ", "numbers": "numbers in "}.get(self.kind, "")
+            said = f"{kind}{self.range}"
         else:
             said = _WORDS[self.kind]
         return f"{said}; or unset" if self.optional else said
@@ -106,6 +108,9 @@ class Parameter:
             return
         if self.kind == "choice":
             choice(self.name, value, self.choices)
+        elif self.range is not None and self.kind == "numbers":
+            for number, one in enumerate(value):
+                self.range.check(f"{self.name}[{number}]", one, "number")
         elif self.range is not None:
             self.range.check(self.name, value, self.kind)
 
@@ -116,6 +121,7 @@ _WORDS: dict[Kind, str] = {
     "choice": "one of a few",
     "switch": "true, false",
     "wholes": "whole numbers",
+    "numbers": "numbers",
     "names": "names",
     "data": "lists of numbers",
 }
@@ -189,7 +195,8 @@ def _parameter(name: str, hint: Any, default: Any, meaning: str) -> Parameter:
 def _kind(hint: Any) -> Kind:
     """The kind of a type that is no choice."""
     if get_origin(hint) is tuple:
-        return "wholes" if int in get_args(hint) else "names" if str in get_args(hint) else "data"
+        listed: dict[Any, Kind] = {int: "wholes", float: "numbers", str: "names"}
+        return listed.get(next(iter(get_args(hint)), None), "data")
     return "switch" if hint is bool else "whole" if hint is int else "number" if hint is float else "data"
 
 

@@ -42,6 +42,7 @@ FEATURE_SCORES: tuple[Score, ...] = ("cluster", "duplication", "frame-uniqueness
 """Scores of what a module put out in the full step."""
 ATTENTION_SCORES: tuple[Score, ...] = ("attention-sampled", "attention")
 """s1, attention received, or s2, entropy of the attention to the text, by family (`Family.attention_score`)."""
+_RATIO = Range(0, 1, why="0.9 computes 10 % of the tokens")
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,10 @@ class ToCa(ChosenSteps):
         basis: of the forecast: `taylor` is x^i, `hermite` the scaled Hermite polynomials, as TaylorSeer's.
         scale: of `hermite`, in (0, 1]: c of c^i H_i(c x).
         seed: of the random and uniform scores.
+        ratios: R of each cached step, in order, in place of `ratio`; in short ratios=0.9/0.8/1.0. It needs
+            `full_steps`, and has one R for each step that is not among these, of DuCa's aggressive steps too, where it
+            decides nothing. `ratio` then counts in chosen steps that `cross_cycle` leaves out. In a run of another
+            number of steps, a cached step takes the R of the one at the nearest noise level, aggressive ones left out.
         strict: reproduce the quirks of the reference code, for parity: the layer divisor 27 at every depth; on PixArt
             and DiT steps that are full in the first layer only; on PixArt tokens scored anew in cached steps; where
             the score is not the entropy, each half of a guided call selects for itself.
@@ -88,7 +93,7 @@ class ToCa(ChosenSteps):
     paper: ClassVar[str] = "Zou et al., Accelerating Diffusion Transformers with Token-wise Feature Caching, ICLR 2025"
 
     cycle: Cycle = 4
-    ratio: Annotated[float, Range(0, 1, why="0.9 computes 10 % of the tokens")] = 0.9
+    ratio: Annotated[float, _RATIO] = 0.9
     score: Score = "attention-sampled"
     schedule: RatioSchedule = "toca"
     age_weight: Weight = 0.25
@@ -103,15 +108,41 @@ class ToCa(ChosenSteps):
     strict: bool = False
     full_steps: tuple[int, ...] | None = field(default=None, kw_only=True)
     full_of: int | None = field(default=None, kw_only=True)
+    ratios: Annotated[tuple[float, ...], _RATIO] | None = field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self.check_full_steps()
+        self._check_ratios()
+
+    def _check_ratios(self) -> None:
+        if self.ratios is None:
+            return
+        if self.full_steps is None:
+            raise ValueError("ratios are those of the steps between full_steps: give both, got ratios alone")
+        if not self.ratios:
+            raise ValueError("ratios must be one for each cached step, such as 0.9/0.8, got none")
+        if self.full_of is not None:
+            self._check_count_of_ratios(self.full_of)
+
+    def _check_count_of_ratios(self, steps: int) -> None:
+        """Raises `ValueError` unless there is one ratio for each cached step of the run of full_steps."""
+        full, given = len(self.full_steps or ()), len(self.ratios or ())
+        if given != steps - full:
+            raise ValueError(
+                f"ratios must be one for each of the {steps - full} cached steps of {steps} steps with {full}"
+                f" full_steps, got {given}"
+            )
 
     @property
     def fresh_ratio(self) -> float:
         """r = 1 - R, without the rounding noise of the subtraction."""
-        return round(1 - self.ratio, 12)
+        return _fresh(self.ratio)
+
+    @property
+    def computes_tokens(self) -> bool:
+        """Whether any cached step computes tokens, whatever its schedule."""
+        return any(_fresh(ratio) > 0 for ratio in ((self.ratio,) if self.ratios is None else self.ratios))
 
     def spatial(self, family: str) -> tuple[float, int]:
         """(bonus, cell) of s4 for a family: the given ones, else the paper's."""
@@ -154,10 +185,37 @@ class ToCa(ChosenSteps):
     def plan(self, shape: Shape, steps: int, timesteps: Sequence[float] | None = None) -> Plan:
         steps = checked_run(shape, steps)
         self.check_family(shape.family)
-        return self.planned(shape, steps, self.chosen_steps(shape, steps, timesteps))
+        chosen = self.chosen_steps(shape, steps, timesteps)
+        return self.planned(shape, steps, chosen, self._fresh_ratios(shape, steps, timesteps, chosen))
 
-    def planned(self, shape: Shape, steps: int, chosen: tuple[int, ...] | None) -> Plan:
-        """The plan with full steps that are `chosen` or, where that is None, those of the cycle."""
+    def _fresh_ratios(
+        self, shape: Shape, steps: int, timesteps: Sequence[float] | None, chosen: tuple[int, ...] | None
+    ) -> list[float]:
+        """r of every step of a run."""
+        fresh = [self.fresh_ratio] * steps
+        if self.ratios is None or chosen is None:
+            return fresh
+        if self.full_of is None:
+            self._check_count_of_ratios(steps)
+        of = self.full_of or steps
+        full = set(self.full_steps or ())
+        given = dict(zip((step for step in range(of) if step not in full), self.ratios, strict=True))
+        among = self.token_steps(shape.family, of) or tuple(given)
+        nearest = self.nearest_steps(among, shape, steps, timesteps)
+        for step in set(range(steps)) - set(chosen):
+            fresh[step] = _fresh(given[nearest[step]])
+        return fresh
+
+    def token_steps(self, family: str, steps: int) -> tuple[int, ...]:
+        """The cached steps between chosen ones, in the run of `steps` that these are for, that may compute tokens."""
+        full = set(self.full_steps or ())
+        return tuple(step for step in range(steps) if step not in full)
+
+    def planned(self, shape: Shape, steps: int, chosen: tuple[int, ...] | None, fresh: Sequence[float]) -> Plan:
+        """The plan with full steps that are `chosen` or, where that is None, those of the cycle.
+
+        fresh: r of every step.
+        """
         phases = self._phases(shape, steps, chosen)
         places = None if chosen is None else _places(self.positions(shape, steps, self.cycle, chosen))
         full, varies = full_step(shape), varies_by_step(self.schedule, shape.family, steps)
@@ -168,9 +226,9 @@ class ToCa(ChosenSteps):
             if set(now.values()) == {Phase.FULL}:
                 taken.append(full)
                 continue
-            key = (*now.values(), s if varies else None)
+            key = (*now.values(), fresh[s], s if varies else None)
             if key not in same:
-                cached = self._cached_step(shape, s, steps, None if places is None else places[s])
+                cached = self._cached_step(shape, s, steps, fresh[s], None if places is None else places[s])
                 same[key] = {site: full[site] if _is_full(site, now[site.module]) else cached[site] for site in full}
             taken.append(same[key])
         warmup = self._warmup(shape.family)
@@ -194,7 +252,7 @@ class ToCa(ChosenSteps):
 
     def varies_cycle(self, family: str) -> bool:
         """Whether the cycle follows the family's N(s), if it has one."""
-        return self.fresh_ratio > 0
+        return self.computes_tokens
 
     def positions(
         self, shape: Shape, steps: int, cycle: int, chosen: tuple[int, ...] | None = None
@@ -213,16 +271,16 @@ class ToCa(ChosenSteps):
 
     def _warmup(self, family: str) -> int:
         settings = FAMILIES[family]
-        return self.warmup or (settings.warmup if self.fresh_ratio else settings.reuse_warmup)
+        return self.warmup or (settings.warmup if self.computes_tokens else settings.reuse_warmup)
 
-    def _cached_step(self, shape: Shape, step: int, steps: int, within: float | None) -> Step:
+    def _cached_step(self, shape: Shape, step: int, steps: int, fresh: float, within: float | None) -> Step:
         actions = {}
         for site in shape.sites():
             tokens = 0
             if shape.selects(site.module):
                 share = fresh_share(
                     self.schedule,
-                    self.fresh_ratio,
+                    fresh,
                     family=shape.family,
                     module=site.module,
                     position=layer_position(shape.family, site.stack, site.layer, shape.depth(site.stack), self.strict),
@@ -235,6 +293,11 @@ class ToCa(ChosenSteps):
             stored = Kind.FORECAST if self.forecast else Kind.REUSE
             actions[site] = Action(Kind.PARTIAL if tokens else stored, tokens)
         return actions
+
+
+def _fresh(ratio: float) -> float:
+    """r = 1 - R, without the rounding noise of the subtraction."""
+    return round(1 - ratio, 12)
 
 
 def _places(positions: Sequence[tuple[Phase, int]]) -> list[float]:

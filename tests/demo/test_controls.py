@@ -61,6 +61,12 @@ def test_full_steps_are_shown_and_read_as_in_the_short_form():
     assert parse("toca:full_steps=0/3/7:full_of=28") == ToCa(full_steps=(0, 3, 7), full_of=28)
 
 
+def test_ratios_are_shown_and_read_as_in_the_short_form():
+    made = {control.name: control for control in controls(ToCa)}["ratios"]
+    assert (made.kind, made.default, made.optional) == ("numbers", None, True)
+    assert value(ToCa(full_steps=(0, 3), ratios=(0.9, 0.5)), made) == "0.9/0.5"
+
+
 def test_what_controls_show_is_what_the_short_form_reads():
     changed = ToMe(0.25, stride=(4, 4), modules=("attn", "mlp"), machine="cpu", random=False)
     said = ":".join(
