@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from dita.compare import numbered_label
 from dita.demo.compare_page import FAILED, session_of
 from dita.demo.controls import controls
-from dita.demo.request import Refused, checked, checked_method, checked_methods
+from dita.demo.request import Refused, as_it_came, checked, checked_method, checked_methods
 from dita.demo.sampling import Stopped, frames_per_second
 from dita.demo.studio import Finished, ServerError, Studio
 from dita.generation.files import mp4
@@ -42,7 +42,7 @@ def add(studio: Studio) -> None:
         guidance = gr.Number(loaded.guidance, label="guidance")
         high, wide = gr.Number(height, label="height", precision=0), gr.Number(width, label="width", precision=0)
         for number in (seed, steps, guidance, high, wide):
-            number.preprocess = _as_it_came  # refused in words, by `checked`
+            number.preprocess = as_it_came
         plain, fast = (
             gr.Video(label=label) if loaded.makes_videos else gr.Image(label=label, format="png")
             for label in ("plain", "accelerated")
@@ -104,10 +104,6 @@ def add(studio: Studio) -> None:
     button.click(_spoken(compare), inputs, [plain, fast, numbers], api_name="compare", **shared)
     button.click(_spoken(plan), [method, steps], numbers, api_name="plan", **shared)
     button.click(_spoken(methods), None, numbers, api_name="methods", **shared)
-
-
-def _as_it_came(payload: Any) -> Any:
-    return payload
 
 
 def _spoken(work: Callable[..., T]) -> Callable[..., T]:

@@ -13,11 +13,11 @@ import gradio as gr
 
 from dita.compare import numbered_label
 from dita.demo import figures
-from dita.demo.compare_page import DARK, FAILED, ComparePage, session_of
+from dita.demo.compare_page import DARK, FAILED, ComparePage, seed_number, session_of
 from dita.demo.grid import HIGHEST_PSNR, Done, Point, explore, grid_methods
 from dita.demo.grid_plot import Quality, has
 from dita.demo.method_picker import CUSTOM
-from dita.demo.request import Refused, checked, checked_method
+from dita.demo.request import LARGEST_SEED, Refused, checked, checked_method
 from dita.demo.sampling import Stopped
 from dita.demo.studio import ServerError, Studio, Waiting
 from dita.methods import METHODS, Plain
@@ -70,10 +70,7 @@ class ExplorePage:
                 self.steps = gr.Slider(
                     loaded.least_steps, limits.steps, loaded.steps, step=1, label="Steps", elem_id="explore-steps"
                 )
-                self.seed = gr.Number(
-                    0, label="Seed", precision=0, minimum=0, info="Of the first prompt; the next ones count up",
-                    elem_id="explore-seed",
-                )  # fmt: skip
+                self.seed = seed_number("explore-seed", "Of the first prompt; the next ones count up")
                 with gr.Row():
                     self.run = gr.Button("Explore", variant="primary", elem_id="explore-run", scale=2)
                     self.stop = gr.Button("Stop", interactive=False, elem_id="explore-stop", scale=1, min_width=80)
@@ -137,6 +134,8 @@ class ExplorePage:
         try:
             lines = [line for line in (prompts or "").splitlines() if line.strip()]
             start = checked(loaded, limits, lines[0] if lines else "", seed, steps).seed
+            if start > (last := LARGEST_SEED - max(len(lines) - 1, 0)):
+                raise Refused(f"The seed must be between 0 and {last} for {len(lines)} prompts, got {start}.")
             requests = [checked(loaded, limits, line, start + i, steps) for i, line in enumerate(lines)]
             methods = grid_methods(checked_method(loaded, base), sorted(cycles), sorted(ratios))
             events = explore(self.studio, methods, requests, session_of(visitor) + EXPLORING)

@@ -39,6 +39,7 @@ _environment = jinja2.Environment(
 )
 _figures: Any = _environment.get_template("figures.html.j2").module
 COLOURS = "magma"  # of the difference map
+TILE = 128  # pixels: the height of an earlier picture
 DOTS = 130  # an inch, of drawings
 MEANINGS = {
     Kind.FULL: "every token computed",
@@ -133,17 +134,26 @@ def enlarged(frames: Frames, least: int = 512) -> NDArray[np.uint8]:
     return picture.repeat(times, axis=0).repeat(times, axis=1)
 
 
+def side_by_side(pictures: Sequence[Frames]) -> NDArray[np.uint8]:
+    """One small picture of several of one size: the frames in the middle, at most TILE pixels high."""
+    middle = np.concatenate([frames[len(frames) // 2] for frames in pictures], axis=1)
+    shrunk = Image.fromarray(middle)
+    shrunk.thumbnail((TILE * len(pictures) * 2, TILE))
+    return np.asarray(shrunk)
+
+
 def numbers(finished: Sequence[Finished]) -> str:
     """The table under the pictures."""
-    slowest = max(one.made.seconds for one in finished)
+    slowest = max(one.seconds for one in finished)
     judged = any(one.scores.verdict is not None for one in finished)
     scored = any(one.scores.clip is not None for one in finished)
     rows = [
         {
             "label": "plain" if one.slot == 0 else numbered_label(one.made.method),
             "steps": _steps(one),
-            "seconds": f"{one.made.seconds:.2f}",
-            "share": f"{100 * one.made.seconds / slowest:.1f}",
+            "seconds": f"{one.seconds:.2f}",
+            "range": f"{min(one.draws):.2f} to {max(one.draws):.2f}" if one.draws else "",
+            "share": f"{100 * one.seconds / slowest:.1f}",
             "speedup": f"{one.speedup:.2f}×",
             "flops": _three_digits(one.flops / 1e9),
             "ratio": f"{one.plain_flops / one.flops:.2f}",
@@ -156,10 +166,14 @@ def numbers(finished: Sequence[Finished]) -> str:
         }
         for one in finished
     ]
+    draws = len(finished[0].draws)
+    timed = "Seconds are of one run each, previews not counted; ×5 takes the median of five."
+    if draws:
+        timed = f"Seconds are medians of {draws} draws, methods in turn, and below them the fastest and the slowest;"
+        timed += " speed-ups are medians of the draws' ratios. Previews are not counted."
     notes = (
-        "Seconds are of one run each, previews not counted; repeat them with dita compare. FLOPs are of the steps that"
-        " ran, scoring and matching of tokens included. PSNR and SSIM compare with the plain picture: how close, not"
-        " how good."
+        f"{timed} FLOPs are of the steps that ran, scoring and matching of tokens included. PSNR and SSIM compare with"
+        " the plain picture: how close, not how good."
     )
     broken = sum(one.made.broken for one in finished)
     if broken:

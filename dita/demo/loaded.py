@@ -10,9 +10,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from dita import miniature, models
+from dita import miniature, models, realistic_prompts
 from dita.caching.adapters import adapter_for
 from dita.caching.attachment import transformer_of
+from dita.model_names import canonical
 
 FALLBACK_STEPS = 28  # for models that say nothing
 
@@ -106,12 +107,12 @@ class Loaded:
         return str(getattr(self.pipe, "_execution_device", self.pipe.device)).partition(":")[0]
 
     def examples(self, count: int) -> list[str]:
-        """Prompts that the model knows."""
+        """Prompts that the model knows: captions of the bundled world, classes, or realistic prompts."""
         if self.bundled:
             return miniature.prompts(self.name, count)
         if self.labels:
-            return list(self.labels[:count])
-        return ["a lighthouse in the fog", "a red fox in fresh snow, morning light", "a cup of tea by a window"][:count]
+            return realistic_prompts.class_prompts(self.labels, min(count, len(set(self.labels))))
+        return realistic_prompts.texts(count)
 
 
 def load(
@@ -122,7 +123,7 @@ def load(
         warnings.simplefilter("ignore")
         pipe, call = models.load(model, dtype, device=device, local_files_only=local_files_only)
     pipe.set_progress_bar_config(disable=True)
-    name = Path(model).resolve().name if Path(model).is_dir() else os.fspath(model)
+    name = Path(model).resolve().name if Path(model).is_dir() else canonical(model)
     loaded = Loaded(name, pipe, call)
     assert loaded.family  # refuses what has no adapter before a page is built
     return loaded

@@ -48,3 +48,19 @@ window.ditaWritten = new Set();
   };
   for (const kind of ["play", "pause", "seeked", "ratechange", "loadeddata"]) document.addEventListener(kind, follow, true);
 })();
+
+// Puts the settings into the page's address and, where the browser lets it, into the clipboard; returns what is said.
+window.ditaLink = async (names, values, [copied, shown]) => {
+  const link = new URL(window.location.href);
+  names.forEach((name, n) => {
+    if (values[n] === null || values[n] === undefined) link.searchParams.delete(name);
+    else link.searchParams.set(name, values[n]);
+  });
+  history.replaceState(null, "", link);
+  try {
+    await navigator.clipboard.writeText(link.href);
+    return copied;
+  } catch {
+    return shown;
+  }
+};

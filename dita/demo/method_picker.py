@@ -72,6 +72,11 @@ class MethodPicker:
         quiet["queue"] = False
         gr.on([self.text.change, steps.release, load], self._planned, [self.text, steps], self.strip, **quiet)
 
+    def set_to(self, short: str) -> dict[Any, Any]:
+        """What shows the method in short, whose controls are drawn then."""
+        known = [value for _, value in self.choice.choices]
+        return {self.text: short, self.form: short, self.choice: short if short in known else CUSTOM}
+
     def draws(self, event: Callable[..., Any], steps: gr.Slider) -> None:
         """The plan is drawn anew after `event`. (The field of the short form tells of no change while it is folded.)"""
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private", "queue": False}

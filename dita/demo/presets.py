@@ -50,7 +50,8 @@ def presets(family: str, model: str | None = None) -> dict[str, Method]:
     """The presets that run on a family; before them what was tuned for the bundled `model`, if that has a plan."""
     plan = miniature.tuned(model) if model in miniature.MINIATURES else None
     found = {} if plan is None else {TUNED: read_method(plan).method}
-    return found | {name: method for name, method in PRESETS.items() if _runs(method, family)}
+    others = {name: method for name, method in PRESETS.items() if method not in found.values()}
+    return found | {name: method for name, method in others.items() if _runs(method, family)}
 
 
 def preset_name(given: str) -> str:

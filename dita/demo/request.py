@@ -142,6 +142,11 @@ def checked_method(loaded: Loaded, given: MethodLike) -> Method:
     return method
 
 
+def as_it_came(value: Any) -> Any:
+    """The `preprocess` of a number's component: `checked` refuses what is wrong in words, and nothing is rounded."""
+    return value
+
+
 def _side(name: str, value: object, loaded: Loaded, limits: Limits) -> int:
     if loaded.fixed_size:
         return int(value)  # type: ignore[call-overload]  # the model's own

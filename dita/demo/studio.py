@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gc
 import logging
 import queue
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Generic, TypeVar
+from statistics import median
+from typing import Any, Generic, TypeVar, cast
 
 import torch
 
@@ -51,7 +53,8 @@ class Finished:
     Attributes:
         flops: of the transformer in the steps that ran, scoring and matching of tokens included.
         plain_flops: of the plain pipeline's.
-        speedup: seconds of the plain picture over those of this one.
+        speedup: seconds of the plain picture over those of this one; the median over the draws.
+        draws: the seconds of every draw, where there were several.
     """
 
     slot: int
@@ -60,9 +63,29 @@ class Finished:
     flops: float
     plain_flops: float
     speedup: float
+    draws: tuple[float, ...] = ()
+
+    @property
+    def seconds(self) -> float:
+        """Of the picture; the median of its draws."""
+        return median(self.draws or (self.made.seconds,))
 
 
-Event = Waiting | Progress | Finished
+@dataclass(frozen=True)
+class Repeated:
+    """Every picture was drawn again, one method after the other.
+
+    Attributes:
+        draw, of: how often they were drawn so far, and will be.
+        finished: the pictures, with the medians of their draws so far.
+    """
+
+    draw: int
+    of: int
+    finished: tuple[Finished, ...]
+
+
+Event = Waiting | Progress | Finished | Repeated
 
 
 class Visit:
@@ -149,24 +172,48 @@ class Studio:
             with self._lock:
                 self._visits.remove(visit)
 
-    def compare(self, request: Request, methods: Sequence[Method], session: str = "") -> Iterator[Event]:
+    def compare(
+        self, request: Request, methods: Sequence[Method], session: str = "", draws: int = 1
+    ) -> Iterator[Event]:
         """The picture of `request` from the plain pipeline, then with each method: events as they happen.
+
+        draws: how often all of that is drawn, for the seconds; the pictures are those of the first time.
 
         Closing the iterator stops the work. Raises `Stopped` when the visitor stopped it, `Refused` where the line is
         full or the pipeline does not take the request, `ServerError` for anything else.
         """
         with self.visit(session) as visit:
-            plain: Made | None = None
-            for slot, method in enumerate([Plain(), *methods]):
-                made: Made | None = None
-                for event in self.sampled(visit, request, method):
-                    if isinstance(event, Made):
-                        made = event
-                    else:
-                        yield Progress(slot, event) if isinstance(event, Seen) else event
-                assert made is not None
-                plain = plain or made
-                yield self._finished(visit, slot, request, made, plain)
+            every = [Plain(), *methods]
+            finished: list[Finished] = []
+            for slot, method in enumerate(every):
+                made = yield from self._drawn(visit, slot, request, method)
+                plain = finished[0].made if finished else made
+                finished.append(self._finished(visit, slot, request, made, plain))
+                yield finished[-1]
+            seconds = [[one.made.seconds for one in finished]]
+            for draw in range(2, draws + 1):
+                seconds.append([])
+                for slot, method in enumerate(every):
+                    made = yield from self._drawn(visit, slot, request, method)
+                    seconds[-1].append(made.seconds)
+                yield Repeated(draw, draws, _medians(finished, seconds))
+
+    def generate(self, request: Request, method: Method, session: str = "") -> Iterator[Waiting | Progress | Made]:
+        """The picture of `request` with one method alone. Raises as `compare` does."""
+        with self.visit(session) as visit:
+            yield (yield from self._drawn(visit, 0, request, method))
+
+    def _drawn(
+        self, visit: Visit, slot: int, request: Request, method: Method
+    ) -> Generator[Waiting | Progress, None, Made]:
+        made: Made | None = None
+        for event in self.sampled(visit, request, method):
+            if isinstance(event, Made):
+                made = event
+            else:
+                yield Progress(slot, event) if isinstance(event, Seen) else event
+        assert made is not None
+        return made
 
     def sampled(
         self, visit: Visit, request: Request, method: Method, record: bool = False
@@ -188,8 +235,8 @@ class Studio:
         if key not in self._shapes:
             short = Request(request.prompt, 0, WARM_UP_STEPS, request.guidance, request.height, request.width)
             made = sample(self.loaded, short, Plain(), lambda _: None, threading.Event(), record=True)
-            assert made.summary is not None and made.summary.shape is not None
-            self._shapes[key] = made.summary.shape
+            assert made.summary is not None and made.summary.shape is not None and made.summary.tokens is not None
+            self._shapes[key] = _with_grid(made.summary.shape, made.summary.tokens.grid)
         return self._shapes[key]
 
     @property
@@ -309,6 +356,25 @@ class _Job(Generic[T]):
             if torch.cuda.is_initialized():
                 torch.cuda.empty_cache()
         self.events.put(end)
+
+
+def _medians(finished: Sequence[Finished], seconds: Sequence[Sequence[float]]) -> tuple[Finished, ...]:
+    """`finished` with all its draws: `seconds` of each draw of all pictures, the plain one's first."""
+    return tuple(
+        dataclasses.replace(
+            one,
+            draws=tuple(draw[slot] for draw in seconds),
+            speedup=median(draw[0] / draw[slot] for draw in seconds),
+        )
+        for slot, one in enumerate(finished)
+    )
+
+
+def _with_grid(shape: Shape, seen: tuple[int, ...]) -> Shape:
+    """`shape` that knows how its image tokens lie, which a run without merging does not ask FLUX for."""
+    if getattr(shape, "grid", None) is None and len(seen) == 2:
+        return dataclasses.replace(cast(Any, shape), grid=seen)
+    return shape
 
 
 def _said(error: Exception) -> str:

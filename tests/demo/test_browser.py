@@ -8,6 +8,7 @@ import shutil
 import time
 from collections.abc import Iterator
 from typing import Any
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -16,6 +17,7 @@ playwright = pytest.importorskip("playwright.sync_api", reason="playwright is no
 
 from dita import miniature  # noqa: E402
 from dita.demo.app import launch  # noqa: E402
+from dita.demo.grid import rivals  # noqa: E402
 from dita.demo.loaded import load  # noqa: E402
 from dita.demo.studio import Studio  # noqa: E402
 from dita.methods import parse  # noqa: E402
@@ -60,7 +62,7 @@ def visit(browser: Any, address: str) -> Iterator[Any]:
     """Opens the app as a new visitor; in the end, nothing but the app was ever asked for anything."""
     contexts, elsewhere, faults = [], [], []
 
-    def opened(width: int = 1440, scheme: str = "light") -> Any:
+    def opened(width: int = 1440, scheme: str = "light", query: str = "") -> Any:
         context = browser.new_context(viewport={"width": width, "height": 900}, color_scheme=scheme)
         context.set_default_timeout(WAIT)
         contexts.append(context)
@@ -75,7 +77,7 @@ def visit(browser: Any, address: str) -> Iterator[Any]:
         context.route(re.compile(r"^(?!data:|blob:)"), sort)
         page = context.new_page()
         page.on("pageerror", lambda error: faults.append(str(error)))
-        page.goto(address, timeout=WAIT)
+        page.goto(address + query, timeout=WAIT)
         page.locator("#a-strip .dita-strip").wait_for()
         return page
 
@@ -299,7 +301,7 @@ def test_exploring_fills_the_plot_point_by_point(visit):
     page.locator("#explore-run").click()
     page.locator("#explore-progress", has_text="done").wait_for()
     rows = page.locator("#explore-table tbody tr")
-    assert rows.count() == 1 + 3 + 2  # plain, fewer steps, N = 2 with two R
+    assert rows.count() == 1 + len(rivals("flux", 6, 1)) + 2  # plain, fewer steps, N = 2 with two R
     page.locator("#explore-plot img").wait_for()
     page.locator("#explore-take").click()
     page.get_by_role("tab", name="Compare").click()
@@ -339,3 +341,73 @@ def test_examples_are_captions_that_the_model_knows(visit):
     wanted = miniature.prompts("shapes-flux", 6)[1]
     page.locator("#compare-examples").get_by_role("button", name=wanted).click()
     playwright.expect(page.locator("#compare-prompt textarea")).to_have_value(wanted)
+
+
+@pytest.mark.parametrize("width", [1440, 390])
+def test_a_link_keeps_the_settings(visit, width):
+    query = "?prompt=a+blue+star&seed=7&steps=5&guidance=3&a=fora%3A2&b=&repeat=true"
+    page = visit(width=width, query=query)
+    field = page.locator("#a-text textarea, #a-text input").first
+    page.locator("#a-strip", has_text="3 full + 2 reused").wait_for()
+    page.locator("#a-parameters button").first.click()
+    playwright.expect(field).to_have_value("fora:2")
+    playwright.expect(page.locator("#a-choice input")).to_have_value("Own parameters")
+    page.locator("#compare-picture button").first.click()
+    seed = page.locator("#compare-seed input")
+    playwright.expect(seed).to_have_value("7")
+    playwright.expect(page.locator("#compare-steps input[type=number]")).to_have_value("5")
+    playwright.expect(page.locator("#compare-repeat input")).to_be_checked()
+    page.locator("#compare-random").click()
+    playwright.expect(seed).not_to_have_value("7")
+    drawn = seed.input_value()
+    assert 0 <= int(drawn) < 2**32
+    page.locator("#compare-link").click()
+    status(page, "in the address bar")
+    kept = {name: values[0] for name, values in parse_qs(urlsplit(page.url).query, keep_blank_values=True).items()}
+    wanted = {"prompt": "a blue star", "seed": drawn, "steps": "5", "guidance": "3", "a": "fora:2", "b": ""}
+    assert kept == wanted | {"height": "64", "width": "64", "repeat": "true"}
+
+
+@pytest.mark.parametrize("width", [1440, 390])
+def test_five_draws_and_earlier_pictures(visit, width):
+    page = visit(width=width, query="?steps=4&a=fora%3A2&b=")
+    page.locator("#a-strip", has_text="2 full + 2 reused").wait_for()
+    page.locator("#compare-repeat input").check()
+    compare(page)
+    status(page, "Done.")
+    assert "median of 5 draws" in card(page, 1).inner_text()
+    assert "Seconds are medians of 5 draws" in page.locator("#compare-numbers").inner_text()
+    first = card(page, 1).locator("img").get_attribute("src")
+    page.locator("#compare-repeat input").uncheck()
+    compare(page, "a blue star on a black background")
+    tiles = page.locator("#compare-earlier button.thumbnail-item")
+    playwright.expect(tiles).to_have_count(2)
+    status(page, "Done.")
+    assert card(page, 1).locator("img").get_attribute("src") != first
+    tiles.nth(1).click()
+    page.locator("#compare-numbers", has_text="medians of 5 draws").wait_for()
+    assert card(page, 1).locator("img").get_attribute("src") == first
+    playwright.expect(page.locator("#compare-prompt textarea")).to_have_value(PROMPT)
+    results, settings = (page.locator(f".dita-{name}").bounding_box() for name in ("results", "settings"))
+    if width == 390:
+        assert results["y"] < settings["y"]
+    else:
+        assert results["x"] > settings["x"] and results["y"] < settings["y"]
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+@pytest.mark.parametrize("width", [1440, 390])
+def test_merging_presets_have_plans_and_examples_pictures(visit, width):
+    page = visit(width=width)
+    page.locator("#a-choice input").click()
+    page.get_by_role("option", name="Merged tokens: ToMe").click()
+    page.locator("#a-strip", has_text="50% of the tokens merged").wait_for()
+    assert page.locator("#a-strip [role=alert]").count() == 0
+    page.locator("#compare-examples button").first.click()
+    pictures = page.locator("#compare-examples .dita-example img")
+    playwright.expect(pictures).to_have_count(6)
+    page.wait_for_function("[...document.querySelectorAll('.dita-example img')].every((one) => one.naturalWidth > 0)")
+    page.locator("#compare-picture button").first.click()
+    fill(page.locator("#compare-seed input"), "2.5")
+    compare(page)
+    status(page, "The seed must be a whole number, got 2.5.")

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from PIL import Image
 
 gr = pytest.importorskip("gradio", reason="the demo's packages are not installed: pip install 'dita[demo]'")
 
+from dita import miniature  # noqa: E402
+from dita.demo import compare_page  # noqa: E402
 from dita.demo.compare_page import ComparePage  # noqa: E402
 from dita.demo.explore_page import ExplorePage  # noqa: E402
 from dita.demo.presets import preset_name  # noqa: E402
-from dita.demo.studio import Studio  # noqa: E402
+from dita.demo.sampling import Stopped  # noqa: E402
+from dita.demo.studio import Repeated, Studio  # noqa: E402
+from dita.demo.thumbnails import thumbnail  # noqa: E402
 from dita.demo.time_page import TimePage  # noqa: E402
 from dita.methods import FORA, TGate  # noqa: E402
 from tests.demo.small import PROMPTS, small  # noqa: E402
@@ -169,3 +175,119 @@ def test_a_preset_that_the_owner_names_stands_once() -> None:
 )
 def test_a_file_is_named_without_its_path(given: str, name: str) -> None:
     assert preset_name(given) == name
+
+
+def draw(page: Pages, prompt: str, steps: int = 4, second: str = "", repeat: bool = False, seed: Any = 0) -> None:
+    height, width = page.studio.loaded.side
+    kept = page.shown.get(page.compare.kept, [])
+    page.run(page.compare._compare(prompt, seed, steps, 3.0, height, width, "fora:2", second, VISITOR, repeat, kept))
+
+
+def test_an_earlier_comparison_comes_back_with_its_settings(pages):
+    prompts = pages.studio.loaded.labels or ("a red circle", "a blue star")
+    draw(pages, prompts[0], second="steps:0.5", repeat=True)
+    first = pages.shown[pages.compare.last]
+    assert "median of 5 draws" in pages.text(pages.compare.cards[1])
+    assert all(len(one.draws) == 5 for one in first.finished)
+    draw(pages, prompts[1])
+    assert "median of" not in pages.text(pages.compare.cards[1])
+    kept = pages.shown[pages.compare.kept]
+    assert [one.request.prompt for one in kept] == [prompts[1], prompts[0]]
+    assert len(pages.shown[pages.compare.earlier]) == 2
+    pages.shown.update(pages.compare._again(kept, SimpleNamespace(index=1)))
+    assert pages.shown[pages.compare.last] is first
+    assert "median of 5 draws" in pages.text(pages.compare.cards[1])
+    assert pages.shown[pages.compare.cards[2]]["visible"] is True
+    assert pages.shown[pages.compare.prompt] == prompts[0] and pages.shown[pages.compare.repeat] is True
+    assert pages.shown[pages.compare.first.form] == "fora:2"
+
+
+def test_earlier_pictures_have_an_end(flux, monkeypatch):
+    for _ in range(compare_page.KEPT + 2):
+        draw(flux, "a red circle", steps=2)
+    assert len(flux.shown[flux.compare.kept]) == compare_page.KEPT
+    monkeypatch.setattr(compare_page, "KEPT_BYTES", 1)
+    draw(flux, "a red circle", steps=2)
+    assert flux.shown[flux.compare.kept] == [flux.shown[flux.compare.last]]  # the newest stays, whatever its size
+
+
+def test_a_stop_while_drawing_again_leaves_the_pictures(flux, monkeypatch):
+    compare = flux.studio.compare
+
+    def stopped(*given: Any) -> Any:
+        for event in compare(*given):
+            yield event
+            if isinstance(event, Repeated):
+                raise Stopped
+
+    monkeypatch.setattr(flux.studio, "compare", stopped)
+    draw(flux, "a red circle", repeat=True)
+    assert "Stopped." in flux.text(flux.compare.status)
+    assert "median of 2 draws" in flux.text(flux.compare.cards[1])
+    assert flux.shown[flux.compare.last].complete
+
+
+@pytest.mark.parametrize("seed", [-1, 2.5, "x", 2**32, float("nan"), True])
+def test_a_seed_is_refused_as_steps_are(flux, seed):
+    draw(flux, "a red circle", seed=seed)
+    assert "The seed must be" in flux.text(flux.compare.status)
+    assert flux.compare.seed.preprocess(seed) is seed  # no rounding before the check
+
+
+def test_seeds_of_an_exploration_count_up_to_the_largest(flux):
+    flux.run(flux.explore._explore("fora", [2], [], "a\nb", 4, 2**32 - 1, "psnr", False, VISITOR))
+    assert "between 0 and 4294967294 for 2 prompts" in flux.text(flux.explore.progress)
+
+
+def test_no_reason_is_given_that_was_not_measured(flux, monkeypatch):
+    monkeypatch.setattr("dita.demo.studio.Studio.flops", lambda *_: (1.0, 1.0))
+    draw(flux, "a red circle")
+    last = flux.shown[flux.compare.last]
+    last.finished[1] = dataclasses.replace(last.finished[1], speedup=0.5)
+    said = str(flux.compare._done(last)[flux.compare.status])
+    assert "Nothing was faster than plain here, in seconds.</p>" in said
+
+
+def linked(page: Pages, **query: str) -> dict[Any, Any]:
+    return page.compare._from_link(SimpleNamespace(query_params=query))
+
+
+def test_a_link_sets_what_it_names(pages):
+    prompt = (pages.studio.loaded.labels or ("a blue star",))[-1]
+    found = linked(pages, prompt=prompt, seed="7", steps="5", a="fora:2", b="", repeat="true", __theme="dark")
+    compare = pages.compare
+    assert (found[compare.prompt], found[compare.seed], found[compare.steps]) == (prompt, 7, 5)
+    assert (found[compare.first.text], found[compare.second.text], found[compare.repeat]) == ("fora:2", "", True)
+    assert found[compare.second.form] == found[compare.second.choice] == ""
+    assert compare.guidance not in found
+    assert list(linked(pages, __theme="dark")) == [compare.status]
+
+
+@pytest.mark.parametrize(
+    ("query", "words"),
+    [
+        ({"seed": "-1"}, "seed must be between"),
+        ({"seed": "x"}, "seed must be a whole number"),
+        ({"steps": "1e9"}, "steps must be between"),
+        ({"guidance": "nan"}, "Guidance must be a number"),
+        ({"prompt": "x" * 501}, "501 characters"),
+        ({"a": "magic"}, "Unknown method"),
+        ({"b": "/etc/passwd"}, "Unknown method"),
+        ({"a": "tgate", "seed": "3"}, "does not run on flux"),
+    ],
+)
+def test_a_wrong_link_changes_nothing_and_says_why(flux, query, words):
+    found = linked(flux, **query)
+    assert list(found) == [flux.compare.status]
+    assert words in found[flux.compare.status]
+
+
+def test_bundled_models_examples_have_pictures() -> None:
+    for name in miniature.MINIATURES:
+        for prompt in miniature.prompts(name, compare_page.EXAMPLES):
+            found = thumbnail(name, prompt)
+            assert found is not None, f"draw them anew: python -m dita.demo.thumbnails ({name}: {prompt})"
+            with Image.open(found) as picture:
+                assert max(picture.size) <= 64
+    assert thumbnail("somebody/else", "a red circle") is None
+    assert thumbnail("../..", "../../x") is None

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from dita.demo.presets import PRESETS, presets
+from dita import miniature
+from dita.demo.presets import PRESETS, TUNED, presets
 from dita.demo.request import Limits, Refused, checked, checked_method, checked_methods, limits_of
 from dita.methods import FORA, FewerSteps, ToCa, write_method
 from tests.demo.small import PROMPTS, small
@@ -107,3 +108,18 @@ def test_presets_are_those_that_run_on_a_family():
         "Rival: a third of the steps, DPM++ 2M",
     }
     assert not any("T-GATE" in name for name in presets("flux"))
+
+
+@pytest.mark.parametrize("model", sorted(miniature.MINIATURES))
+def test_what_was_tuned_for_a_bundled_model_comes_first_and_stands_once(model, monkeypatch, tmp_path):
+    monkeypatch.setattr(miniature, "__file__", str(tmp_path / "__init__.py"))
+    family = model.removeprefix("shapes-")
+    assert TUNED not in presets(family, model)
+    (tmp_path / "tuned").mkdir()
+    write_method(tmp_path / "tuned" / "plan", PRESETS["Simplest cache: FORA, whole steps"]).rename(
+        tmp_path / "tuned" / f"{model}.json"
+    )
+    found = presets(family, model)
+    assert next(iter(found)) == TUNED and found[TUNED] == FORA(3)
+    assert list(found.values()).count(FORA(3)) == 1
+    assert TUNED not in presets(family, "somebody/else")

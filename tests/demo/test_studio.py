@@ -9,10 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 
+from dita.compare import numbered_label
 from dita.demo import studio as studio_module
+from dita.demo.method_picker import planned
 from dita.demo.request import Limits, Refused, checked
 from dita.demo.sampling import Stopped
-from dita.demo.studio import Finished, Progress, ServerError, Studio, Visit, Waiting
+from dita.demo.studio import Finished, Progress, Repeated, ServerError, Studio, Visit, Waiting
 from dita.methods import FORA, FewerSteps, Plain, ToCa
 from tests.demo.small import small
 
@@ -168,3 +170,40 @@ def test_warming_up_tells_the_models_sizes(studio):
     studio.warm_up()
     assert studio.default_shape.family == "flux"
     assert studio.default_shape.image_tokens == 64
+
+
+def test_five_draws_give_medians_of_seconds_and_of_the_pairs_ratios(studio, monkeypatch):
+    taken = iter([4.0, 2.0, 9.0, 1.0, 6.0, 6.0, 5.0, 2.5, 4.0, 2.0])  # plain and the method, in turn
+    sampled = studio_module.sample
+
+    def timed(*given, record=False):
+        made = sampled(*given, record=record)
+        return made if record else dataclasses.replace(made, seconds=next(taken))
+
+    monkeypatch.setattr(studio_module, "sample", timed)
+    events = list(studio.compare(ask(studio), [FORA(2)], draws=5))
+    repeats = [event for event in events if isinstance(event, Repeated)]
+    assert [(one.draw, one.of) for one in repeats] == [(2, 5), (3, 5), (4, 5), (5, 5)]
+    assert len(finished(events)) == 2  # the pictures are shown once
+    plain, cached = repeats[-1].finished
+    assert plain.draws == (4.0, 9.0, 6.0, 5.0, 4.0) and (plain.seconds, plain.speedup) == (5.0, 1.0)
+    assert cached.draws == (2.0, 1.0, 6.0, 2.5, 2.0) and (cached.seconds, cached.speedup) == (2.0, 2.0)
+    assert cached.made is finished(events)[1].made
+
+
+def test_repeats_can_be_stopped(studio):
+    events = studio.compare(ask(studio), [FORA(2)], "anna", draws=5)
+    assert isinstance(next(event for event in events if isinstance(event, Repeated)), Repeated)
+    studio.stop("anna")
+    with pytest.raises(Stopped):
+        list(events)
+    assert studio.visits == 0
+
+
+@pytest.mark.parametrize("family", ["flux", "pixart", "dit", "opensora"])
+def test_every_preset_has_a_plan_for_the_models_own_size(family):
+    studio = Studio(small(family))
+    studio.warm_up()
+    for name, method in studio.presets.items():
+        assert 'role="alert"' not in planned(studio, numbered_label(method), 6), name
+    studio.close()
