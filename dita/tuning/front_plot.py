@@ -11,6 +11,7 @@ from typing import Any, get_args
 
 import numpy as np
 
+from dita.plot_frame import axis_range, clamped, point_outwards, set_limits
 from dita.quality_plot import (
     COLOURS,
     FRONT,
@@ -32,12 +33,8 @@ HOLLOW: frozenset[Group] = frozenset(("published", "sampler"))
 WIDE, NARROW = (6.4, 4.3), (4.3, 4.3)
 """Inches: on a desk, and on a phone, where the page shows it as large."""
 
-FENCE = 1.5
-"""Quartile distances from the quartiles, beyond which a candidate is an outlier."""
 LEAST_SPREAD = (0.1, 3.0)
 """Quartile distances that are not taken for smaller: share of the median of seconds; decibels."""
-MARGIN = 0.09
-"""Share of the width and height between the last point and the border: where outliers stand."""
 
 
 @dataclass(frozen=True)
@@ -68,10 +65,7 @@ class Frame:
 
     def place(self, mark: Mark) -> tuple[float, float]:
         """Where the mark is drawn."""
-        return (
-            min(max(mark.seconds, self.seconds[0]), self.seconds[1]),
-            min(max(mark.quality, self.quality[0]), self.quality[1]),
-        )
+        return clamped(mark.seconds, self.seconds), clamped(mark.quality, self.quality)
 
 
 def frame_of(marks: Sequence[Mark]) -> Frame:
@@ -87,16 +81,8 @@ def frame_of(marks: Sequence[Mark]) -> Frame:
 
 def _range(values: Sequence[float], wanted: Sequence[float], axis: int) -> tuple[float, float]:
     finite = [value for value in values if math.isfinite(value)]
-    if not finite:
-        return 0.0, 1.0
-    low, middle, high = np.quantile(finite, (0.25, 0.5, 0.75))
-    least = LEAST_SPREAD[axis] * (abs(middle) if axis == 0 else 1.0)
-    reach = FENCE * max(high - low, least)
-    inside = [value for value in finite if low - reach <= value <= high + reach]
-    inside += [value for value in wanted if math.isfinite(value)]
-    bottom, top = float(min(inside)), float(max(inside))
-    slack = max(0.0, least - (top - bottom)) / 2
-    return bottom - slack, top + slack
+    middle = abs(float(np.median(finite))) if finite and axis == 0 else 1.0
+    return axis_range(values, LEAST_SPREAD[axis] * middle, wanted)
 
 
 def front_plot(
@@ -131,7 +117,7 @@ def front_plot(
         axes = figure.subplots()
         axes.grid(True, linewidth=0.6)
         axes.set_axisbelow(True)
-        _set_limits(axes, frame)
+        set_limits(axes, frame.seconds, frame.quality)
         if front:
             _draw_front(axes, [mark for mark in marks if frame.holds(mark)])
         for number, mark in enumerate(marks):
@@ -148,12 +134,6 @@ def front_plot(
         opening = f'<g id="{salt}-{number}">'
         svg = svg.replace(opening, f"{opening}<title>{escape(mark.words)}</title>", 1)
     return svg
-
-
-def _set_limits(axes: Any, frame: Frame) -> None:
-    for (low, high), limit in ((frame.seconds, axes.set_xlim), (frame.quality, axes.set_ylim)):
-        edge = MARGIN * (high - low)
-        limit(low - edge, high + edge)
 
 
 def _draw_front(axes: Any, marks: Sequence[Mark]) -> None:
@@ -185,16 +165,7 @@ def _draw_mark(axes: Any, mark: Mark, frame: Frame, gid: str, many: bool) -> Non
         ring = {"marker": "o", "markersize": 15, "markerfacecolor": "none", "markeredgecolor": INK}
         axes.plot([x], [y], **ring, markeredgewidth=1.4, linestyle="none", zorder=5)
     if not frame.holds(mark):
-        _point_outwards(axes, mark, (x, y), colour)
-
-
-def _point_outwards(axes: Any, mark: Mark, at: tuple[float, float], colour: str) -> None:
-    """An arrow to the border beyond which a mark lies."""
-    (left, right), (bottom, top) = axes.get_xlim(), axes.get_ylim()
-    x = at[0] if mark.seconds == at[0] else right if mark.seconds > at[0] else left
-    y = at[1] if mark.quality == at[1] else bottom if not mark.quality > at[1] else top
-    arrow = {"arrowstyle": "->", "color": colour, "linewidth": 1.1, "shrinkA": 3, "shrinkB": 0}
-    axes.annotate("", (x, y), at, arrowprops=arrow, zorder=3)
+        point_outwards(axes, (mark.seconds, mark.quality), (x, y), colour)
 
 
 def _draw_lines(axes: Any, tuning: Tuning, frame: Frame, plain: float, is_psnr: bool) -> float:
