@@ -1,9 +1,12 @@
 """Draws the picture of the README from what was measured: docs/figures/hero-light.png and hero-dark.png.
 
-Pictures are drawn here and now with the bundled model, of prompts that no tuning saw; the front of quality against
-seconds is that of `benchmarks/tune.py`, from its results.json.
+Pictures are drawn here and now with the bundled model, of prompts that no tuning saw; closeness against speed is of one
+`dita compare` with the tuned plan that ships with the model among its methods.
 
-    python benchmarks/hero.py docs/results/tune/results.json --out docs/figures
+    dita compare --model shapes-flux --methods all,TUNED --prompts 32 --batch 4 --out docs/results/hero
+    python benchmarks/hero.py docs/results/hero/results.json --out docs/figures
+
+with TUNED the path that `dita.miniature.tuned("shapes-flux")` says.
 """
 
 from __future__ import annotations
@@ -23,12 +26,14 @@ from numpy.typing import NDArray
 import dita
 from dita import miniature, models
 from dita.caching.sampled import sampled_as
-from dita.methods import FewerSteps, Method, Plain, from_json
+from dita.compare import MethodResult, from_json
+from dita.methods import FewerSteps, Method, Plain
+from dita.methods import from_json as method_from_json
 from dita.metrics import psnr
 from dita.plots.theme import THEMES, Theme, ThemeName, new_figure
 
 MODEL, STEPS = "shapes-flux", 28
-SEED = 90_000
+SEED, FIRST = 90_000, 100
 GAIN = 4.0
 """By how much differences are made larger than they are."""
 KINDS = {
@@ -36,9 +41,19 @@ KINDS = {
     "sampler": ("fewer steps, other sampler", "merged", "s"),
     "fewer steps": ("fewer steps", "soft", "D"),
     "published": ("caches at fixed intervals", "forecast", "^"),
-    "rival": ("diffusers, cache-dit", "reuse", "v"),
 }
 """Of a kind of row: its name, the colour of the theme, and its marker."""
+
+
+def row_of(result: MethodResult) -> dict[str, Any]:
+    """What a result shows: its kind, speed-up and closeness."""
+    method = method_from_json(result.method)
+    if isinstance(method, FewerSteps):
+        kind = "fewer steps" if method.sampler is None else "sampler"
+    else:
+        kind = "published" if getattr(method, "full_steps", None) is None else "tuned"
+    assert result.psnr is not None
+    return {"kind": kind, "method": result.method, "speedup": result.speedup.median, "plain": result.psnr.mean}
 
 
 def drawn(method: Method, prompts: Sequence[str], seeds: Sequence[int]) -> list[NDArray[np.uint8]]:
@@ -106,7 +121,7 @@ def front(axes: Axes, rows: Sequence[dict[str, Any]], theme: Theme) -> None:
     axes.legend(facecolor=theme.page, edgecolor=theme.line, labelcolor=theme.ink, fontsize=9, loc="upper right")
 
 
-def hero(results: dict[str, Any], theme_name: ThemeName, pictures: dict[str, list[NDArray[np.uint8]]]) -> Figure:
+def hero(rows: Sequence[dict[str, Any]], theme_name: ThemeName, pictures: dict[str, list[NDArray[np.uint8]]]) -> Figure:
     """The figure: pictures and their differences on the left, the front on the right."""
     theme = THEMES[theme_name]
     figure = new_figure(theme, 11.5, 4.9)
@@ -131,7 +146,7 @@ def hero(results: dict[str, Any], theme_name: ThemeName, pictures: dict[str, lis
                 if row == 0:
                     grid[row, column].set_title(f"difference ×{GAIN:.0f}", color=theme.soft, fontsize=9)
             column += 1
-    front(right.subplots(), results["models"][MODEL]["rows"], theme)
+    front(right.subplots(), rows, theme)
     for part in (left, right):
         part.set_facecolor(theme.page)
     return figure
@@ -139,28 +154,27 @@ def hero(results: dict[str, Any], theme_name: ThemeName, pictures: dict[str, lis
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("results", type=Path, help="results.json of benchmarks/tune.py")
+    parser.add_argument("results", type=Path, help="results.json of dita compare")
     parser.add_argument("--out", type=Path, required=True, help="folder of the two pictures")
     parser.add_argument("--prompts", type=int, default=3)
     options = parser.parse_args()
-    results = json.loads(options.results.read_text(encoding="utf-8"))
-    rows = results["models"][MODEL]["rows"]
-    tuned = next(row for row in rows if row["label"] == "tuned 3x")
-    fewer = max(
-        (row for row in rows if row["kind"] == "fewer steps" and row["speedup"] >= 0.97 * tuned["speedup"]),
-        key=lambda row: row["plain"],
+    found = from_json(json.loads(options.results.read_text(encoding="utf-8")))
+    rows = [row_of(result) for result in found.results if result.psnr and result.psnr.mean is not None]
+    tuned = next(row for row in rows if row["kind"] == "tuned")
+    fewer = min(
+        (row for row in rows if row["kind"] == "fewer steps"), key=lambda row: abs(row["speedup"] - tuned["speedup"])
     )
-    prompts = miniature.prompts(MODEL, 30 + options.prompts)[30:]
+    prompts = miniature.prompts(MODEL, FIRST + options.prompts)[FIRST:]
     seeds = range(SEED, SEED + options.prompts)
     methods = {
         "plain": Plain(),
-        f"fewer steps, {fewer['speedup']:.1f}×": from_json(fewer["method"]),
-        f"tuned, {tuned['speedup']:.1f}×": from_json(tuned["method"]),
+        f"fewer steps, {fewer['speedup']:.1f}×": method_from_json(fewer["method"]),
+        f"tuned, {tuned['speedup']:.1f}×": method_from_json(tuned["method"]),
     }
     pictures = {name: drawn(method, prompts, seeds) for name, method in methods.items()}
     options.out.mkdir(parents=True, exist_ok=True)
     for theme in THEMES:
-        hero(results, theme, pictures).savefig(options.out / f"hero-{theme}.png", dpi=160)
+        hero(rows, theme, pictures).savefig(options.out / f"hero-{theme}.png", dpi=160)
 
 
 if __name__ == "__main__":
