@@ -14,7 +14,8 @@ PIP_INSTALL := $(BIN)/python -m pip install --quiet --constraint $(PINS)
 # Tests of what is computed before anything runs: no model is loaded.
 PLAN_TESTS := $(addprefix tests/test_,$(addsuffix .py,families fitting full_steps merges method_pages methods \
 	opensora_plans plan published_plans schedules shapes stores tables))
-QUICKSTART_METHODS := plain,steps:0.5,fora:3,toca:4:0.9,toca:4:0.9:random
+TUNED := dita/miniature/tuned/shapes-flux.json
+QUICKSTART_METHODS := plain,steps:0.35,steps:0.35:unipc,toca:4:0.9,taylorseer:4:1,$(TUNED)
 
 .DEFAULT_GOAL := help
 .PHONY: help quickstart test lint format types fast docs wheel clean

@@ -484,7 +484,8 @@ class _Job:
         called = {**self.model.arguments, "num_inference_steps": self.model.steps}
         facts = with_call(target_facts(self.model.pipe), call_facts(self.model.pipe, called))
         revision = models.revision(self.name) if models.is_bundled(self.name) or Path(self.name).is_dir() else None
-        return dataclasses.replace(facts, model=facts.model or self.name, revision=revision)
+        model = self.name if models.is_bundled(self.name) else facts.model or self.name
+        return dataclasses.replace(facts, model=model, revision=revision)
 
     def _settings(self) -> dict[str, Any]:
         """What trials depend on."""
