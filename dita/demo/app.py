@@ -10,6 +10,9 @@ from importlib import resources
 from typing import Any
 
 import gradio as gr
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+from starlette.routing import Route
 
 from dita import miniature
 from dita.demo import endpoints, figures
@@ -59,7 +62,7 @@ def launch(studio: Studio, *, port: int | None = None, host: str = "127.0.0.1", 
     check_address(host, port)
     app = build(studio)
     studio.warm_up()
-    app.launch(server_name=host, server_port=port, share=share, prevent_thread_lock=True, **settings())
+    app.launch(server_name=host, server_port=port, share=share, prevent_thread_lock=True, **settings(studio))
     return app
 
 
@@ -78,11 +81,12 @@ def theme() -> gr.themes.Base:
     )
 
 
-def settings() -> dict[str, Any]:
-    """The arguments of `launch` that make the app what it is, wherever it is hosted."""
+def settings(studio: Studio | None = None) -> dict[str, Any]:
+    """The arguments of `launch` that make the app what it is, wherever it is hosted; with `studio`, GET /health too."""
     files = resources.files("dita.demo")
     return {
         "allowed_paths": [],
+        "app_kwargs": {} if studio is None else {"routes": [_health(studio)]},
         "show_error": False,
         "enable_monitoring": False,
         "ssr_mode": False,
@@ -96,3 +100,13 @@ def settings() -> dict[str, Any]:
         "theme": theme(),
         "quiet": True,
     }
+
+
+def _health(studio: Studio) -> Route:
+    """What a load balancer asks: status 200 once pictures can be made, 503 before."""
+
+    async def answer(_: Request) -> JSONResponse:
+        health = studio.health()
+        return JSONResponse(health, 200 if health["status"] == "ok" else 503)
+
+    return Route("/health", answer, methods=["GET"])

@@ -19,7 +19,7 @@ from dita.compare import numbered_label
 from dita.demo.compare_page import FAILED, session_of
 from dita.demo.controls import controls
 from dita.demo.request import Refused, as_it_came, checked, checked_method, checked_methods
-from dita.demo.sampling import Stopped, frames_per_second
+from dita.demo.sampling import Made, Stopped, frames_per_second
 from dita.demo.studio import Finished, ServerError, Studio
 from dita.generation.files import mp4
 from dita.methods import METHODS
@@ -68,6 +68,26 @@ def add(studio: Studio) -> None:
         pictures = [_picture(one.made.frames, fast) for one in finished]
         return pictures[0], pictures[1], _numbers(finished[1], finished[0])
 
+    def generate(
+        prompt: str,
+        method: str,
+        seed: float,
+        steps: float,
+        guidance: float,
+        height: float,
+        width: float,
+        visitor: gr.Request,
+    ) -> tuple[Any, dict[str, Any]]:
+        """Makes a picture with one method alone, or plain: the picture, and its seconds and FLOPs."""
+        request = checked(loaded, studio.limits, prompt, seed, steps, guidance, height, width)
+        events = studio.generate(request, checked_method(loaded, method), session_of(visitor) + CALLING)
+        made = next(event for event in events if isinstance(event, Made))
+        return _picture(made.frames, fast), _of_one(made, *studio.flops(request, made))
+
+    def health() -> dict[str, Any]:
+        """Whether the server can make pictures, of which model, and how many requests it has."""
+        return studio.health()
+
     def plan(method: str, steps: float) -> dict[str, Any]:
         """What a method would do and cost on this model: nothing is made."""
         count = checked(loaded, studio.limits, loaded.examples(1)[0], steps=steps).steps
@@ -102,6 +122,8 @@ def add(studio: Studio) -> None:
     inputs = [prompt, method, seed, steps, guidance, high, wide]
     shared: dict[str, Any] = {"concurrency_limit": None, "show_progress": "hidden"}
     button.click(_spoken(compare), inputs, [plain, fast, numbers], api_name="compare", **shared)
+    button.click(_spoken(generate), inputs, [fast, numbers], api_name="generate", **shared)
+    button.click(_spoken(health), None, numbers, api_name="health", queue=False, show_progress="hidden")
     button.click(_spoken(plan), [method, steps], numbers, api_name="plan", **shared)
     button.click(_spoken(methods), None, numbers, api_name="methods", **shared)
 
@@ -132,21 +154,28 @@ def _picture(frames: NDArray[np.uint8], component: Any) -> Any:
     return str(Path(save_bytes_to_cache(data, "clip.mp4", component.GRADIO_CACHE)))
 
 
+def _of_one(made: Made, flops: float, plain_flops: float) -> dict[str, Any]:
+    """JSON-ready data of one picture."""
+    return {
+        "method": made.method.as_json(),
+        "label": numbered_label(made.method),
+        "seconds": made.seconds,
+        "flops": flops,
+        "plain_flops": plain_flops,
+        "flops_ratio": plain_flops / flops,
+        "broken": made.broken,
+    }
+
+
 def _numbers(one: Finished, plain: Finished) -> dict[str, Any]:
     """JSON-ready data of one comparison."""
     scores = one.scores
     return {
-        "method": one.made.method.as_json(),
-        "label": numbered_label(one.made.method),
-        "seconds": one.made.seconds,
+        **_of_one(one.made, one.flops, one.plain_flops),
         "plain_seconds": plain.made.seconds,
         "speedup": one.speedup,
-        "flops": one.flops,
-        "plain_flops": one.plain_flops,
-        "flops_ratio": one.plain_flops / one.flops,
         "psnr": None if scores.psnr is None or math.isinf(scores.psnr) else scores.psnr,
         "identical": scores.psnr is not None and math.isinf(scores.psnr),
-        "broken": one.made.broken,
         "ssim": scores.ssim,
         "judge": None if scores.verdict is None else scores.verdict.as_dict(),
         "plain_judge": None if plain.scores.verdict is None else plain.scores.verdict.as_dict(),

@@ -24,6 +24,7 @@ from dita.demo.sampling import Made, Seen, Stopped, sample
 from dita.demo.scores import Scorer, Scores
 from dita.methods import Method, Plain
 from dita.shapes import Shape
+from dita.version import __version__
 
 logger = logging.getLogger("dita.demo")
 T = TypeVar("T")
@@ -243,6 +244,18 @@ class Studio:
     def default_shape(self) -> Shape | None:
         """That of the first picture ever made here, which `warm_up` makes of the model's own size."""
         return next(iter(self._shapes.values()), None)
+
+    def health(self) -> dict[str, Any]:
+        """JSON-ready: whether pictures can be made (`ok`, or `loading` before `warm_up`), of what, and who waits."""
+        return {
+            "status": "loading" if self.default_shape is None else "ok",
+            "model": self.loaded.name,
+            "family": self.loaded.family,
+            "device": self.loaded.device,
+            "version": __version__,
+            "requests": self.visits,
+            "most_requests": self.limits.waiting,
+        }
 
     def warm_up(self) -> None:
         """Two steps of the model's own size, so that the first visitor need not wait for them."""

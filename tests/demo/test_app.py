@@ -13,8 +13,10 @@ httpx = pytest.importorskip("httpx")
 from gradio_client import Client  # noqa: E402
 from gradio_client.exceptions import AppError  # noqa: E402
 from PIL import Image  # noqa: E402
+from starlette.applications import Starlette  # noqa: E402
+from starlette.testclient import TestClient  # noqa: E402
 
-from dita.demo.app import launch  # noqa: E402
+from dita.demo.app import launch, settings  # noqa: E402
 from dita.demo.studio import Studio  # noqa: E402
 from dita.methods import METHODS, parse  # noqa: E402
 from tests.demo.small import small  # noqa: E402
@@ -41,7 +43,7 @@ def client(address: str) -> Iterator[Client]:
 
 def test_the_endpoints_have_names_and_the_pages_events_have_none(client):
     described = client.view_api(return_format="dict", print_info=False)
-    assert set(described["named_endpoints"]) == {"/compare", "/plan", "/methods"}
+    assert set(described["named_endpoints"]) == {"/compare", "/generate", "/health", "/plan", "/methods"}
     assert not described["unnamed_endpoints"]
 
 
@@ -53,6 +55,33 @@ def test_compare_gives_both_pictures_and_their_numbers(client):
     assert parse(numbers["label"]) == parse("fora:2")
     assert numbers["speedup"] == pytest.approx(numbers["plain_seconds"] / numbers["seconds"])
     assert numbers["flops_ratio"] > 1.2
+
+
+@pytest.mark.parametrize("method", ["fora:2", "plain", "steps:0.5"])
+def test_generate_gives_one_picture_that_compare_gives_too(client, method):
+    path, numbers = client.predict("a red circle", method, 3, 6, 3.5, 32, 32, api_name="/generate")
+    other = "fora:3" if method == "plain" else method
+    plain, fast, compared = client.predict("a red circle", other, 3, 6, 3.5, 32, 32, api_name="/compare")
+    with Image.open(path) as mine, Image.open(plain if method == "plain" else fast) as theirs:
+        assert mine.tobytes() == theirs.tobytes()
+    assert parse(numbers["label"]) == parse(method)
+    assert numbers["seconds"] > 0
+    assert numbers["flops_ratio"] == (1 if method == "plain" else compared["flops_ratio"])
+
+
+def test_health_says_what_is_served_as_an_endpoint_and_at_an_address(client, address):
+    health = client.predict(api_name="/health")
+    assert (health["status"], health["model"], health["family"]) == ("ok", "tiny-flux", "flux")
+    assert (health["requests"], health["most_requests"]) == (0, 16)
+    answer = httpx.get(f"{address}health", timeout=WAIT)
+    assert (answer.status_code, answer.json()) == (200, health)
+    assert "<html" in httpx.get(address, timeout=WAIT).text  # the page is where it was
+
+
+def test_a_server_that_loads_is_not_healthy_yet(studio):
+    assert studio.health()["status"] == "loading"
+    answer = TestClient(Starlette(routes=settings(studio)["app_kwargs"]["routes"])).get("/health")
+    assert answer.status_code == 503
 
 
 def test_plan_costs_a_method_without_making_anything(client):
@@ -78,10 +107,11 @@ def test_methods_lists_those_of_the_model(client):
     ],
 )
 def test_errors_are_messages(client, arguments, words):
-    with pytest.raises(AppError, match=words) as failed:
-        client.predict(*arguments, api_name="/compare")
-    assert "Traceback" not in str(failed.value)
-    assert "File " not in str(failed.value)
+    for endpoint in ("/compare", "/generate"):
+        with pytest.raises(AppError, match=words) as failed:
+            client.predict(*arguments, api_name=endpoint)
+        assert "Traceback" not in str(failed.value)
+        assert "File " not in str(failed.value)
 
 
 def test_no_file_of_the_server_can_be_read(address):
