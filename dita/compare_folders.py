@@ -17,7 +17,8 @@ from typing import Any
 from rich.console import Console
 
 from dita import models, report
-from dita.compare import ALWAYS, Comparison, MethodResult, measuring, numbered_label, role, spread
+from dita.compare import measuring
+from dita.comparison import ALWAYS, Comparison, MethodResult, numbered_label, role, spread
 from dita.generation.folder import read_manifest
 from dita.generation.job import Key, Settings
 from dita.measurement import BATCH, Result, check_same_prompts, key_text

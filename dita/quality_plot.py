@@ -12,7 +12,7 @@ from dita.plot_frame import Range, axis_range, clamped, point_outwards, set_limi
 from dita.terminal import folded
 
 if TYPE_CHECKING:
-    from dita.compare import Comparison, MethodResult
+    from dita.comparison import Comparison, MethodResult
 
 SERIES = 8  # colours that the page's style sheet defines
 MARKERS = "osD^vPX*<>hpd8H"

@@ -30,7 +30,7 @@ from dita.terminal import Column, FittingTable
 from dita.whole_files import remove_partial
 
 if TYPE_CHECKING:
-    from dita.compare import Comparison, MethodResult, Spread
+    from dita.comparison import Comparison, MethodResult, Spread
     from dita.metrics import Average, Share
 
 RESULTS, MARKDOWN, PAGE, IMAGES = "results.json", "report.md", "report.html", "images"

@@ -11,7 +11,7 @@ from typing import Any
 
 import gradio as gr
 
-from dita.compare import numbered_label
+from dita.comparison import numbered_label
 from dita.demo import figures
 from dita.demo.figures import Card
 from dita.demo.method_picker import MethodPicker

@@ -15,7 +15,7 @@ import numpy as np
 from gradio.processing_utils import save_bytes_to_cache
 from numpy.typing import NDArray
 
-from dita.compare import numbered_label
+from dita.comparison import numbered_label
 from dita.demo.compare_page import FAILED, session_of
 from dita.demo.controls import controls
 from dita.demo.request import Refused, as_it_came, checked, checked_method, checked_methods

@@ -11,7 +11,7 @@ from typing import Any
 
 import gradio as gr
 
-from dita.compare import numbered_label
+from dita.comparison import numbered_label
 from dita.demo import figures
 from dita.demo.compare_page import DARK, FAILED, ComparePage, seed_number, session_of
 from dita.demo.grid import HIGHEST_PSNR, Done, Point, explore, grid_methods

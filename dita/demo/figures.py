@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dita.caching.token_record import TokenRecord
-from dita.compare import numbered_label
+from dita.comparison import numbered_label
 from dita.demo.grid import HIGHEST_PSNR, Point
 from dita.demo.grid_plot import Quality, plot_grid
 from dita.demo.loaded import Loaded

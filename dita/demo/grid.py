@@ -7,7 +7,7 @@ import statistics
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from dita.compare import numbered_label
+from dita.comparison import numbered_label
 from dita.demo.request import Limits, Refused, Request
 from dita.demo.sampling import Made
 from dita.demo.scores import Scores

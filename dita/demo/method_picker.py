@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 
-from dita.compare import numbered_label
+from dita.comparison import numbered_label
 from dita.demo import figures
 from dita.demo.controls import Control, controls, parts, value
 from dita.demo.request import Refused, checked_method

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeGuard
 
 from dita.asking import asking
-from dita.compare import numbered_label
+from dita.comparison import numbered_label
 from dita.demo.loaded import Loaded
 from dita.methods import Method, MethodLike, as_method
 

@@ -22,7 +22,7 @@ from dita.caching.broken import BrokenNumbersWarning, watching
 from dita.caching.broken import Made as Numbers
 from dita.caching.sampled import sampled_as
 from dita.caching.summary import Summary
-from dita.compare import numbered_label
+from dita.comparison import numbered_label
 from dita.demo.loaded import Loaded
 from dita.demo.previews import clean_latents, decoded
 from dita.demo.request import Request

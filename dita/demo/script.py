@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dita.compare import numbered_label
+from dita.comparison import numbered_label
 from dita.demo.loaded import Loaded
 from dita.demo.request import Request
 from dita.methods import FewerSteps, Method, Plain

@@ -8,7 +8,7 @@ from typing import Any
 
 import gradio as gr
 
-from dita.compare import numbered_label
+from dita.comparison import numbered_label
 from dita.demo import figures
 from dita.demo.compare_page import DARK, FAILED, SLOTS, Comparison, in_line, session_of
 from dita.demo.record import Recorded, record

@@ -23,7 +23,8 @@ from dita.caching.origin import call_facts, target_facts, with_call
 from dita.caching.ownership import transformer_of
 from dita.call_arguments import checked_call, for_json
 from dita.clips import film_strip
-from dita.compare import Comparison, MethodResult, compare, numbered_label
+from dita.compare import compare
+from dita.comparison import Comparison, MethodResult, numbered_label
 from dita.generation.sampling import silenced
 from dita.methods import MadeFor, Method, Plain, WholeCall, from_json, write_method
 from dita.metrics import Average, average

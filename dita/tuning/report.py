@@ -30,7 +30,7 @@ from dita.tuning.results import Candidate, Finalist, Group, Reported, Tuning, pi
 from dita.tuning.trials import REFERENCES
 
 if TYPE_CHECKING:
-    from dita.compare import Comparison, MethodResult
+    from dita.comparison import Comparison, MethodResult
     from dita.plan import Plan
 
 RESULTS, PAGE, METHOD, COMPARISON = "results.json", "report.html", "method.json", "compare"
@@ -151,7 +151,7 @@ def _interval(value: tuple[float, float, float] | None) -> tuple[str, str]:
 
 
 def _comparison(tuning: Tuning) -> Comparison | None:
-    from dita.compare import from_json
+    from dita.comparison import from_json
 
     return from_json(tuning.comparison) if tuning.comparison else None
 
