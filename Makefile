@@ -25,7 +25,7 @@ help: ## Show this list
 	@echo "Variables: PYTHON=$(PYTHON) (creates $(VENV)), PYTEST_ARGS=$(PYTEST_ARGS) (for example PYTEST_ARGS='-k toca')"
 
 quickstart: $(VENV)/.installed ## Generate pictures with and without acceleration, and compare them
-	$(BIN)/dita compare --model shapes-flux --methods $(QUICKSTART_METHODS) --prompts 16 --out quickstart
+	$(BIN)/dita compare --model shapes-flux --methods $(QUICKSTART_METHODS) --prompts examples/shapes_prompts.txt --seed 1000 --out quickstart
 	@echo "Open this in a browser: $(CURDIR)/quickstart/report.html"
 
 test: $(VENV)/.installed-dev ## Run the tests

@@ -33,8 +33,8 @@ KEPT = 8  # earlier comparisons of a visitor
 KEPT_BYTES = 64 * 2**20  # of their pictures
 NUMBERS = ("seed", "steps", "guidance", "height", "width")
 LINKED = ("The link is copied, and in the address bar.", "The link is in the address bar.")
-TO_THE_PICTURES = """() => { if (window.innerWidth < 768)
-  document.querySelector("#compare-status")?.scrollIntoView({ behavior: "smooth", block: "start" }); }"""
+TO_THE_RESULTS = """() => {{ if (window.innerWidth < 768)
+  document.querySelector("#{}")?.scrollIntoView({{ behavior: "smooth", block: "start" }}); }}"""
 DARK = "document.body.classList.contains('dark')"  # in the browser
 FAILED = "Something went wrong on the server; its log says what. Please try again."
 
@@ -206,7 +206,7 @@ class ComparePage:
         settings = self.settings
         inputs = [*settings.values(), self.kept]
         gr.on(triggers, self._compare, inputs, shown, concurrency_limit=None, trigger_mode="once", **quiet)
-        gr.on(triggers, None, js=TO_THE_PICTURES, **quiet)
+        gr.on(triggers, None, js=TO_THE_RESULTS.format("compare-status"), **quiet)
         self.stop.click(self._stop, None, self.status, queue=False, **quiet)
         closer = [self.slider, self.difference, self.saves, self.code]
         self.against.input(self._closer, [self.last, self.against], closer, **quiet)

@@ -13,7 +13,7 @@ import gradio as gr
 
 from dita.comparison import numbered_label
 from dita.demo import figures
-from dita.demo.compare_page import DARK, FAILED, ComparePage, seed_number, session_of
+from dita.demo.compare_page import DARK, FAILED, TO_THE_RESULTS, ComparePage, seed_number, session_of
 from dita.demo.grid import HIGHEST_PSNR, Done, Point, explore, grid_methods
 from dita.demo.grid_plot import Quality, has
 from dita.demo.method_picker import CUSTOM
@@ -100,6 +100,7 @@ class ExplorePage:
         self.run.click(
             self._explore, inputs, shown, js=with_theme, concurrency_limit=None, trigger_mode="once", **quiet
         )
+        self.run.click(None, js=TO_THE_RESULTS.format("explore-progress"), **quiet)
         self.stop.click(self._stop, None, self.progress, queue=False, **quiet)
         self.quality.input(
             self._plot, [self.points, self.quality, self.dark], self.plot,
