@@ -118,7 +118,7 @@ def front(axes: Axes, rows: Sequence[dict[str, Any]], theme: Theme) -> None:
     axes.tick_params(colors=theme.soft)
     for spine in axes.spines.values():
         spine.set_color(theme.line)
-    axes.legend(facecolor=theme.page, edgecolor=theme.line, labelcolor=theme.ink, fontsize=9, loc="upper right")
+    axes.legend(facecolor=theme.page, edgecolor=theme.line, labelcolor=theme.ink, fontsize=9, loc="lower left")
 
 
 def hero(rows: Sequence[dict[str, Any]], theme_name: ThemeName, pictures: dict[str, list[NDArray[np.uint8]]]) -> Figure:
