@@ -118,8 +118,11 @@ def tokens_chosen(schedule: Schedule, ratios: Sequence[float] = (0.9, 0.7)) -> l
 
 
 def with_schedule(method: Method, schedule: Schedule) -> Method:
-    """The same method with other full steps."""
-    found: Method = dataclasses.replace(method, full_steps=schedule)  # type: ignore[call-arg]
+    """The same method with other full steps; if there are not as many of them, without ratios of single steps."""
+    changes: dict[str, object] = {"full_steps": schedule}
+    if getattr(method, "ratios", None) is not None and len(schedule) != len(getattr(method, "full_steps", ())):
+        changes["ratios"] = None
+    found: Method = dataclasses.replace(method, **changes)
     return found
 
 
@@ -131,4 +134,9 @@ def group_of(method: Method) -> Group:
         return "whole calls"
     if getattr(method, "full_steps", None) is None:
         return "published"
-    return "tokens" if isinstance(method, (ToCa, DuCa)) else "chosen steps"
+    return "tokens" if token_wise(method) else "chosen steps"
+
+
+def token_wise(method: Method) -> bool:
+    """Whether cached steps of a method compute some of the tokens."""
+    return isinstance(method, ToCa) and method.computes_tokens

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from dita.methods import FewerSteps, Method, WholeCall
+from dita.methods import FewerSteps, Method, ToCa, WholeCall
 from dita.samplers import FAMILY_SAMPLERS
 from dita.shapes import Shape
 from dita.tuning import candidates
@@ -23,6 +23,7 @@ from dita.tuning.gram import Floats
 from dita.tuning.observing import Observed, observed
 from dita.tuning.programme import GramGaps, best_full_steps
 from dita.tuning.schedules import Schedule, even, relocations, spaced
+from dita.tuning.token_ratios import TokenRatios
 from dita.tuning.trials import Bench, Trial
 
 FACTORS = (1, 2, 3)
@@ -32,6 +33,10 @@ SLACK = 1.03
 REACH = 3
 FITTING = 0.5
 """Share of the time in which the first weights are fitted, at most."""
+TOKENS, TOKENS_FAR = 0.15, 0.05
+"""Shares of the time left in which token ratios are measured, and if the best token-wise method is far behind."""
+TOKENS_NEAR = 10.0
+"""It is not if it is at most so many times the error of the best, 10 dB."""
 CLOSE = 4.0
 """A group is searched further if its best is at most so many times the error of the best, 6 dB."""
 
@@ -100,6 +105,7 @@ class Search:
         self._fit_best()
         self.try_all(self._published())
         self._chosen()
+        self._token_ratios()
         self._refine()
 
     def ended(self) -> bool:
@@ -232,6 +238,27 @@ class Search:
                 return
             trial = again
 
+    def _token_ratios(self) -> None:
+        """Tries ratios of each cached step on the best token-wise method with chosen full steps."""
+        ranked = self.ranked()
+        base = next((trial for trial in ranked if _has_one_ratio(trial.method)), None)
+        if base is None or any(_has_own_ratios(known, base.method) for known in self.bench.known):
+            return
+        near = base.error(self.reference) <= TOKENS_NEAR * ranked[0].error(self.reference)
+        now = time.monotonic()
+        until = now + (TOKENS if near else TOKENS_FAR) * max(0.0, self.deadline - now)
+        TokenRatios(
+            self.bench,
+            self.crew,
+            self.shape,
+            self.family,
+            self.steps,
+            self.reference,
+            self.budget * SLACK,
+            until,
+            self.try_one,
+        ).improved(base)
+
     # ------------------------------------------------------------------------------------------------ going on
 
     def _refine(self) -> None:
@@ -342,3 +369,13 @@ class Search:
         with observed(self.bench.model.pipe) as seen:
             self.bench.model.sample(method, self.bench.prompts.batches(1)[0])
         return seen.coordinates("noise")
+
+
+def _has_one_ratio(method: Method) -> bool:
+    """Whether it is a token-wise method with chosen full steps, and the same ratio in all cached ones."""
+    return candidates.group_of(method) == "tokens" and getattr(method, "ratios", None) is None
+
+
+def _has_own_ratios(method: Method, base: Method) -> bool:
+    """Whether it is `base` with other ratios, of each cached step."""
+    return isinstance(method, ToCa) and method.ratios is not None and dataclasses.replace(method, ratios=None) == base
