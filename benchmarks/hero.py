@@ -3,10 +3,11 @@
 Pictures are drawn here and now with the bundled model, of prompts that no tuning saw; closeness against speed is of one
 `dita compare` with the tuned plan that ships with the model among its methods.
 
-    dita compare --model shapes-flux --methods all,TUNED --prompts 32 --batch 4 --out docs/results/hero
+    dita compare --model shapes-flux --methods METHODS,dita/miniature/tuned/shapes-flux.json --batch 4 \\
+        --prompts examples/shapes_prompts.txt --seed 1000 --out docs/results/hero
     python benchmarks/hero.py docs/results/hero/results.json --out docs/figures
 
-with TUNED the path that `dita.miniature.tuned("shapes-flux")` says.
+The methods are those in results.json. What they draw there is none of what the plan was tuned on.
 """
 
 from __future__ import annotations
