@@ -328,7 +328,8 @@ def test_dita_plan_says_what_it_refuses() -> None:
 
 def test_dita_methods_lists_merging() -> None:
     text = run("methods").stdout
-    assert "tome:RATIO" in text and "stride = 2x2" in text and "tome:0.5+toca:4:0.9" in text
+    assert "tome:RATIO" in text and "tome:0.5+toca:4:0.9" in text
+    assert "2x2 in short" in run("methods", "tome").stdout
 
 
 @pytest.mark.parametrize("name", NAMED_SHAPES)
