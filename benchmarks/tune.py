@@ -29,6 +29,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +46,6 @@ from dita.caching.sampled import sampled_as
 from dita.freed_memory import keep_freed_memory
 from dita.methods import FewerSteps, Method, Plain, read_method
 from dita.metrics import psnr
-from dita.samplers import FAMILY_SAMPLERS
 from dita.shapes import Shape
 from dita.tuning import candidates
 from dita.tuning.schedules import even
@@ -102,24 +102,12 @@ class Held:
 # ------------------------------------------------------------------------------------------------ what is compared
 
 
-@contextmanager
-def enabled(pipe: Any, method: Method) -> Iterator[None]:
-    """Within it `pipe` runs as `method` says."""
-    if isinstance(method, (Plain, FewerSteps)):
-        with sampled_as(pipe, method):
-            yield
-        return
-    dita.enable(pipe, method)
-    try:
-        yield
-    finally:
-        dita.disable(pipe)
-
-
 def of_method(pipe: Any, method: Method, kind: str, steps: int, label: str | None = None) -> Entry:
     """A method of dita, or a sampler."""
+    stock = isinstance(method, (Plain, FewerSteps))
     run = method.grid_steps(steps) if isinstance(method, FewerSteps) else steps
-    return Entry(label or method.label(), kind, pipe, lambda: enabled(pipe, method), run, method.as_json())
+    enter = partial(sampled_as if stock else dita.enabled, pipe, method)
+    return Entry(label or method.label(), kind, pipe, enter, run, method.as_json())
 
 
 def of_rival(pipe: Any, rival: type[Rival], full: int, steps: int) -> Entry:
@@ -223,15 +211,16 @@ def alternatives(pipe: Any, shape: Shape, steps: int, goals: Sequence[float]) ->
     for goal in goals:
         most = math.ceil(steps / goal)
         for count in {most - 1, most, most + 1} - {0, 1}:
-            for sampler in (None, *FAMILY_SAMPLERS.get(shape.family, ())):
-                found[FewerSteps(_share(count, steps), sampler)] = "fewer steps" if sampler is None else "sampler"
+            for method in candidates.fewer_steps(shape.family, count, steps):
+                found[method] = candidates.group_of(method)
         for ratio in (goal, 1.12 * goal, 1.25 * goal):
             found.update(dict.fromkeys(candidates.fixed_methods(shape, steps, ratio), "published"))
     return [of_method(pipe, method, kind, steps) for method, kind in found.items()]
 
 
-def _share(count: int, steps: int) -> float:
-    return next(r for d in range(2, 12) if round(steps * (r := round(count / steps, d))) == count)
+def _fewer(count: int, steps: int) -> Method:
+    """`count` of `steps` with the own sampler."""
+    return candidates.fewer_steps("", count, steps)[0]
 
 
 def others(pipe: Any, steps: int, goals: Sequence[float], calibration: Held) -> list[Entry]:
@@ -282,7 +271,7 @@ def measure(name: str, options: argparse.Namespace, out: Path) -> dict[str, Any]
     if name == "shapes-flux":
         twice = dataclasses.replace(calibration, texts=calibration.texts * 2, seeds=calibration.seeds * 2)
         for label, count in evaluations(steps).items():
-            few = of_method(pipe, FewerSteps(_share(count, steps)), "fewer steps", steps)
+            few = of_method(pipe, _fewer(count, steps), "fewer steps", steps)
             interleaved([few], plain, twice)
             plans.append(Plan(f"both-{label}", few.speedup, "both"))
     tunings = {}
@@ -417,7 +406,7 @@ def flux_bars(flux: dict[str, Any], bar: Callable[[str, float, float], None]) ->
     """The bars of shapes-flux at the seconds of ten and of five evaluations."""
     rows, tunings = flux["rows"], flux["tunings"]
     ten, five = _row(rows, f"tuned both-{TEN}"), _row(rows, f"tuned both-{FIVE}")
-    fewer = _row(rows, FewerSteps(_share(evaluations(flux["steps"])[TEN], flux["steps"])).label())
+    fewer = _row(rows, _fewer(evaluations(flux["steps"])[TEN], flux["steps"]).label())
     if ten is None or five is None or fewer is None:
         return
     sampler = _best_sampler(rows, tunings[f"both-{TEN}"]["speedup"])

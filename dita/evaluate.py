@@ -40,7 +40,7 @@ from dita.metrics.picture_sets import Key, PictureSet, Problem, without_odd_size
 from dita.metrics.statistics_file import statistics_bytes
 from dita.networks import Networks
 from dita.output_files import try_files, write_file
-from dita.sharing import Tick, Workers
+from dita.sharing import Alone, Tick, Workers
 from dita.values import shown
 from dita.version import __version__
 
@@ -140,7 +140,7 @@ def evaluate(
         def said(line: str) -> None:
             console.print(line, style="dim", highlight=False, soft_wrap=True)
 
-        workers = Checkpoint(Kept(Path(keep_beside), settings, said), workers, said)
+        workers = Checkpoint(Kept(Path(keep_beside), settings, said), workers or Alone(), said)
     with _progress(console) as progress:
         total = len(pictures) + (len(plain_set) * 2 if plain_set else 0) + (len(reference_set) if reference_set else 0)
         bar = progress.add_task("", total=total)

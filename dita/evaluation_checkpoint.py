@@ -20,7 +20,7 @@ from dita.metrics.distribution import Sample
 from dita.metrics.features import Identity
 from dita.metrics.frechet import FeatureStatistics
 from dita.metrics.picture_sets import Entry, Key, Problem
-from dita.sharing import Alone, Tick, Tools, Work, Workers
+from dita.sharing import Tick, Tools, Work, Workers
 
 BATCHES = 16
 """Of a portion."""
@@ -39,7 +39,7 @@ class Checkpoint:
     """
 
     kept: Kept
-    workers: Workers | None = None
+    workers: Workers
     tell: Callable[[str], None] = lambda line: None
     seconds: float = SECONDS
     clock: Callable[[], float] = time.monotonic
@@ -48,11 +48,11 @@ class Checkpoint:
     @property
     def count(self) -> int:
         """As the workers have it."""
-        return (self.workers or Alone()).count
+        return self.workers.count
 
     def device(self, device: str) -> str:
         """As the workers have it."""
-        return (self.workers or Alone()).device(device)
+        return self.workers.device(device)
 
     def shares(
         self, work: Work[H, T], tools: H, items: Sequence[Any], batch: int, tick: Tick | None = None
@@ -73,25 +73,16 @@ class Checkpoint:
         try:
             for start in range(done, len(items), BATCHES * batch):
                 portion = items[start : start + BATCHES * batch]
-                found = list((self.workers or Alone()).shares(work, tools, portion, batch, tick))
+                found = list(self.workers.shares(work, tools, portion, batch, tick))
                 so_far = _together([*([] if so_far is None else [so_far]), *found])
                 done = start + len(portion)
                 if self.clock() - last >= self.seconds:
                     self._keep(stage, done, so_far, items)
                     noted, last = done, self.clock()
-        except BaseException:
-            if so_far is not None and done > noted:
+        finally:  # also where it is interrupted
+            if done > noted:
                 self._keep(stage, done, so_far, items)
-            raise
-        if so_far is None:
-            return list((self.workers or Alone()).shares(work, tools, items, batch, tick))
-        if done > noted:
-            self._keep(stage, done, so_far, items)
-        return [so_far]
-
-    def finish(self) -> None:
-        """Removes all of it: the results are written."""
-        self.kept.finish()
+        return [so_far] if done else list(self.workers.shares(work, tools, items, batch, tick))
 
     def _earlier(self, stage: str, items: Sequence[Any]) -> tuple[int, Any]:
         found = self.kept.read(stage)

@@ -6,8 +6,8 @@ import hashlib
 import io
 import json
 import os
-import shutil
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,12 +35,12 @@ class Kept:
     """
 
     def __init__(self, output: Path, settings: Mapping[str, Any], tell: Callable[[str], None]) -> None:
-        self.folder = output.with_name(output.name + UNFINISHED)
+        self.folder = _beside(output)
         self._digest = digest(settings)
         self._tell = tell
         if self.folder.is_dir() and (reason := self._unfit()):
             tell(f"{self.folder}: {reason}; starting over")
-            self.finish()
+            remove(output)
 
     def _unfit(self) -> str | None:
         """Why what is in the folder is of no use; None where it is."""
@@ -73,20 +73,22 @@ class Kept:
                 write_whole(self.folder / "settings.json", json.dumps({"digest": self._digest}).encode())
             write_whole(self.folder / f"{name}.npz", content.getvalue())
 
-    def finish(self) -> None:
-        """Removes the folder: the output is written."""
-        if self.folder.is_dir():
-            (self.folder / "settings.json").unlink(missing_ok=True)
-            for path in self.folder.glob("*.npz"):
-                path.unlink(missing_ok=True)
-            remove_partial(self.folder)
-            if not any(self.folder.iterdir()):  # else it holds what is not ours
-                shutil.rmtree(self.folder, ignore_errors=True)
+
+def _beside(output: Path) -> Path:
+    return output.with_name(output.name + UNFINISHED)
 
 
 def remove(output: Path) -> None:
-    """Removes what was kept beside a file that is written now."""
-    Kept(output, {}, lambda line: None).finish()
+    """Removes what was kept beside a file that is written now; what is not ours stays."""
+    folder = _beside(output)
+    if not folder.is_dir():
+        return
+    (folder / "settings.json").unlink(missing_ok=True)  # first: what a kill leaves behind is then of no use
+    for path in folder.glob("*.npz"):
+        path.unlink(missing_ok=True)
+    remove_partial(folder)
+    with suppress(OSError):  # it holds something else
+        folder.rmdir()
 
 
 def digest(settings: Mapping[str, Any]) -> str:

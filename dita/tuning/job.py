@@ -42,7 +42,7 @@ from dita.tuning.journal import Journal
 from dita.tuning.observing import Observed, observed
 from dita.tuning.results import Candidate, Finalist, Goal, Reported, Tuning, pictures_of
 from dita.tuning.search import SLACK, Costs, Search
-from dita.tuning.trials import CONVERGED, REFERENCES, Bench, Model, Prompts, Sampled, Trial
+from dita.tuning.trials import CONVERGED, REFERENCES, Bench, Model, Prompts, Sampled, Trial, at_pace
 from dita.values import choice, integer
 
 FINALISTS = 6
@@ -549,10 +549,12 @@ def _calibrate(model: Model, prompts: Prompts, reference: str) -> _Calibrated:
     references = {"plain": watched.latents}
     timed = model.sample(Plain(), prompts) if len(prompts) > model.batch else watched
     references["plain"] = timed.latents
-    few = _paced(model.sample(Plain(), prompts, steps=short), timed.call)
+    fewer = model.sample(Plain(), prompts, steps=short)
+    few = at_pace(fewer.seconds, fewer.call, timed.call)
     step = max(1e-9, (timed.seconds - few) / (model.steps - short))
     fixed = max(0.0, timed.seconds - model.steps * step)
-    cached = (_paced(_first_steps(model, prompts, short), timed.call) - few) / max(1, model.steps - short)
+    first = _first_steps(model, prompts, short)
+    cached = (at_pace(first.seconds, first.call, timed.call) - few) / max(1, model.steps - short)
     decoding = _decoding(model, prompts.batches(model.batch)[0], timed.call)
     if reference != "plain":
         references["converged"] = model.sample(Plain(), prompts, steps=model.steps * CONVERGED).latents
@@ -579,11 +581,6 @@ def _first_steps(model: Model, prompts: Prompts, number: int) -> Sampled:
         return model.sample(Plain(), prompts, steps=number)
 
 
-def _paced(sampled: Sampled, call: float | None) -> float:
-    """Seconds of a run, as if its full transformer calls had taken `call` seconds."""
-    return sampled.seconds * call / sampled.call if call and sampled.call else sampled.seconds
-
-
 def _decoding(model: Model, prompts: Prompts, call: float | None, times: int = 3) -> float:
     """Seconds of an image behind the last step: what a run of 2 steps takes longer with pictures than without."""
     longer = []
@@ -592,7 +589,7 @@ def _decoding(model: Model, prompts: Prompts, call: float | None, times: int = 3
         started = time.perf_counter()
         model.pictures(prompts, 2)
         more = time.perf_counter() - started - latents.seconds
-        longer.append(more * (call / latents.call if call and latents.call else 1.0) / len(prompts))
+        longer.append(at_pace(more, latents.call, call) / len(prompts))
     return max(0.0, min(longer))
 
 

@@ -139,7 +139,12 @@ class Trial:
         """The trial as it would have been on a machine on which a full transformer call takes `call` seconds."""
         if not call or not self.call:
             return self
-        return dataclasses.replace(self, seconds=self.seconds * call / self.call, call=call)
+        return dataclasses.replace(self, seconds=at_pace(self.seconds, self.call, call), call=call)
+
+
+def at_pace(seconds: float, call: float | None, wanted: float | None) -> float:
+    """Seconds of a run whose full transformer calls took `call`, as if they had taken `wanted`; None is unknown."""
+    return seconds * wanted / call if call and wanted else seconds
 
 
 def steadied(seconds: float, calls: Mapping[str, Sequence[float]]) -> float:
